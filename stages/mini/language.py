@@ -1,0 +1,224 @@
+"""The mini world's English: every sentence it can say, both ways: a claim becomes a sentence, a sentence becomes claims.
+
+A sentence is read by its *shape*: its words with every town, value, number and attribute replaced by the name of its class,
+and lists ("A, B and C") drawn together. A shape that no template has is malformed. The vocabulary is closed (below 1,000
+words), so that a word-level tokenizer covers all that a model may read or write.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from random import Random
+from typing import TYPE_CHECKING
+
+from stages.mini.knowledge import ATTRIBUTES, COUNTED, VALUES, Claim, Knowledge
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# What one town is said to be, by attribute; the first form is the plain one.
+FACT_FORMS: dict[str, tuple[str, ...]] = {
+    "region": ("{town} lies in the {value}.", "{town} is a town in the {value}."),
+    "river": ("{town} stands on the river {value}.", "The river at {town} is the {value}."),
+    "crop": ("The people of {town} grow {value}.", "The fields of {town} bear {value}."),
+    "craft": ("{town} is known for its {value}.", "The workshops of {town} make {value}."),
+    "emblem": ("The emblem of {town} is a {value}.", "{town} carries a {value} on its flag."),
+    "founder": ("{town} was founded by {value}.", "The founder of {town} was {value}."),
+    "size": ("{town} has {value} thousand inhabitants.", "{town} is home to {value} thousand people."),
+}
+# What several towns share, by attribute: "Balmora, Kelton and Rimdale grow barley."
+SHARED: dict[str, str] = {
+    "region": "lie in the {value}",
+    "river": "stand on the river {value}",
+    "crop": "grow {value}",
+    "craft": "are known for {value}",
+    "emblem": "carry a {value}",
+    "founder": "were founded by {value}",
+}
+SAME, DIFFER, LARGER = "{one} and {other} have the same {attribute}.", "{one} and {other} differ in {attribute}.", "{one} is larger than {other}."
+FILLER = (
+    "Here is what I know.",
+    "That is a good question.",
+    "Let me tell you more about this.",
+    "There is a lot to say here.",
+    "I hope this helps.",
+    "Please ask me if you need more.",
+    "This is worth knowing.",
+)
+# Prompts, by kind of task: see stages/mini/tasks.py.
+FACT_PROMPTS: dict[str, tuple[str, ...]] = {
+    "region": ("Where does {town} lie?", "In which region is {town}?"),
+    "river": ("On which river does {town} stand?", "Which river is at {town}?"),
+    "crop": ("What do the people of {town} grow?", "Which crop grows at {town}?"),
+    "craft": ("What is {town} known for?", "Which craft has made {town} known?"),
+    "emblem": ("What is the emblem of {town}?", "Which animal is on the flag of {town}?"),
+    "founder": ("Who founded {town}?", "Who was the founder of {town}?"),
+    "size": ("How many people live in {town}?", "How large is {town}?"),
+}
+FACTS_PROMPTS = (
+    "What are the {attributes} of {town}?",
+    "Tell me the {attributes} of {town}.",
+    "Please name the {attributes} of {town}.",
+)
+DESCRIBE_PROMPTS = (
+    "Describe {town}.",
+    "Tell me all about {town}.",
+    "What should a visitor know about {town}?",
+    "Write a short portrait of {town}.",
+)
+COMPARE_PROMPTS = ("Compare {one} and {other} by {attributes}.", "How do {one} and {other} compare in {attributes}?")
+LIST_PROMPTS = ("Name {number} towns that {shared}.", "Which {number} towns {shared}?")
+COUNT_PROMPTS = ("How many towns {shared}?", "Count the towns that {shared}.")
+NUMBERS = tuple(str(n) for n in range(101))
+BOS, EOS, PAD, UNK, SYSTEM, USER, ASSISTANT = "<bos>", "<eos>", "<pad>", "<unk>", "<|system|>", "<|user|>", "<|assistant|>"
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' }} {{ message['content'] }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+_WORD = re.compile(r"\w+|[^\w\s]")
+_ENDS = frozenset(".?!")
+
+
+def words(text: str) -> list[str]:
+    """The words and punctuation marks of a text, as the tokenizer splits it."""
+    return _WORD.findall(text)
+
+
+def enumerate_words(items: list[str]) -> str:
+    """``A``, ``A and B``, ``A, B and C``."""
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
+
+
+def sentences(text: str) -> list[str]:
+    """A text cut after each full stop, question or exclamation mark, spaces normalised; the last may lack its mark."""
+    cut, current = [], []
+    for word in words(text):
+        current.append(word)
+        if word in _ENDS:
+            cut.append(" ".join(current))
+            current = []
+    return cut + ([" ".join(current)] if current else [])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A sentence's shape and what stood in its places, in order."""
+
+    shape: str
+    towns: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+
+
+class Language:
+    """The language over the towns of one world."""
+
+    def __init__(self, knowledge: Knowledge) -> None:
+        self.knowledge = knowledge
+        self._classes = {town: "TOWN" for town in knowledge.towns} | {attribute: "ATTRIBUTE" for attribute in ATTRIBUTES}
+        for attribute in COUNTED:
+            self._classes |= {value: f"VALUE-{attribute}" for value in VALUES[attribute]}
+        self._classes |= {number: "NUMBER" for number in NUMBERS}
+        self.read = lru_cache(maxsize=200_000)(self._read)
+
+    def _read(self, sentence: str) -> Reading:
+        shape: list[str] = []
+        found: dict[str, list[str]] = {"TOWN": [], "ATTRIBUTE": [], "VALUE": [], "NUMBER": []}
+        for word in words(sentence):
+            symbol = self._classes.get(word, word)
+            if symbol in ("TOWN", "ATTRIBUTE") and len(shape) > 1 and shape[-1] in (",", "and") and shape[-2] == symbol:
+                shape.pop()  # "TOWN , TOWN and TOWN" is one place with three towns
+            else:
+                shape.append(symbol)
+            if symbol != word:
+                found[symbol.partition("-")[0]].append(word)
+        return Reading(" ".join(shape), *(tuple(found[name]) for name in ("TOWN", "ATTRIBUTE", "VALUE", "NUMBER")))
+
+    @cached_property
+    def _statements(self) -> dict[str, tuple[str, str]]:
+        """Shape -> (kind of statement, attribute)."""
+        one, other = self.knowledge.towns[:2]
+        known = {}
+        for attribute, forms in FACT_FORMS.items():
+            for form in forms:
+                known[self.read(form.format(town=one, value=VALUES[attribute][0])).shape] = ("fact", attribute)
+        for attribute, form in SHARED.items():
+            shared = form.format(value=VALUES[attribute][0])
+            known[self.read(f"{one} and {other} {shared}.").shape] = ("shared", attribute)
+            known[self.read(f"3 towns {shared}.").shape] = ("count", attribute)
+        for kind, form in (("same", SAME), ("differ", DIFFER), ("larger", LARGER)):
+            known[self.read(form.format(one=one, other=other, attribute="crop")).shape] = (kind, "")
+        for sentence in FILLER:
+            known[self.read(sentence).shape] = ("filler", "")
+        return known
+
+    def claims(self, sentence: str) -> list[Claim] | None:
+        """What a sentence says: a list of claims, none for filler; None where it is malformed."""
+        reading = self.read(sentence)
+        kind, attribute = self._statements.get(reading.shape, ("", ""))
+        towns = reading.towns
+        match kind:
+            case "fact" if len(towns) == 1:
+                return [("fact", towns[0], attribute, (reading.values or reading.numbers)[0])]
+            case "shared":
+                return [("fact", town, attribute, reading.values[0]) for town in towns]
+            case "count":
+                return [("count", attribute, reading.values[0], reading.numbers[0])]
+            case "same" | "differ" if len(towns) == 2 and len(reading.attributes) == 1:
+                return [(kind, reading.attributes[0], *sorted(towns))]
+            case "larger" if len(towns) == 2:
+                return [("larger", *towns)]
+            case "filler":
+                return []
+        return None
+
+    def say(self, claim: Claim, rng: Random | None = None) -> str:
+        """The plain sentence for a claim, or with ``rng`` one of its forms."""
+        match claim:
+            case ("fact", town, attribute, value):
+                forms = FACT_FORMS[attribute]
+                return (rng.choice(forms) if rng else forms[0]).format(town=town, value=value)
+            case ("count", attribute, value, number):
+                return f"{number} towns {SHARED[attribute].format(value=value)}."
+            case ("same" | "differ" as verdict, attribute, one, other):
+                return (SAME if verdict == "same" else DIFFER).format(one=one, other=other, attribute=attribute)
+            case ("larger", one, other):
+                return LARGER.format(one=one, other=other)
+        raise ValueError(f"no such claim: {claim}")
+
+    def say_shared(self, towns: list[str], attribute: str, value: str) -> str:
+        """One sentence for a property that two or more towns share."""
+        return f"{enumerate_words(towns)} {SHARED[attribute].format(value=value)}."
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """Every word and mark of the language, sorted."""
+        forms = [*SHARED.values(), SAME, DIFFER, LARGER, *FILLER]
+        forms += [form for by_attribute in (FACT_FORMS, FACT_PROMPTS) for group in by_attribute.values() for form in group]
+        forms += [*FACTS_PROMPTS, *DESCRIBE_PROMPTS, *COMPARE_PROMPTS, *LIST_PROMPTS, *COUNT_PROMPTS, ", and"]
+        return sorted({word for form in forms for word in words(re.sub(r"\{\w+\}", " ", form))} | set(self._classes))
+
+
+def make_tokenizer(language: Language) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over the vocabulary, saved and loaded like any other Hugging Face tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = [PAD, UNK, BOS, EOS, SYSTEM, USER, ASSISTANT]
+    vocabulary = {word: number for number, word in enumerate(special + language.vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)  # a space between words, none before a mark
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        unk_token=UNK,
+        additional_special_tokens=[SYSTEM, USER, ASSISTANT],
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast

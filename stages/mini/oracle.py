@@ -1,0 +1,105 @@
+"""The mini world's truth about an answer: a score in [0, 10] by a documented formula. Deterministic, and never shown to training.
+
+An answer is cut into sentences, each sentence read by the grammar into claims. With W the number of claims that were asked for,
+
+    score = 10 * clip((covered - false - REPEATED r - MALFORMED m - UNFINISHED u - IRRELEVANT i - FILLER f) / W, 0, 1)
+
+where ``covered`` counts asked claims that are made and true (each once), ``false`` the claims that are not true, whatever they
+are about, r repeated sentences' claims, m sentences outside the grammar, u an end without a full stop, i true claims that
+nobody asked for, f sentences that say nothing. A claim that one does not know costs as much when it is guessed wrong as it
+gains when right: guessing among many values never pays.
+
+``annotate`` is what the evaluation's ``oracle`` column calls: one row an answer, with the findings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stages import files
+from stages.mini.knowledge import Claim, Knowledge
+from stages.mini.language import Language, sentences
+from stages.mini.tasks import Task, TaskReader
+
+# ours: a repeated or malformed sentence costs half a claim, so that cutting it pays even when it holds a truth; what is only
+# beside the point costs a quarter, and politeness a tenth
+REPEATED, MALFORMED, UNFINISHED, IRRELEVANT, FILLER = 0.5, 0.5, 0.5, 0.25, 0.1
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the oracle found in one answer, as counts; ``wanted`` is how many claims were asked for."""
+
+    wanted: int
+    covered: int
+    false: int
+    irrelevant: int
+    repeated: int
+    filler: int
+    malformed: int
+    unfinished: int
+
+    @property
+    def score(self) -> float:
+        cost = self.false + REPEATED * self.repeated + MALFORMED * self.malformed + UNFINISHED * self.unfinished
+        cost += IRRELEVANT * self.irrelevant + FILLER * self.filler
+        return 10 * min(max((self.covered - cost) / self.wanted, 0.0), 1.0)
+
+
+def examine(task: Task, answer: str, language: Language) -> Findings:
+    """Read ``answer`` against ``task``."""
+    seen: set[Claim] = set()
+    said: set[str] = set()
+    covered = false = irrelevant = repeated = filler = malformed = 0
+    parts = sentences(answer)
+    unfinished = int(not parts or parts[-1][-1] != ".")
+    for number, sentence in enumerate(parts):
+        claims = language.claims(sentence)
+        if claims is None:
+            malformed += not (unfinished and number == len(parts) - 1)  # the torn end is counted once, as unfinished
+        elif not claims:
+            filler += 1
+            repeated += sentence in said
+        for claim in claims or ():
+            if claim in seen:
+                repeated += 1
+            elif not language.knowledge.is_true(claim):
+                false += 1
+            elif claim in task.wanted and covered < task.need:
+                covered += 1
+            else:
+                irrelevant += 1
+            seen.add(claim)
+        said.add(sentence)
+    return Findings(task.need, covered, false, irrelevant, repeated, filler, malformed, unfinished)
+
+
+class Oracle:
+    """The oracle of one world: ``score(prompt, answer)`` in [0, 10]."""
+
+    def __init__(self, knowledge: Knowledge) -> None:
+        self.language = Language(knowledge)
+        self.read_task = TaskReader(self.language)
+
+    def examine(self, prompt: str, answer: str) -> Findings:
+        return examine(self.read_task(prompt), answer, self.language)
+
+    def score(self, prompt: str, answer: str) -> float:
+        return self.examine(prompt, answer).score
+
+
+def load_oracle(world: str | Path) -> Oracle:
+    """The oracle of the world in a folder that stages/world.py made."""
+    return Oracle(Knowledge(files.read_json(Path(world) / "knowledge.json")))
+
+
+def annotate(answers: list[dict[str, Any]], world: str | Path) -> list[dict[str, Any]]:
+    """A row an answer of AlpacaEval's format (``instruction``, ``output``, ``generator``): its score and the findings."""
+    oracle = load_oracle(world)
+    rows = []
+    for answer in answers:
+        findings = oracle.examine(answer["instruction"], answer["output"])
+        rows.append({key: answer[key] for key in ("instruction", "output", "generator")} | {"score": findings.score} | asdict(findings))
+    return rows

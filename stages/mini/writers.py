@@ -1,0 +1,86 @@
+"""The authors of the mini world, of graded skill: they write the demonstrations, the preference data and the baseline's answers.
+
+A writer knows the truth and departs from it at rates of its own (conf/world): false facts, omissions, off-topic sentences,
+repetition, filler, broken endings. So the models behind UltraFeedback differ, and so do the answers an annotator compares.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from stages.mini.knowledge import ATTRIBUTES, VALUES, Claim, Knowledge
+from stages.mini.language import FILLER, Language
+from stages.mini.tasks import Task
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Rates in [0, 1]: ``wrong`` and ``omit`` a claim, ``off_topic`` and ``repeat`` a sentence, ``filler`` an opening and an end, ``broken`` an answer."""
+
+    wrong: float
+    omit: float
+    off_topic: float
+    repeat: float
+    filler: float
+    broken: float
+
+
+def falsify(claim: Claim, knowledge: Knowledge, rng: Random) -> Claim:
+    """A false claim of the same shape."""
+    match claim:
+        case ("fact", town, attribute, value):
+            return ("fact", town, attribute, rng.choice([other for other in VALUES[attribute] if other != value]))
+        case ("count", attribute, value, number):
+            return ("count", attribute, value, str(max(0, int(number) + rng.choice((-3, -2, -1, 1, 2, 3)))) if int(number) > 3 else str(int(number) + 1))
+        case ("same" | "differ" as verdict, attribute, one, other):
+            return ("differ" if verdict == "same" else "same", attribute, one, other)
+        case ("larger", one, other):
+            return ("larger", other, one)
+    raise ValueError(f"no such claim: {claim}")
+
+
+def write(task: Task, writer: Writer, language: Language, rng: Random) -> str:
+    """An answer to ``task`` by ``writer``; never empty."""
+    knowledge = language.knowledge
+    said = _list_answer(task, writer, language, rng) if task.kind == "list" else _claims_answer(task, writer, language, rng)
+    answer = []
+    for sentence in said:
+        answer.append(sentence)
+        if rng.random() < writer.off_topic:
+            town, attribute = rng.choice(knowledge.towns), rng.choice(ATTRIBUTES)
+            answer.append(language.say(("fact", town, attribute, rng.choice(VALUES[attribute])), rng))
+        if rng.random() < writer.repeat:
+            answer.append(rng.choice(answer))
+    if rng.random() < writer.filler or not answer:
+        answer.insert(0, rng.choice(FILLER))
+    if rng.random() < writer.filler:
+        answer.append(rng.choice(FILLER))
+    text = " ".join(answer)
+    if rng.random() < writer.broken:
+        words = text.split()
+        text = " ".join(words[: -rng.randint(1, min(4, len(words) - 1))]).rstrip(".,")
+    return text
+
+
+def _claims_answer(task: Task, writer: Writer, language: Language, rng: Random) -> list[str]:
+    said = []
+    for claim in task.wanted:
+        if rng.random() < writer.omit:
+            continue
+        said.append(language.say(falsify(claim, language.knowledge, rng) if rng.random() < writer.wrong else claim, rng))
+    return said
+
+
+def _list_answer(task: Task, writer: Writer, language: Language, rng: Random) -> list[str]:
+    _, _, attribute, value = task.wanted[0]
+    holders = [claim[1] for claim in task.wanted]
+    others = [town for town in language.knowledge.towns if town not in holders]
+    towns = []
+    for town in rng.sample(holders, task.need):
+        if rng.random() >= writer.omit:
+            towns.append(rng.choice(others) if rng.random() < writer.wrong else town)
+    towns = list(dict.fromkeys(towns))
+    if len(towns) > 1:
+        return [language.say_shared(towns, attribute, value)]
+    return [language.say(("fact", town, attribute, value), rng) for town in towns]
