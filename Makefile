@@ -1,0 +1,40 @@
+# Set-up, the demonstration and the tests; `make` lists them. Everything runs in .venv, which envs/install.sh builds from a lock.
+
+# cpu, or what .venv was built for. A variable ENV in the shell's environment is another thing (sh has one) and is not read.
+ENV := $(or $(word 1,$(shell cat .venv/.built 2>/dev/null)),cpu)
+# Snakemake's rules and the tests call `python` and `snakemake`: inside, those are .venv's.
+INSIDE := env PATH="$(CURDIR)/.venv/bin:$(PATH)"
+export PYTHON CXX UPGRADE
+
+.PHONY: help setup .venv demo test lint lock
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo            the mini world from nothing to results/table4.csv"
+	@echo "make test            linters and tests"
+	@echo "make lint            linters alone"
+	@echo "make setup           .venv for CPU; ENV=cuda for NVIDIA GPUs; PYTHON=… names a Python 3.11, CXX=… a C++ compiler"
+	@echo "make lock            the pinned locks from envs/*.in, versions kept; UPGRADE=1 takes the newest"
+
+setup: .venv
+
+# Not a file's rule: times of files change with each git checkout. envs/install.sh compares contents and ends at once when .venv is right.
+.venv:
+	@sh envs/install.sh $(ENV)
+
+demo: .venv
+	$(INSIDE) snakemake --cores all results/table4.csv
+	@.venv/bin/python -c "import pandas; print(pandas.read_csv('results/table4.csv').to_string(index=False))"
+
+# One thread a job, as everywhere: two jobs of two threads on two cores are many times slower than two of one.
+test: lint
+	$(INSIDE) OMP_NUM_THREADS=1 python -m pytest
+
+lint: .venv
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/snakefmt --check Snakefile
+	.venv/bin/mypy stages analysis
+
+lock:
+	sh envs/lock.sh

@@ -1,0 +1,187 @@
+"""The experiments of SimPO (arXiv 2405.14734): `snakemake --cores all results/table4.csv`; `-n` says what would run and why.
+
+Hydra owns the values (conf/), this file the files: one rule a stage. `PLAN.slice` names the part of the configuration that a
+stage depends on, written only when it changed; `PLAN.made` the results of other stages that the slice names.
+"""
+
+import sys
+
+from stages.config import plan
+
+PLAN = plan(config.get("scale"))
+RUN = "results/{setting}/runs/{run}"
+
+
+wildcard_constraints:
+    world=r"\w+",
+    benchmark=r"\w+",
+    setting=r"\w+",
+    run=r"[\w+=.-]+",
+
+
+rule all:
+    input:
+        "results/table4.csv",
+
+
+rule assets:
+    input:
+        config=lambda w: PLAN.slice("assets", **w),
+    output:
+        "results/assets/{benchmark}/manifest.json",
+    log:
+        "results/assets/{benchmark}/stage.log",
+    shell:
+        "{sys.executable} -m stages.assets --config {input.config} 2> {log}"
+
+
+rule world:
+    input:
+        config=lambda w: PLAN.slice("world", **w),
+    output:
+        "results/worlds/{world}/manifest.json",
+    log:
+        "results/worlds/{world}/stage.log",
+    shell:
+        "{sys.executable} -m stages.world --config {input.config} 2> {log}"
+
+
+rule calibrate:
+    input:
+        config=lambda w: PLAN.slice("calibrate", **w),
+        made="results/worlds/{world}/manifest.json",
+    output:
+        "results/calibration/{world}/manifest.json",
+    log:
+        "results/calibration/{world}/stage.log",
+    shell:
+        "{sys.executable} -m stages.calibrate --config {input.config} 2> {log}"
+
+
+rule pretrain:
+    input:
+        config=lambda w: PLAN.slice("pretrain", **w),
+        made=lambda w: PLAN.made("pretrain", **w),
+    output:
+        "results/{setting}/pretrain/manifest.json",
+    log:
+        "results/{setting}/pretrain/stage.log",
+    resources:
+        micro_batch=PLAN.runtime["pretrain"]["micro_batch"],
+    shell:
+        "OMP_NUM_THREADS={threads} {sys.executable} -m stages.pretrain --config {input.config}"
+        " --runtime micro_batch={resources.micro_batch} 2> {log}"
+
+
+rule sft:
+    input:
+        config=lambda w: PLAN.slice("sft", **w),
+        made=lambda w: PLAN.made("sft", **w),
+    output:
+        "results/{setting}/sft/manifest.json",
+    log:
+        "results/{setting}/sft/stage.log",
+    resources:
+        micro_batch=PLAN.runtime["sft"]["micro_batch"],
+    shell:
+        "OMP_NUM_THREADS={threads} {sys.executable} -m stages.sft --config {input.config}"
+        " --runtime micro_batch={resources.micro_batch} 2> {log}"
+
+
+rule pairs:
+    input:
+        config=lambda w: PLAN.slice("pairs", **w),
+        made=lambda w: PLAN.made("pairs", **w),
+    output:
+        "results/{setting}/data/manifest.json",
+    log:
+        "results/{setting}/data/stage.log",
+    shell:
+        "{sys.executable} -m stages.pairs --config {input.config} 2> {log}"
+
+
+rule reference:
+    input:
+        config=lambda w: PLAN.slice("reference", **w),
+        made=lambda w: PLAN.made("reference", **w),
+    output:
+        "results/{setting}/reference/manifest.json",
+    log:
+        "results/{setting}/reference/stage.log",
+    resources:
+        micro_batch=PLAN.runtime["reference"]["micro_batch"],
+    shell:
+        "OMP_NUM_THREADS={threads} {sys.executable} -m stages.reference --config {input.config}"
+        " --runtime micro_batch={resources.micro_batch} 2> {log}"
+
+
+rule train:
+    input:
+        config=lambda w: PLAN.slice("train", **w),
+        made=lambda w: PLAN.made("train", **w),
+    output:
+        f"{RUN}/manifest.json",
+    log:
+        f"{RUN}/stage.log",
+    resources:
+        micro_batch=PLAN.runtime["train"]["micro_batch"],
+    shell:
+        "OMP_NUM_THREADS={threads} {sys.executable} -m stages.train --config {input.config}"
+        " --runtime micro_batch={resources.micro_batch} 2> {log}"
+
+
+rule answer:
+    input:
+        config=lambda w: PLAN.slice("answer", **w),
+        made=lambda w: PLAN.made("answer", **w),
+    output:
+        expand(f"{RUN}/eval/{{benchmark}}/model_outputs.json", benchmark=PLAN.answered, allow_missing=True),
+    log:
+        f"{RUN}/eval/answer.log",
+    shell:
+        "OMP_NUM_THREADS={threads} {sys.executable} -m stages.answer --config {input.config} 2> {log}"
+
+
+rule judge:
+    input:
+        config=lambda w: PLAN.slice("judge", **w),
+        made=lambda w: PLAN.made("judge", **w),
+        answers=rules.answer.output,
+    output:
+        expand(f"{RUN}/eval/{{benchmark}}/annotations.json", benchmark=PLAN.benchmarks, allow_missing=True),
+    log:
+        f"{RUN}/eval/judge.log",
+    resources:
+        **PLAN.runtime["judge"],
+    shell:
+        "{sys.executable} -m stages.judge --config {input.config} --runtime concurrency={resources.concurrency}"
+        " timeout={resources.timeout} max_retries={resources.max_retries} 2> {log}"
+
+
+rule score:
+    input:
+        config=lambda w: PLAN.slice("score", **w),
+        made=lambda w: PLAN.made("score", **w),
+        answers=lambda w: f"{RUN}/eval/{PLAN.base.benchmarks[w.benchmark].answers}/model_outputs.json".format(**w),
+        judgments=f"{RUN}/eval/{{benchmark}}/annotations.json",
+    output:
+        f"{RUN}/eval/{{benchmark}}/scores.json",
+    log:
+        f"{RUN}/eval/{{benchmark}}/score.log",
+    params:
+        gamed=lambda w: f"--gamed {gamed}" if (gamed := PLAN.base.benchmarks[w.benchmark].gamed) else "",
+    shell:
+        "{sys.executable} -m stages.score --benchmark {wildcards.benchmark} --answers {input.answers}"
+        " --judgments {input.judgments} {params.gamed} --out {output} 2> {log}"
+
+
+rule table4:
+    input:
+        config=PLAN.slice("tables"),
+        scores=PLAN.scores(),
+    output:
+        "results/table4.csv",
+    log:
+        "results/table4.log",
+    shell:
+        "{sys.executable} -m analysis.table4 --results results --out results 2> {log}"

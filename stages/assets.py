@@ -1,0 +1,62 @@
+"""Fetch what somebody else published, once, and verify it: benchmark files by address or Python package, and sha256.
+
+    python -m stages.assets --config results/assets/alpacaeval2/config.yaml
+
+In: for each file its ``url``, or ``package`` and ``path`` in it; its ``sha256`` and ``licence``. Out: the files beside the config.
+``ASSETS_DIR`` names a folder that is looked into first, by the file's name: a mirror for machines without a network.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from stages import files
+
+
+def fetch(name: str, asset: DictConfig, target: Path, mirror: str | None = None) -> str:
+    """Put one asset at ``target``; returns where it came from. ValueError: unreachable, or with both hashes where they differ."""
+    if mirror and (Path(mirror) / name).is_file():
+        source = str(Path(mirror) / name)
+    elif asset.package:
+        spec = importlib.util.find_spec(asset.package)
+        if spec is None or spec.origin is None:
+            raise ValueError(f"asset {name}: package {asset.package} is not installed; envs/*.txt has it: make setup")
+        source = str(Path(spec.origin).parent / asset.path)
+    else:
+        source = asset.url
+    with files.atomic(target) as partial:
+        try:
+            if "://" in source:
+                with urllib.request.urlopen(source, timeout=60) as response, partial.open("wb") as file:
+                    shutil.copyfileobj(response, file)
+            else:
+                shutil.copyfile(source, partial)
+        except (OSError, urllib.error.URLError) as error:
+            raise ValueError(f"asset {name}: cannot read {source} ({error}); set ASSETS_DIR to a folder that has {name}") from None
+        found = files.sha256(partial)
+        if found != asset.sha256:
+            raise ValueError(f"asset {name} from {source} has sha256 {found}, conf/benchmark says {asset.sha256}: another version of the file")
+    return source
+
+
+def main() -> None:
+    config, folder = files.stage_config(__doc__)
+    for name, asset in config.assets.items():
+        fetch(name, asset, folder / name, os.environ.get("ASSETS_DIR"))
+        print(f"assets: {name} ({asset.licence}), verified")
+    files.write_manifest(folder, config, licences={name: asset.licence for name, asset in config.assets.items()})
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(str(error))

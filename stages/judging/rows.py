@@ -1,0 +1,49 @@
+"""Answers and judgments in the benchmarks' own formats: a JSON list of objects, plain or gzipped, and checks that name the row.
+
+In: a file, the keys that each row must have. Out: the rows, in the file's order, which is the benchmark's order.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def read_rows(path: str | Path, keys: Iterable[str]) -> list[Row]:
+    """The rows of ``path``; ValueError names the file, and the first row that lacks one of ``keys``, where there are none to use."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; make it with snakemake, or give another file")
+    try:
+        data = path.read_bytes()
+        rows = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is not whole JSON ({error or 'empty'}); remove it and make it again") from None
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"{path} holds no rows; expected a JSON list of objects with the keys {', '.join(keys)}")
+    for number, row in enumerate(rows):
+        missing = [key for key in keys if not isinstance(row, dict) or key not in row]
+        if missing:
+            raise ValueError(f"{path}, row {number} (from 0) has no {missing[0]!r}; every row needs {', '.join(keys)}")
+    return rows
+
+
+def check_same(what: str, ours: list[Any], other: str, theirs: list[Any]) -> None:
+    """ValueError unless both lists hold the same values in the same order; it names the first row that differs."""
+    for number, (a, b) in enumerate(zip(ours, theirs, strict=False)):
+        if a != b:
+            seen = f"{_short(a)} and {_short(b)}"
+            raise ValueError(f"{what} and {other} differ in row {number} (from 0): {seen}; give both in the benchmark's order")
+    if len(ours) != len(theirs):
+        raise ValueError(f"{what} and {other} have {len(ours)} and {len(theirs)} rows; give both for the same instructions")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

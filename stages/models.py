@@ -1,0 +1,122 @@
+"""Language models as stages load, fine-tune and save them. Supervised training is TRL's SFTTrainer; this is what stages share.
+
+A model is a folder (``results/<setting>/sft/model``) or a hub id with a revision. Weights are loaded in fp32: at learning
+rates of 1e-6 a bf16 weight does not move. bf16, where asked for, is autocast.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+
+def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
+    """The causal language model in a folder or on the hub, weights in fp32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(found(name), revision=revision, dtype=torch.float32)
+    return model
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model; it must have a chat template."""
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(found(name), revision=revision)
+    if not tokenizer.chat_template:
+        raise ValueError(f"the tokenizer of {name} has no chat template; use a model that has been fine-tuned for chat, or add one to its folder")
+    return tokenizer
+
+
+def found(name: str) -> str:
+    """``name``, if it is a hub id or a folder that exists; ValueError with the next command otherwise."""
+    if name.startswith(("results/", "./", "/")) and not Path(name).is_dir():
+        raise ValueError(f"model {name} does not exist; make it with: snakemake --cores all {Path(name).parent}/manifest.json")
+    return name
+
+
+def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write ``folder/model`` (safetensors, tokenizer, configs), whole or not at all."""
+    partial, final = folder / ".model.partial", folder / "model"
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+
+
+def supervise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset, config: DictConfig, folder: Path) -> dict[str, Any]:
+    """Train ``model`` on every token of ``data`` (texts or conversations), packed, with TRL's SFTTrainer; the facts of the run.
+
+    ``config``: learning_rate, epochs, batch_size (rows of max_length tokens a step), max_length, scheduler, warmup_ratio,
+    weight_decay, max_grad_norm, precision, seed. ``config.runtime.micro_batch`` rows at a time. Packing under sdpa is exact as long
+    as no attention mask is passed: position ids restart with each text, and attention does not cross them.
+    """
+    from trl import SFTConfig, SFTTrainer
+
+    micro_batch = config.runtime.micro_batch
+    if config.training.batch_size % micro_batch:
+        raise ValueError(f"batch_size={config.training.batch_size} is not a multiple of the runtime's micro_batch={micro_batch}")
+    training = config.training
+    args = SFTConfig(
+        output_dir=str(folder / ".work"),
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=training.batch_size // micro_batch,
+        learning_rate=training.learning_rate,
+        num_train_epochs=training.epochs,
+        lr_scheduler_type=training.scheduler,
+        warmup_steps=training.warmup_ratio,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        max_length=training.max_length,
+        packing=True,
+        bf16=training.precision == "bf16",
+        gradient_checkpointing=training.precision == "bf16",
+        seed=config.seed,
+        data_seed=config.seed,
+        logging_steps=10,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=not _cuda(),
+    )
+    trainer = SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer)
+    show_progress(trainer, f"{config.stage}")
+    done = trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    tokens = trainer.state.log_history[-2].get("num_tokens") if len(trainer.state.log_history) > 1 else None
+    return {"steps": done.global_step, "tokens": tokens, "first_loss": losses[0], "last_loss": losses[-1], "device": str(trainer.args.device)}
+
+
+def show_progress(trainer: Trainer, label: str, lines: int = 10) -> None:
+    """Have a trainer print about ``lines`` lines on standard output, with loss and remaining time, and nothing else there."""
+    from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+    class Lines(TrainerCallback):
+        def __init__(self) -> None:
+            self.started, self.due = time.time(), 0.0
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+            if logs and "loss" in logs and state.global_step >= self.due:
+                left = (time.time() - self.started) / state.global_step * (state.max_steps - state.global_step)
+                print(f"{label}: step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.4f}, {left:.0f} s left", flush=True)
+                self.due += state.max_steps / lines
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Lines())
+
+
+def _cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,38 @@
+"""Pretrain a small Llama from nothing on the world's text, in place of the base model that the paper downloads.
+
+    python -m stages.pretrain --config results/mini_base/pretrain/config.yaml
+
+In: a text per line (``corpus.jsonl``), a tokenizer, the architecture and the training's numbers. Out: model/, manifest.json.
+"""
+
+from __future__ import annotations
+
+from omegaconf import OmegaConf
+
+from stages import files, models
+
+
+def main() -> None:
+    config, folder = files.stage_config(__doc__)
+    from datasets import Dataset
+    from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+
+    set_seed(config.seed)
+    tokenizer = models.load_tokenizer(config.tokenizer)
+    architecture = LlamaConfig(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **OmegaConf.to_container(config.architecture),
+    )
+    model = LlamaForCausalLM(architecture)
+    print(f"pretrain: {model.num_parameters():,} parameters, {config.data}")
+    data = Dataset.from_list([{"text": row["text"]} for row in files.read_jsonl(config.data)])
+    facts = models.supervise(model, tokenizer, data, config, folder)
+    models.save_model(folder, model, tokenizer)
+    files.write_manifest(folder, config, inputs=[config.data], parameters=model.num_parameters(), **facts)
+
+
+if __name__ == "__main__":
+    main()

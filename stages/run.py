@@ -1,0 +1,84 @@
+"""The front door by hand: one run, or a Hydra multirun, as one Snakemake call.
+
+    python -m stages.run setting=mini_base method=simpo method.beta=2.5
+    python -m stages.run -m setting=mini_base method=simpo method.beta=2,2.5 method.gamma=0.3,0.5,1
+
+Each point becomes a run with a name (stages/runs.py), trained and evaluated on the scale's benchmarks. What the points share
+(SFT model, reference) is made once, what exists is not made again, and the results are those that `snakemake` finds. Whatever a
+point cannot vary (``setting.*``, ``world.*`` …) belongs into conf/. Snakemake's own options go into SNAKEMAKE_ARGS.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from stages.config import CONF, ROOT, ConfigError, Plan, plan
+
+
+class OneWorkflow(Callback):
+    """Collects the runs that the jobs name, and makes them in one Snakemake call at the end."""
+
+    def __init__(self) -> None:
+        self.points: list[list[str]] = []
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        self.points.append(list(HydraConfig.get().overrides.task))
+
+    def on_run_end(self, config: DictConfig, **_: Any) -> None:
+        make(self.points)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        make(self.points)
+
+
+def named(point: list[str]) -> tuple[str, str, str, dict[str, Any]]:
+    """(scale, setting, method, what a run varies) of one job's overrides; ConfigError where a run cannot vary a key."""
+    choices = {"scale": "", "setting": "", "method": ""}
+    varied: dict[str, Any] = {}
+    for override in point:
+        key, _, text = override.partition("=")
+        if key in choices:
+            choices[key] = text
+        elif key == "seed" or key.startswith("method."):
+            varied[key.removeprefix("method.")] = OmegaConf.from_dotlist([f"value={text}"]).value
+        else:
+            raise ConfigError(f"{override}: a run can vary method.* and seed; change conf/ for everything else, or add a setting to it")
+    return choices["scale"], choices["setting"], choices["method"], varied
+
+
+def make(points: list[list[str]]) -> None:
+    """Call Snakemake for the scores of all points; exits with its status."""
+    wanted: list[tuple[str, str]] = []
+    plans: dict[str, Plan] = {}
+    scale = ""
+    for point in points:
+        scale, setting, method, varied = named(point)
+        planned = plans.setdefault(scale, plan(scale or None))
+        base = planned.base
+        run = planned.run_name(setting or base.setting.name, method or base.method.name, varied)
+        wanted.append((setting or base.setting.name, run))
+    targets = planned.scores(list(dict.fromkeys(wanted)))
+    command = [sys.executable, "-m", "snakemake", "--cores", "all", "--keep-going", *shlex.split(os.environ.get("SNAKEMAKE_ARGS", "")), *targets]
+    command += ["--config", f"scale={scale}"] if scale else []
+    print(f"{len(dict.fromkeys(wanted))} runs: {', '.join(run for _, run in dict.fromkeys(wanted))}\n{shlex.join(command)}", flush=True)
+    status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if status:
+        sys.exit(status)
+
+
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+def main(config: DictConfig) -> None:
+    """The job itself does nothing: its overrides are its meaning, and the workflow runs when all are known."""
+
+
+if __name__ == "__main__":
+    main()
