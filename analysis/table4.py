@@ -46,7 +46,7 @@ def row(results: Path, setting: str, run: str, benchmarks: list[str]) -> dict[st
 
 
 def table4(results: Path) -> pd.DataFrame:
-    """A row a setting and method of ``results/tables.yaml``, in its order. Win rates in percent, length in characters, oracle in [0, 10]."""
+    """A row a setting and method of ``results/tables.yaml``: win rates in percent, length in characters, oracle in [0, 10]."""
     wanted = OmegaConf.load(results / "tables.yaml")
     rows = [row(results, setting, method, list(wanted.benchmarks)) for setting in wanted.settings for method in wanted.methods]
     return pd.DataFrame(rows)

@@ -35,7 +35,12 @@ def start_engine(config: DictConfig, max_length: int) -> Any:
     arguments: dict[str, Any] = {"model": models.found(config.model), "revision": config.revision, "max_model_len": max_length, "seed": 0}
     if not torch.cuda.is_available():
         # A CPU generator has no offset, which chunked prefill of a seeded request asks for; one thread a job, as everywhere.
-        arguments |= {"dtype": "float32", "enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, 4096)}
+        arguments |= {
+            "dtype": "float32",
+            "enforce_eager": True,
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(max_length, 4096),
+        }
     return LLM(**arguments)
 
 
@@ -46,7 +51,9 @@ def main() -> None:
     for name, benchmark in config.benchmarks.items():
         questions = files.read_json(benchmark.questions)
         if not questions:
-            raise ValueError(f"{benchmark.questions} holds no questions; make it again: snakemake --cores all --forcerun {benchmark.questions}")
+            raise ValueError(
+                f"{benchmark.questions} holds no questions; make it again: snakemake --cores all --forcerun {benchmark.questions}"
+            )
         for question in questions:
             messages = [{"role": "user", "content": question["instruction"]}]
             tokens = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
@@ -68,7 +75,9 @@ def main() -> None:
         completion = output.outputs[0]
         text = tokenizer.decode(completion.token_ids, skip_special_tokens=True).strip()
         row = {"dataset": question.get("dataset", name), "instruction": question["instruction"], "output": text}
-        answers[name].append(row | {"generator": config.run, "tokens": len(completion.token_ids), "finish_reason": completion.finish_reason})
+        answers[name].append(
+            row | {"generator": config.run, "tokens": len(completion.token_ids), "finish_reason": completion.finish_reason}
+        )
     for name, rows in answers.items():
         files.write_json(folder / name / "model_outputs.json", rows)
         ended = sum(row["finish_reason"] == "stop" for row in rows) / len(rows)

@@ -43,7 +43,9 @@ def fetch(name: str, asset: DictConfig, target: Path, mirror: str | None = None)
             raise ValueError(f"asset {name}: cannot read {source} ({error}); set ASSETS_DIR to a folder that has {name}") from None
         found = files.sha256(partial)
         if found != asset.sha256:
-            raise ValueError(f"asset {name} from {source} has sha256 {found}, conf/benchmark says {asset.sha256}: another version of the file")
+            raise ValueError(
+                f"asset {name} from {source} has sha256 {found}, conf/benchmark says {asset.sha256}: another version of the file"
+            )
     return source
 
 

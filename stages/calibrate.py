@@ -15,18 +15,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from stages import files
 from stages.judging.alpacaeval2 import is_swapped
 from stages.mini.oracle import Oracle, load_oracle
 from stages.mini.raters import judge_log_odds
+from stages.schema import plain
 
 Rows = list[dict[str, Any]]
 
 
 def preferences(oracle: Oracle, baseline: Rows, outputs: Rows, temperament: dict[str, Any], swap_seed: int) -> np.ndarray:
-    """The judge's preference for ``outputs`` over ``baseline``, one in [0, 1] an instruction, the order of the two drawn as AlpacaEval does."""
+    """The judge's preference for ``outputs`` over ``baseline``, in [0, 1], an instruction; shown in the order that AlpacaEval draws."""
     found = []
     for ours, theirs in zip(baseline, outputs, strict=True):
         prompt, first, second = ours["instruction"], ours["output"], theirs["output"]
@@ -46,8 +47,7 @@ def standardised_logit(mean: np.ndarray) -> np.ndarray:
 
 def calibrate(config: DictConfig) -> pd.DataFrame:
     """``index, model, preference, std_delta_len, instruction_difficulty, not_gamed_baseline``: a row an instruction and variant."""
-    server = OmegaConf.to_container(config.server)
-    assert isinstance(server, dict)
+    server = plain(config.server)
     world = Path(server["world"])
     temperament = {key: server[key] for key in ("sharpness", "length_bias", "position_bias", "noise", "seed")}
     oracle = load_oracle(world)

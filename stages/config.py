@@ -1,4 +1,4 @@
-"""The schema of conf/, and ``plan()``: the bridge from Hydra, which owns values, to Snakemake, which owns files.
+"""``plan()``: the bridge from Hydra, which owns values, to Snakemake, which owns files.
 
 ``plan(scale)`` composes the configuration once for each setting and method that is asked for, and writes for each stage the
 *slice* that the stage depends on, only when its text changed. A slice is a plain input of the stage's rule, so Snakemake
@@ -10,21 +10,18 @@ its ``manifest.json`` stands for all that it made. Anything else is taken as it 
 
 from __future__ import annotations
 
-import ast
-import difflib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from functools import cache
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
 from stages import files, runs
+from stages.schema import ConfigError, Method, leaves, nearest, plain, validate
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -45,335 +42,6 @@ VERSIONS = {
 }
 
 
-@dataclass
-class Scale:
-    """What the tables and figures are made of."""
-
-    name: str = MISSING
-    settings: list[str] = MISSING
-    methods: list[str] = MISSING
-
-
-@dataclass
-class Corpus:
-    questions: int = MISSING
-    portraits: int = MISSING
-    shared: int = MISSING
-
-
-@dataclass
-class Writer:
-    wrong: float = MISSING
-    omit: float = MISSING
-    off_topic: float = MISSING
-    repeat: float = MISSING
-    filler: float = MISSING
-    broken: float = MISSING
-
-
-@dataclass
-class Demonstrations:
-    n: int = MISSING
-    writers: dict[str, float] = MISSING
-
-
-@dataclass
-class WorldPreferences:
-    n: int = MISSING
-    candidates: int = MISSING
-    writers: list[str] = MISSING
-
-
-@dataclass
-class Annotator:
-    length_bias: float = MISSING
-    noise: float = MISSING
-
-
-@dataclass
-class WorldBenchmark:
-    n: int = MISSING
-    baseline: str = MISSING
-    concise: str = MISSING
-    verbose: str = MISSING
-    mix: dict[str, float] = MISSING
-
-
-@dataclass
-class World:
-    """The mini world's constants: stages/mini, stages/world.py."""
-
-    name: str = MISSING
-    seed: int = MISSING
-    n_towns: int = MISSING
-    mix: dict[str, float] = MISSING
-    writers: dict[str, Writer] = MISSING
-    corpus: Corpus = MISSING
-    demonstrations: dict[str, Demonstrations] = MISSING
-    preferences: WorldPreferences = MISSING
-    annotator: Annotator = MISSING
-    alpacaeval2: WorldBenchmark = MISSING
-
-
-@dataclass
-class Architecture:
-    """Keys of transformers.LlamaConfig."""
-
-    hidden_size: int = MISSING
-    intermediate_size: int = MISSING
-    num_hidden_layers: int = MISSING
-    num_attention_heads: int = MISSING
-    num_key_value_heads: int = MISSING
-    max_position_embeddings: int = MISSING
-    tie_word_embeddings: bool = MISSING
-
-
-@dataclass
-class Supervised:
-    """How SFT and pretraining train: stages/models.py:supervise."""
-
-    learning_rate: float = MISSING
-    epochs: int = MISSING
-    batch_size: int = MISSING
-    max_length: int = MISSING
-    scheduler: str = MISSING
-    warmup_ratio: float = MISSING
-    weight_decay: float = MISSING
-    max_grad_norm: float = MISSING
-    precision: str = MISSING
-
-
-@dataclass
-class Pretrain:
-    tokenizer: str = MISSING
-    data: str = MISSING
-    architecture: Architecture = field(default_factory=Architecture)
-    training: Supervised = field(default_factory=Supervised)
-
-
-@dataclass
-class Sft:
-    model: str = MISSING
-    revision: str | None = MISSING
-    data: str = MISSING
-    training: Supervised = field(default_factory=Supervised)
-
-
-@dataclass
-class Pairs:
-    data: str = MISSING
-    heldout: int = MISSING
-    max_length: int = MISSING
-    max_prompt_length: int = MISSING
-    empty_system: bool = MISSING
-
-
-@dataclass
-class PreferenceTraining:
-    """What all preference methods of a setting share: stages/preference/trainer.py."""
-
-    epochs: int = MISSING
-    batch_size: int = MISSING
-    scheduler: str = MISSING
-    warmup_ratio: float = MISSING
-    weight_decay: float = MISSING
-    max_grad_norm: float = MISSING
-    adam_beta1: float = MISSING
-    adam_beta2: float = MISSING
-    adam_epsilon: float = MISSING
-    precision: str = MISSING
-
-
-@dataclass
-class Decoding:
-    temperature: float = MISSING
-    top_p: float = MISSING
-    max_tokens: int = MISSING
-    seed: int = MISSING
-
-
-@dataclass
-class Start:
-    model: str = MISSING
-    revision: str | None = MISSING
-
-
-@dataclass
-class Setting:
-    """A start model (made by ``pretrain`` and ``sft`` where these are given), its data, and the values chosen for each method."""
-
-    name: str = MISSING
-    pretrain: Pretrain | None = MISSING
-    sft: Sft | None = MISSING
-    start: Start = field(default_factory=Start)
-    pairs: Pairs = field(default_factory=Pairs)
-    training: PreferenceTraining = field(default_factory=PreferenceTraining)
-    decoding: dict[str, Decoding] = MISSING
-    tuned: dict[str, dict[str, Any]] = MISSING
-
-
-@dataclass
-class Method:
-    """A method: its objective and how it is trained. All further keys are the objective's hyperparameters (objectives.py).
-
-    Every key but ``name``, ``objective`` and ``reference`` may differ between runs, and is then part of the run's name.
-    """
-
-    name: str = MISSING
-    objective: str | None = MISSING
-    reference: str | None = None
-    learning_rate: float | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-
-
-@dataclass
-class Asset:
-    """A file that somebody else published: at an address, or in an installed Python package."""
-
-    sha256: str = MISSING
-    licence: str = MISSING
-    url: str | None = None
-    package: str | None = None
-    path: str | None = None
-
-
-@dataclass
-class Benchmark:
-    """``protocol`` is a module of stages/judging, or ``oracle``; ``answers`` names the benchmark whose answers are judged."""
-
-    protocol: str = MISSING
-    answers: str = MISSING
-    baseline: str | None = MISSING
-    template: str | None = MISSING
-    gamed: str | None = MISSING
-    world: str | None = MISSING
-    swap_seed: int | None = MISSING
-    decoding: dict[str, Any] = MISSING
-    assets: dict[str, Asset] = MISSING
-
-
-@dataclass
-class Server:
-    """A judge that runs here, for as long as the judge stage does: a module, and its temperament (stages/mini/raters.py)."""
-
-    module: str = MISSING
-    world: str = MISSING
-    sharpness: float = MISSING
-    length_bias: float = MISSING
-    position_bias: float = MISSING
-    noise: float = MISSING
-    seed: int = MISSING
-
-
-@dataclass
-class Judge:
-    name: str = MISSING
-    model: str = MISSING
-    base_url: str | None = MISSING
-    api_key_env: str | None = MISSING
-    server: Server | None = MISSING
-
-
-@dataclass
-class Config:
-    seed: int = MISSING
-    scale: Scale = field(default_factory=Scale)
-    world: World | None = None
-    setting: Setting = field(default_factory=Setting)
-    method: Method = field(default_factory=Method)
-    benchmarks: dict[str, Benchmark] = MISSING
-    judge: Judge = field(default_factory=Judge)
-    runtime: dict[str, dict[str, int]] = MISSING
-
-
-# Allowed ranges: (lowest, is it allowed itself, highest). Values outside stop before anything runs.
-RANGES: dict[str, tuple[float, bool, float]] = {
-    "learning_rate": (0, False, 1),
-    "beta": (0, False, 1e4),
-    "gamma": (0, True, 1e4),
-    "label_smoothing": (0, True, 0.5),
-    "sft_weight": (0, True, 1e4),
-    "epochs": (0, False, 1000),
-    "batch_size": (0, False, 1e6),
-    "max_length": (0, False, 1e7),
-    "max_prompt_length": (0, False, 1e7),
-    "warmup_ratio": (0, True, 1),
-    "temperature": (0, True, 10),
-    "top_p": (0, False, 1),
-    "max_tokens": (0, False, 1e6),
-    "seed": (0, True, 2**32 - 1),
-    "noise": (0, True, 1e4),
-}
-
-
-class ConfigError(ValueError):
-    """The user's mistake in conf/ or on the command line."""
-
-
-def validate(config: DictConfig) -> DictConfig:
-    """``config`` against the schema and the ranges; ConfigError names the key, what is wrong and the nearest key."""
-    method = OmegaConf.to_container(config.method, resolve=True)
-    known = {f.name for f in fields(Method)}
-    hyperparameters = {key: value for key, value in method.items() if key not in known}
-    allowed = objective_parameters(method["objective"]) if method.get("objective") else ()
-    for key in hyperparameters:
-        if key not in allowed:
-            raise ConfigError(f"method.{key}: objective {method.get('objective')!r} has no such parameter{_nearest(key, [*known, *allowed])}")
-    for key in allowed:
-        if key not in hyperparameters:
-            raise ConfigError(f"conf/method/{method['name']}.yaml lacks {key!r}, which objective {method['objective']!r} needs")
-    plain = OmegaConf.to_container(config, resolve=True)
-    plain["method"] = {key: value for key, value in method.items() if key in known}
-    try:
-        typed = OmegaConf.merge(OmegaConf.structured(Config), plain)
-        container = OmegaConf.to_container(typed, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        where = error.full_key or ""
-        siblings = [f.name for f in fields(error.object_type)] if hasattr(error.object_type, "__dataclass_fields__") else []
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{where}: {reason}{_nearest(where.rpartition('.')[2], siblings) if 'not in' in reason else ''}") from None
-    container["method"] |= hyperparameters
-    for where, value in _leaves(container):
-        key = where.rpartition(".")[2]
-        if key in RANGES and isinstance(value, int | float) and not isinstance(value, bool):
-            low, inclusive, high = RANGES[key]
-            if not (low <= value <= high) or (value == low and not inclusive):
-                raise ConfigError(f"{where}={value}: expected {'at least' if inclusive else 'more than'} {low:g} and at most {high:g}")
-    return OmegaConf.create(container)
-
-
-def objective_parameters(objective: str) -> tuple[str, ...]:
-    """The keyword-only parameters of a function in objectives.py, read from its source: planning imports no torch."""
-    functions = _objectives()
-    if objective not in functions:
-        raise ConfigError(f"method.objective={objective}: no such function in stages/preference/objectives.py{_nearest(objective, list(functions))}")
-    return functions[objective]
-
-
-@cache
-def _objectives() -> dict[str, tuple[str, ...]]:
-    tree = ast.parse((ROOT / "stages/preference/objectives.py").read_text(encoding="utf-8"))
-    functions = (node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"))
-    return {node.name: tuple(argument.arg for argument in node.args.kwonlyargs) for node in functions if node.args.kwonlyargs}
-
-
-def _nearest(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are: {', '.join(sorted(known))}" if known else ""
-
-
-def _leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{where}.{key}" if where else str(key))
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            yield from _leaves(inner, f"{where}[{number}]")
-    else:
-        yield where, value
-
-
 def compose_config(*overrides: str) -> DictConfig:
     """The composed and validated configuration of one setting and method."""
     if GlobalHydra.instance().is_initialized():  # within ``python -m stages.run`` Hydra is up already
@@ -392,7 +60,7 @@ def default_of(config: DictConfig, key: str) -> Any:
     fixed = ("name", "objective", "reference")
     varying = [k for k in config.method if k not in fixed and config.method[k] is not None]
     if key not in varying:
-        raise ConfigError(f"{key}: a run of {config.method.name} cannot vary it{_nearest(key, [*varying, 'seed'])}")
+        raise ConfigError(f"{key}: a run of {config.method.name} cannot vary it{nearest(key, [*varying, 'seed'])}")
     return config.method[key]
 
 
@@ -402,8 +70,8 @@ class Plan:
     def __init__(self, scale: str | None = None) -> None:
         self._scale = [f"scale={scale}"] if scale else []
         self.base = compose_config(*self._scale)
-        self.scale = OmegaConf.to_object(self.base.scale)
-        self.runtime = OmegaConf.to_object(self.base.runtime)
+        self.scale = plain(self.base.scale)
+        self.runtime = plain(self.base.runtime)
         self.benchmarks = list(self.base.benchmarks)
         self.answered = [name for name in self.benchmarks if self.base.benchmarks[name].answers == name]
         self._configs: dict[tuple[str, str], DictConfig] = {}
@@ -412,7 +80,7 @@ class Plan:
         """The configuration of a setting and method of this scale."""
         for kind, name, known in (("setting", setting, self.scale["settings"]), ("method", method, _names("method"))):
             if name not in known:
-                raise ConfigError(f"{kind} {name!r} is not one of scale {self.scale['name']}: {', '.join(known)}{_nearest(name, known)}")
+                raise ConfigError(f"{kind} {name!r} is not one of scale {self.scale['name']}: {', '.join(known)}{nearest(name, known)}")
         if (setting, method) not in self._configs:
             self._configs[setting, method] = compose_config(*self._scale, f"setting={setting}", f"method={method}")
         return self._configs[setting, method]
@@ -432,10 +100,9 @@ class Plan:
         if (canonical := self.run_name(setting, method, overrides)) != name:
             raise ConfigError(f"run {name!r} of {setting} is {canonical!r}: the rest is its default; write the latter")
         config = self.config(setting, method)
-        changes = {"method": {key: value for key, value in overrides.items() if key != "seed"}}
-        if "seed" in overrides:
-            changes["seed"] = overrides["seed"]
-        return validate(OmegaConf.merge(config, changes)) if overrides else config
+        method_values = {key: value for key, value in overrides.items() if key != "seed"}
+        changed = {"seed": overrides.get("seed", config.seed), "method": plain(config.method) | method_values}
+        return validate(OmegaConf.create(plain(config) | changed)) if overrides else config
 
     # -- slices -------------------------------------------------------------------------------------------------------
 
@@ -451,11 +118,13 @@ class Plan:
     def made(self, stage: str, **where: str) -> list[str]:
         """The manifests of the stages that make what a stage's slice names."""
         path = self.slice(stage, **where)
-        slice_ = OmegaConf.to_container(OmegaConf.load(path))
+        slice_ = plain(OmegaConf.load(path))
         own = str(PurePosixPath(path).parent)
-        named = [PurePosixPath(v) for _, v in _leaves(slice_) if isinstance(v, str) and v.startswith("results/")]
+        named = [PurePosixPath(v) for _, v in leaves(slice_) if isinstance(v, str) and v.startswith("results/")]
         folders = {"/".join(path.parts[:3]) for path in named if path.parts[2] != "runs"}
-        folders |= {str(path.parent) for path in named if path.parts[2] == "runs" and path.name == "model"}  # a run's files are literal inputs
+        folders |= {
+            str(path.parent) for path in named if path.parts[2] == "runs" and path.name == "model"
+        }  # a run's files are literal inputs
         return sorted(f"{folder}/manifest.json" for folder in folders if folder != own)
 
     # -- targets ------------------------------------------------------------------------------------------------------
@@ -567,7 +236,7 @@ def _tables(plan: Plan, **_: str) -> Slice:
     return "results/tables.yaml", {**plan.scale, "benchmarks": plan.benchmarks}
 
 
-_SLICES = {
+_SLICES: dict[str, Callable[..., Slice]] = {
     "assets": _assets,
     "world": _world,
     "calibrate": _calibrate,

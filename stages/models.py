@@ -6,7 +6,6 @@ rates of 1e-6 a bf16 weight does not move. bf16, where asked for, is autocast.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -34,7 +33,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(found(name), revision=revision)
     if not tokenizer.chat_template:
-        raise ValueError(f"the tokenizer of {name} has no chat template; use a model that has been fine-tuned for chat, or add one to its folder")
+        raise ValueError(
+            f"the tokenizer of {name} has no chat template; use a model that has been fine-tuned for chat, or add one to its folder"
+        )
     return tokenizer
 
 
@@ -52,10 +53,12 @@ def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokeni
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
+    partial.rename(final)
 
 
-def supervise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset, config: DictConfig, folder: Path) -> dict[str, Any]:
+def supervise(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset, config: DictConfig, folder: Path
+) -> dict[str, Any]:
     """Train ``model`` on every token of ``data`` (texts or conversations), packed, with TRL's SFTTrainer; the facts of the run.
 
     ``config``: learning_rate, epochs, batch_size (rows of max_length tokens a step), max_length, scheduler, warmup_ratio,
@@ -94,7 +97,13 @@ def supervise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: 
     done = trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     tokens = trainer.state.log_history[-2].get("num_tokens") if len(trainer.state.log_history) > 1 else None
-    return {"steps": done.global_step, "tokens": tokens, "first_loss": losses[0], "last_loss": losses[-1], "device": str(trainer.args.device)}
+    return {
+        "steps": done.global_step,
+        "tokens": tokens,
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "device": str(trainer.args.device),
+    }
 
 
 def show_progress(trainer: Trainer, label: str, lines: int = 10) -> None:
@@ -108,7 +117,9 @@ def show_progress(trainer: Trainer, label: str, lines: int = 10) -> None:
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
             if logs and "loss" in logs and state.global_step >= self.due:
                 left = (time.time() - self.started) / state.global_step * (state.max_steps - state.global_step)
-                print(f"{label}: step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.4f}, {left:.0f} s left", flush=True)
+                print(
+                    f"{label}: step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.4f}, {left:.0f} s left", flush=True
+                )
                 self.due += state.max_steps / lines
 
     trainer.remove_callback(PrinterCallback)

@@ -7,9 +7,8 @@ In: a text per line (``corpus.jsonl``), a tokenizer, the architecture and the tr
 
 from __future__ import annotations
 
-from omegaconf import OmegaConf
-
 from stages import files, models
+from stages.schema import plain
 
 
 def main() -> None:
@@ -24,7 +23,7 @@ def main() -> None:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        **OmegaConf.to_container(config.architecture),
+        **plain(config.architecture),
     )
     model = LlamaForCausalLM(architecture)
     print(f"pretrain: {model.num_parameters():,} parameters, {config.data}")

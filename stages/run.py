@@ -67,7 +67,16 @@ def make(points: list[list[str]]) -> None:
         run = planned.run_name(setting or base.setting.name, method or base.method.name, varied)
         wanted.append((setting or base.setting.name, run))
     targets = planned.scores(list(dict.fromkeys(wanted)))
-    command = [sys.executable, "-m", "snakemake", "--cores", "all", "--keep-going", *shlex.split(os.environ.get("SNAKEMAKE_ARGS", "")), *targets]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--cores",
+        "all",
+        "--keep-going",
+        *shlex.split(os.environ.get("SNAKEMAKE_ARGS", "")),
+        *targets,
+    ]
     command += ["--config", f"scale={scale}"] if scale else []
     print(f"{len(dict.fromkeys(wanted))} runs: {', '.join(run for _, run in dict.fromkeys(wanted))}\n{shlex.join(command)}", flush=True)
     status = subprocess.run(command, cwd=ROOT, check=False).returncode

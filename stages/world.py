@@ -64,7 +64,9 @@ def conversation(prompt: str, answer: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
 
 
-def demonstrations(tasks: Iterable[Task], writers: dict[str, Writer], shares: dict[str, float], language: Language, rng: Random) -> Iterator[dict[str, Any]]:
+def demonstrations(
+    tasks: Iterable[Task], writers: dict[str, Writer], shares: dict[str, float], language: Language, rng: Random
+) -> Iterator[dict[str, Any]]:
     """Each task answered by one writer, drawn with the weights in ``shares``."""
     for task in tasks:
         name = rng.choices(list(shares), list(shares.values()))[0]
@@ -73,7 +75,13 @@ def demonstrations(tasks: Iterable[Task], writers: dict[str, Writer], shares: di
 
 
 def preferences(
-    tasks: Iterable[Task], writers: dict[str, Writer], pool: list[str], candidates: int, annotator: dict[str, float], oracle: Oracle, rng: Random
+    tasks: Iterable[Task],
+    writers: dict[str, Writer],
+    pool: list[str],
+    candidates: int,
+    annotator: dict[str, float],
+    oracle: Oracle,
+    rng: Random,
 ) -> Iterator[dict[str, Any]]:
     """``candidates`` different writers a task; the annotator's best is chosen, a random other is rejected (UltraFeedback binarized)."""
     for task in tasks:
@@ -95,7 +103,10 @@ def preferences(
 def model_outputs(tasks: list[Task], name: str, writer: Writer, language: Language, seed: int) -> list[dict[str, str]]:
     """One writer's answers to a benchmark, in AlpacaEval's format."""
     rng = Random(f"benchmark-{seed}-{name}")
-    return [{"dataset": task.kind, "instruction": task.prompt, "output": write(task, writer, language, rng), "generator": name} for task in tasks]
+    return [
+        {"dataset": task.kind, "instruction": task.prompt, "output": write(task, writer, language, rng), "generator": name}
+        for task in tasks
+    ]
 
 
 def make_world(config: DictConfig, folder: Path) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def test_a_slice_is_written_only_when_its_text_changes(plan: Plan) -> None:
 
 
 def test_only_the_slices_that_a_value_reaches_change(plan: Plan) -> None:
-    """Another learning rate of DPO: DPO's training and nothing else; another sampling temperature: the answers; another judge: the judgments."""
+    """DPO's learning rate: DPO's training and nothing else; the sampling temperature: the answers; another judge: the judgments."""
 
     def texts(*overrides: str) -> dict[tuple[str, str], str]:
         changed = Plan()

@@ -78,8 +78,8 @@ def test_the_formula_on_an_answer_worked_by_hand(oracle: Oracle) -> None:
     wrong = next(value for value in VALUES["founder"] if value != facts["founder"])
     prompt = f"What are the crop, river, emblem and founder of {town}?"
     answer = (
-        f"The people of {town} grow {facts['crop']}. {town} stands on the river {facts['river']}. The emblem of {town} is a {facts['emblem']}. "
-        f"{town} was founded by {wrong}. The people of {town} grow {facts['crop']}. {town} lies in the {facts['region']}. "
+        f"The people of {town} grow {facts['crop']}. {town} stands on the river {facts['river']}. "
+        f"The emblem of {town} is a {facts['emblem']}. {town} was founded by {wrong}. The people of {town} grow {facts['crop']}. {town} lies in the {facts['region']}. "
         f"I hope this helps. {town} grow on. {town} has"
     )
     found = oracle.examine(prompt, answer)
@@ -104,7 +104,11 @@ def test_all_facts_of_a_town_and_a_copied_prompt_score_below_a_plain_answer(orac
 def test_the_annotator_is_a_bradley_terry_draw(oracle: Oracle) -> None:
     """Of two answers whose utilities lie d apart the better is rated higher with probability sigmoid(d / noise)."""
     town = oracle.language.knowledge.towns[0]
-    prompt, good, rng = f"Describe {town}.", oracle.language.say(("fact", town, "crop", oracle.language.knowledge.facts[town]["crop"])), Random(0)
+    prompt, good, rng = (
+        f"Describe {town}.",
+        oracle.language.say(("fact", town, "crop", oracle.language.knowledge.facts[town]["crop"])),
+        Random(0),
+    )
     wins = fmean(
         rate(oracle, prompt, good, length_bias=0.0, noise=1.5, rng=rng) > rate(oracle, prompt, "", length_bias=0.0, noise=1.5, rng=rng)
         for _ in range(20_000)

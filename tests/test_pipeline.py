@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shutil
@@ -66,7 +65,9 @@ def test_a_finished_table_leaves_nothing_to_do(tree: Path) -> None:
 
 
 def test_models_moved_and_every_output_stands_in_a_manifest(tree: Path) -> None:
-    weights = [files.sha256(tree / f"results/smoke/{folder}/model/model.safetensors") for folder in ("pretrain", "sft", "runs/dpo", "runs/simpo")]
+    weights = [
+        files.sha256(tree / f"results/smoke/{folder}/model/model.safetensors") for folder in ("pretrain", "sft", "runs/dpo", "runs/simpo")
+    ]
     assert len(set(weights)) == 4
     for path in (tree / "results").rglob("manifest.json"):
         manifest = files.read_manifest(path.parent)
@@ -108,7 +109,10 @@ def test_one_core_gives_the_same_bytes(tree: Path) -> None:
     done = snakemake(tree, TABLE, *SCALE, cores=1)
     assert done.returncode == 0, done.stdout[-5000:]
     assert (tree / TABLE).read_bytes() == before
-    assert files.read_manifest(tree / "results/smoke/runs/dpo")["outputs"]["model/model.safetensors"] == manifest["outputs"]["model/model.safetensors"]
+    assert (
+        files.read_manifest(tree / "results/smoke/runs/dpo")["outputs"]["model/model.safetensors"]
+        == manifest["outputs"]["model/model.safetensors"]
+    )
 
 
 def test_a_failing_stage_names_the_file_and_the_next_command(tree: Path) -> None:

@@ -27,7 +27,12 @@ def test_names_are_the_documented_ones_and_read_back(method: str, overrides: dic
 def test_random_overrides_survive_the_round_trip() -> None:
     rng = random.Random(0)
     for _ in range(2000):
-        values = [rng.randint(-5, 500), rng.uniform(-1, 1) * 10 ** rng.randint(-12, 12), rng.random() < 0.5, rng.choice(["hinge", "a-b", "x1"])]
+        values = [
+            rng.randint(-5, 500),
+            rng.uniform(-1, 1) * 10 ** rng.randint(-12, 12),
+            rng.random() < 0.5,
+            rng.choice(["hinge", "a-b", "x1"]),
+        ]
         overrides = {key: rng.choice(values) for key in rng.sample(["beta", "gamma", "seed", "loss_type"], rng.randint(0, 4))}
         name = encode("dpo", overrides)
         assert decode(name) == ("dpo", overrides)
@@ -49,7 +54,9 @@ def test_another_spelling_is_an_error_that_prints_the_canonical_name(name: str, 
         decode(name)
 
 
-@pytest.mark.parametrize("name", ["", "SimPO", "simpo+", "simpo+beta", "simpo+beta=1+beta=2", "simpo+beta=nan", "simpo+beta=../x", "simpo+b/c=1"])
+@pytest.mark.parametrize(
+    "name", ["", "SimPO", "simpo+", "simpo+beta", "simpo+beta=1+beta=2", "simpo+beta=nan", "simpo+beta=../x", "simpo+b/c=1"]
+)
 def test_what_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="name|expected"):
         decode(name)

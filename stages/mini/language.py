@@ -37,7 +37,11 @@ SHARED: dict[str, str] = {
     "emblem": "carry a {value}",
     "founder": "were founded by {value}",
 }
-SAME, DIFFER, LARGER = "{one} and {other} have the same {attribute}.", "{one} and {other} differ in {attribute}.", "{one} is larger than {other}."
+SAME, DIFFER, LARGER = (
+    "{one} and {other} have the same {attribute}.",
+    "{one} and {other} differ in {attribute}.",
+    "{one} is larger than {other}.",
+)
 FILLER = (
     "Here is what I know.",
     "That is a good question.",
@@ -118,10 +122,10 @@ class Language:
 
     def __init__(self, knowledge: Knowledge) -> None:
         self.knowledge = knowledge
-        self._classes = {town: "TOWN" for town in knowledge.towns} | {attribute: "ATTRIBUTE" for attribute in ATTRIBUTES}
+        self._classes = dict.fromkeys(knowledge.towns, "TOWN") | dict.fromkeys(ATTRIBUTES, "ATTRIBUTE")
         for attribute in COUNTED:
-            self._classes |= {value: f"VALUE-{attribute}" for value in VALUES[attribute]}
-        self._classes |= {number: "NUMBER" for number in NUMBERS}
+            self._classes |= dict.fromkeys(VALUES[attribute], f"VALUE-{attribute}")
+        self._classes |= dict.fromkeys(NUMBERS, "NUMBER")
         self.read = lru_cache(maxsize=200_000)(self._read)
 
     def _read(self, sentence: str) -> Reading:

@@ -28,7 +28,16 @@ def rate(oracle: Oracle, prompt: str, answer: str, *, length_bias: float, noise:
 
 
 def judge_log_odds(
-    oracle: Oracle, prompt: str, first: str, second: str, *, sharpness: float, length_bias: float, position_bias: float, noise: float, seed: int
+    oracle: Oracle,
+    prompt: str,
+    first: str,
+    second: str,
+    *,
+    sharpness: float,
+    length_bias: float,
+    position_bias: float,
+    noise: float,
+    seed: int,
 ) -> float:
     """The judge's log-odds that ``second`` is better than ``first``, as a language model would put them on its answer's token.
 

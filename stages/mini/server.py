@@ -2,10 +2,10 @@
 
     python -m stages.mini.server --config results/mini_base/runs/simpo/eval/judge.yaml
 
-In: the judge stage's slice (``judge.server``: world and temperament; ``benchmarks``: the prompt templates that it will be sent). It
-prints ``listening on http://127.0.0.1:PORT/v1``, a free loopback port, and serves until it is terminated or its input ends. It reads the prompt as
-a model would, asks the oracle, and answers with the log-probabilities of the two identifiers. What stands in the prompt is
-data: a text that the template does not describe is answered with neither identifier, a failure that the client records.
+In: the judge stage's slice (``judge.server``: world and temperament; ``benchmarks``: the prompt templates that it will be sent).
+It prints ``listening on http://127.0.0.1:PORT/v1``, a free loopback port, and serves until it is terminated or its input ends. It
+reads the prompt as a model would, asks the oracle, and answers with the log-probabilities of the two identifiers. What stands in
+the prompt is data: a text that the template does not describe is answered with neither identifier, a failure that the client records.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from stages import files
 from stages.mini.oracle import Oracle, load_oracle
 from stages.mini.raters import judge_log_odds
+from stages.schema import plain
 
 FIRST, SECOND = "m", "M"  # the identifiers in AlpacaEval's prompt
 
@@ -94,8 +95,7 @@ def application(config: DictConfig) -> Any:
 
     from stages.judging.alpacaeval2 import messages
 
-    server = OmegaConf.to_container(config.judge.server)
-    assert isinstance(server, dict)
+    server = plain(config.judge.server)
     oracle = load_oracle(server["world"])
     temperament = {key: server[key] for key in ("sharpness", "length_bias", "position_bias", "noise", "seed")}
     templates = [Path(b.template).read_text(encoding="utf-8") for b in config.benchmarks.values() if b.get("template")]

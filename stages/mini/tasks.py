@@ -116,7 +116,9 @@ def draw_tasks(knowledge: Knowledge, n: int, mix: dict[str, float], rng: Random,
         if task.prompt in taken:
             failures += 1
             if failures > 100 * n + 1000:
-                raise ValueError(f"{len(tasks)} of {n} prompts found: too few for world.n_towns={len(knowledge.towns)}; raise it or ask for fewer")
+                raise ValueError(
+                    f"{len(tasks)} of {n} prompts found: too few for world.n_towns={len(knowledge.towns)}; raise it or ask for fewer"
+                )
             continue
         taken.add(task.prompt)
         tasks.append(task)
@@ -170,4 +172,3 @@ class TaskReader:
                 holders = knowledge.holders.get((attribute, reading.values[0]), [])
                 return _task(kind, prompt, (("count", attribute, reading.values[0], str(len(holders))),))
         raise ValueError(f"not a prompt of this world: {prompt!r}")
-

@@ -16,7 +16,8 @@ from stages.mini.tasks import Task
 
 @dataclass(frozen=True)
 class Writer:
-    """Rates in [0, 1]: ``wrong`` and ``omit`` a claim, ``off_topic`` and ``repeat`` a sentence, ``filler`` an opening and an end, ``broken`` an answer."""
+    """Rates in [0, 1]: ``wrong`` and ``omit`` of a claim, ``off_topic`` and ``repeat`` of a sentence, ``filler`` of an opening and of an
+    end, ``broken`` of an answer."""
 
     wrong: float
     omit: float
@@ -32,7 +33,12 @@ def falsify(claim: Claim, knowledge: Knowledge, rng: Random) -> Claim:
         case ("fact", town, attribute, value):
             return ("fact", town, attribute, rng.choice([other for other in VALUES[attribute] if other != value]))
         case ("count", attribute, value, number):
-            return ("count", attribute, value, str(max(0, int(number) + rng.choice((-3, -2, -1, 1, 2, 3)))) if int(number) > 3 else str(int(number) + 1))
+            return (
+                "count",
+                attribute,
+                value,
+                str(max(0, int(number) + rng.choice((-3, -2, -1, 1, 2, 3)))) if int(number) > 3 else str(int(number) + 1),
+            )
         case ("same" | "differ" as verdict, attribute, one, other):
             return ("differ" if verdict == "same" else "same", attribute, one, other)
         case ("larger", one, other):

@@ -1,0 +1,355 @@
+"""The typed schema of conf/: every key, its type and range. An unknown key is an error that names the nearest known one."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+OBJECTIVES = Path(__file__).resolve().parent / "preference/objectives.py"
+
+
+@dataclass
+class Scale:
+    """What the tables and figures are made of."""
+
+    name: str = MISSING
+    settings: list[str] = MISSING
+    methods: list[str] = MISSING
+
+
+@dataclass
+class Corpus:
+    questions: int = MISSING
+    portraits: int = MISSING
+    shared: int = MISSING
+
+
+@dataclass
+class Writer:
+    wrong: float = MISSING
+    omit: float = MISSING
+    off_topic: float = MISSING
+    repeat: float = MISSING
+    filler: float = MISSING
+    broken: float = MISSING
+
+
+@dataclass
+class Demonstrations:
+    n: int = MISSING
+    writers: dict[str, float] = MISSING
+
+
+@dataclass
+class WorldPreferences:
+    n: int = MISSING
+    candidates: int = MISSING
+    writers: list[str] = MISSING
+
+
+@dataclass
+class Annotator:
+    length_bias: float = MISSING
+    noise: float = MISSING
+
+
+@dataclass
+class WorldBenchmark:
+    n: int = MISSING
+    baseline: str = MISSING
+    concise: str = MISSING
+    verbose: str = MISSING
+    mix: dict[str, float] = MISSING
+
+
+@dataclass
+class World:
+    """The mini world's constants: stages/mini, stages/world.py."""
+
+    name: str = MISSING
+    seed: int = MISSING
+    n_towns: int = MISSING
+    mix: dict[str, float] = MISSING
+    writers: dict[str, Writer] = MISSING
+    corpus: Corpus = MISSING
+    demonstrations: dict[str, Demonstrations] = MISSING
+    preferences: WorldPreferences = MISSING
+    annotator: Annotator = MISSING
+    alpacaeval2: WorldBenchmark = MISSING
+
+
+@dataclass
+class Architecture:
+    """Keys of transformers.LlamaConfig."""
+
+    hidden_size: int = MISSING
+    intermediate_size: int = MISSING
+    num_hidden_layers: int = MISSING
+    num_attention_heads: int = MISSING
+    num_key_value_heads: int = MISSING
+    max_position_embeddings: int = MISSING
+    tie_word_embeddings: bool = MISSING
+
+
+@dataclass
+class Supervised:
+    """How SFT and pretraining train: stages/models.py:supervise."""
+
+    learning_rate: float = MISSING
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    max_length: int = MISSING
+    scheduler: str = MISSING
+    warmup_ratio: float = MISSING
+    weight_decay: float = MISSING
+    max_grad_norm: float = MISSING
+    precision: str = MISSING
+
+
+@dataclass
+class Pretrain:
+    tokenizer: str = MISSING
+    data: str = MISSING
+    architecture: Architecture = field(default_factory=Architecture)
+    training: Supervised = field(default_factory=Supervised)
+
+
+@dataclass
+class Sft:
+    model: str = MISSING
+    revision: str | None = MISSING
+    data: str = MISSING
+    training: Supervised = field(default_factory=Supervised)
+
+
+@dataclass
+class Pairs:
+    data: str = MISSING
+    heldout: int = MISSING
+    max_length: int = MISSING
+    max_prompt_length: int = MISSING
+    empty_system: bool = MISSING
+
+
+@dataclass
+class PreferenceTraining:
+    """What all preference methods of a setting share: stages/preference/trainer.py."""
+
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    scheduler: str = MISSING
+    warmup_ratio: float = MISSING
+    weight_decay: float = MISSING
+    max_grad_norm: float = MISSING
+    adam_beta1: float = MISSING
+    adam_beta2: float = MISSING
+    adam_epsilon: float = MISSING
+    precision: str = MISSING
+
+
+@dataclass
+class Decoding:
+    temperature: float = MISSING
+    top_p: float = MISSING
+    max_tokens: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class Start:
+    model: str = MISSING
+    revision: str | None = MISSING
+
+
+@dataclass
+class Setting:
+    """A start model (made by ``pretrain`` and ``sft`` where these are given), its data, and the values chosen for each method."""
+
+    name: str = MISSING
+    pretrain: Pretrain | None = MISSING
+    sft: Sft | None = MISSING
+    start: Start = field(default_factory=Start)
+    pairs: Pairs = field(default_factory=Pairs)
+    training: PreferenceTraining = field(default_factory=PreferenceTraining)
+    decoding: dict[str, Decoding] = MISSING
+    tuned: dict[str, dict[str, Any]] = MISSING
+
+
+@dataclass
+class Method:
+    """A method: its objective and how it is trained. All further keys are the objective's hyperparameters (objectives.py).
+
+    Every key but ``name``, ``objective`` and ``reference`` may differ between runs, and is then part of the run's name.
+    """
+
+    name: str = MISSING
+    objective: str | None = MISSING
+    reference: str | None = None
+    learning_rate: float | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+
+
+@dataclass
+class Asset:
+    """A file that somebody else published: at an address, or in an installed Python package."""
+
+    sha256: str = MISSING
+    licence: str = MISSING
+    url: str | None = None
+    package: str | None = None
+    path: str | None = None
+
+
+@dataclass
+class Benchmark:
+    """``protocol`` is a module of stages/judging, or ``oracle``; ``answers`` names the benchmark whose answers are judged."""
+
+    protocol: str = MISSING
+    answers: str = MISSING
+    baseline: str | None = MISSING
+    template: str | None = MISSING
+    gamed: str | None = MISSING
+    world: str | None = MISSING
+    swap_seed: int | None = MISSING
+    decoding: dict[str, Any] = MISSING
+    assets: dict[str, Asset] = MISSING
+
+
+@dataclass
+class Server:
+    """A judge that runs here, for as long as the judge stage does: a module, and its temperament (stages/mini/raters.py)."""
+
+    module: str = MISSING
+    world: str = MISSING
+    sharpness: float = MISSING
+    length_bias: float = MISSING
+    position_bias: float = MISSING
+    noise: float = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class Judge:
+    name: str = MISSING
+    model: str = MISSING
+    base_url: str | None = MISSING
+    api_key_env: str | None = MISSING
+    server: Server | None = MISSING
+
+
+@dataclass
+class Config:
+    seed: int = MISSING
+    scale: Scale = field(default_factory=Scale)
+    world: World | None = None
+    setting: Setting = field(default_factory=Setting)
+    method: Method = field(default_factory=Method)
+    benchmarks: dict[str, Benchmark] = MISSING
+    judge: Judge = field(default_factory=Judge)
+    runtime: dict[str, dict[str, int]] = MISSING
+
+
+# Allowed ranges: (lowest, is it allowed itself, highest). Values outside stop before anything runs.
+RANGES: dict[str, tuple[float, bool, float]] = {
+    "learning_rate": (0, False, 1),
+    "beta": (0, False, 1e4),
+    "gamma": (0, True, 1e4),
+    "label_smoothing": (0, True, 0.5),
+    "sft_weight": (0, True, 1e4),
+    "epochs": (0, False, 1000),
+    "batch_size": (0, False, 1e6),
+    "max_length": (0, False, 1e7),
+    "max_prompt_length": (0, False, 1e7),
+    "warmup_ratio": (0, True, 1),
+    "temperature": (0, True, 10),
+    "top_p": (0, False, 1),
+    "max_tokens": (0, False, 1e6),
+    "seed": (0, True, 2**32 - 1),
+    "noise": (0, True, 1e4),
+}
+
+
+class ConfigError(ValueError):
+    """The user's mistake in conf/ or on the command line."""
+
+
+def validate(config: DictConfig) -> DictConfig:
+    """``config`` against the schema and the ranges; ConfigError names the key, what is wrong and the nearest key."""
+    method = plain(config.method)
+    known = {f.name for f in fields(Method)}
+    hyperparameters = {key: value for key, value in method.items() if key not in known}
+    allowed = objective_parameters(method["objective"]) if method.get("objective") else ()
+    for key in hyperparameters:
+        if key not in allowed:
+            raise ConfigError(
+                f"method.{key}: objective {method.get('objective')!r} has no such parameter{nearest(key, [*known, *allowed])}"
+            )
+    for key in allowed:
+        if key not in hyperparameters:
+            raise ConfigError(f"conf/method/{method['name']}.yaml lacks {key!r}, which objective {method['objective']!r} needs")
+    given = plain(config) | {"method": {key: value for key, value in method.items() if key in known}}
+    try:
+        container = plain(OmegaConf.merge(OmegaConf.structured(Config), given))
+    except OmegaConfBaseException as error:
+        where = error.full_key or ""
+        siblings = list(getattr(error.object_type, "__dataclass_fields__", ()))
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{where}: {reason}{nearest(where.rpartition('.')[2], siblings) if 'not in' in reason else ''}") from None
+    container["method"] |= hyperparameters
+    for where, value in leaves(container):
+        key = where.rpartition(".")[2]
+        if key in RANGES and isinstance(value, int | float) and not isinstance(value, bool):
+            low, inclusive, high = RANGES[key]
+            if not (low <= value <= high) or (value == low and not inclusive):
+                raise ConfigError(f"{where}={value}: expected {'at least' if inclusive else 'more than'} {low:g} and at most {high:g}")
+    return OmegaConf.create(container)
+
+
+def objective_parameters(objective: str) -> tuple[str, ...]:
+    """The keyword-only parameters of a function in objectives.py, read from its source: planning imports no torch."""
+    functions = _objectives()
+    if objective not in functions:
+        raise ConfigError(
+            f"method.objective={objective}: no such function in stages/preference/objectives.py{nearest(objective, list(functions))}"
+        )
+    return functions[objective]
+
+
+@cache
+def _objectives() -> dict[str, tuple[str, ...]]:
+    tree = ast.parse(OBJECTIVES.read_text(encoding="utf-8"))
+    functions = (node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"))
+    return {node.name: tuple(argument.arg for argument in node.args.kwonlyargs) for node in functions if node.args.kwonlyargs}
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """The end of an error's sentence: the known key that ``key`` may have meant, or all that are known."""
+    known = list(known)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are: {', '.join(sorted(known))}" if known else ""
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration as a dict of plain values, interpolations resolved; an error where a value is missing (``???``)."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+
+
+def leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in nested mappings and lists."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from leaves(inner, f"{where}[{number}]")
+    else:
+        yield where, value
