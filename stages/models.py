@@ -90,7 +90,7 @@ def supervise(
         logging_steps=10,
         save_strategy="no",
         report_to="none",
-        use_cpu=not _cuda(),
+        use_cpu=device() == "cpu",
     )
     trainer = SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer)
     show_progress(trainer, f"{config.stage}")
@@ -127,7 +127,20 @@ def show_progress(trainer: Trainer, label: str, lines: int = 10) -> None:
     trainer.add_callback(Lines())
 
 
-def _cuda() -> bool:
+def device() -> str:
+    """Where a model runs: the GPU where there is one."""
     import torch
 
-    return torch.cuda.is_available()
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def disable_dropout(model: PreTrainedModel) -> None:
+    """Preference objectives compare log-probabilities: noise in them is noise in the reward (authors' disable_dropout)."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for key in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        if hasattr(model.config, key):
+            setattr(model.config, key, 0.0)

@@ -216,12 +216,13 @@ def test_published_scores_come_out_of_the_published_annotations(model: str, tmp_
 def test_length_controlled_win_rate_is_the_packages_own_to_the_last_digit(
     failed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """score() equals get_length_controlled_winrate when that reads the same gamed rows, with failed judgments too."""
+    """score() equals get_length_controlled_winrate when that reads the same gamed rows, with failed judgments and old draws."""
     from alpaca_eval.metrics import glm_winrate
 
     annotations = annotations_of("vicuna-13b-v1.5")
     for row in random.Random(1).sample(annotations, failed):
         row["preference"] = None
+    annotations[0]["preference"] = 0.0  # a draw as old annotations write it
     monkeypatch.setattr(glm_winrate, "hf_hub_download", lambda **_: GAMED)
     theirs = glm_winrate.get_length_controlled_winrate(annotations, save_weights_dir=None, is_warn_extreme_changes=False)
     ours = run_score(monkeypatch, tmp_path, annotations, GAMED)

@@ -1,0 +1,164 @@
+"""Preference pairs as token ids: what an answer is, how it is cut, and padded batches. As in princeton-nlp/SimPO, scripts/run_simpo.py
+(``apply_chat_template``) and scripts/simpo_trainer.py (``tokenize_row``).
+
+The prompt is the chat template over all turns but the last, without generation prompt. The answer is what the template adds for the
+last turn: |y| and all averages include the assistant's header and the end-of-turn token. Prompt and answer are tokenised together;
+BOS goes in front and EOS at the end where they are missing.
+
+In: rows of stages/pairs.py. Out: rows {"prompt": [ids], "chosen": [ids], "rejected": [ids]}, the prompt shared by both answers; and
+batches of B pairs as 2B sequences, the chosen first:
+
+    input_ids [2B, T]   padded on the right
+    source    [N]       positions in the flattened [2B * T] whose hidden state predicts a trained token
+    target    [N]       that token
+    sequence  [N]       its sequence, 0 to 2B-1
+    length    [2B]      trained tokens
+    reference [2B]      the reference's sums of log-probabilities, where the rows have them
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+
+from stages import files
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message = dict[str, str]
+Row = dict[str, Any]
+Batch = dict[str, Tensor]
+
+
+def read_pairs(path: Path, tokenizer: PreTrainedTokenizerBase, *, max_length: int, max_prompt_length: int, empty_system: bool) -> list[Row]:
+    """The tokenised pairs of a JSON-lines file; ValueError names the line that cannot be trained on."""
+    limits = {"max_length": max_length, "max_prompt_length": max_prompt_length, "empty_system": empty_system}
+    return [tokenize_pair(tokenizer, row, where=f"{path}, line {n}", **limits) for n, row in enumerate(files.read_jsonl(path), start=1)]
+
+
+def tokenize_pair(
+    tokenizer: PreTrainedTokenizerBase, row: Row, *, max_length: int, max_prompt_length: int, empty_system: bool, where: str
+) -> dict[str, list[int]]:
+    """Token ids of the prompt and of both answers, cut as the authors cut them.
+
+    A tokenizer may merge the prompt's last token with the answer's first. The prompt is then the tokens that the prompt alone and both
+    conversations share, so that it is the same for both answers; the rest belongs to the answer.
+    """
+    prompt_text, chosen_text, rejected_text = render_pair(tokenizer, row["prompt"], row["chosen"], row["rejected"], empty_system, where)
+    alone, chosen, rejected = tokenizer([prompt_text, prompt_text + chosen_text, prompt_text + rejected_text], add_special_tokens=False)["input_ids"]
+    shared = 0
+    for tokens in zip(alone, chosen, rejected, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        shared += 1
+    prompt, answers = chosen[:shared], [chosen[shared:], rejected[shared:]]
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if eos is None:
+        raise ValueError("the tokenizer has no EOS token, with which every answer ends; set eos_token in its tokenizer_config.json")
+    if bos is not None and prompt[:1] != [bos]:
+        prompt = [bos, *prompt]
+    answers = [answer if answer[-1:] == [eos] else [*answer, eos] for answer in answers]
+    prompt, *answers = truncate(prompt, *answers, max_length=max_length, max_prompt_length=max_prompt_length)
+    if not all(answers):
+        raise ValueError(
+            f"{where}: nothing is left of the answers after truncation, which leaves them max_length - max_prompt_length ="
+            f" {max_length} - {max_prompt_length} tokens; lower max_prompt_length or raise max_length"
+        )
+    return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
+
+
+def render_pair(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[Message], chosen: list[Message], rejected: list[Message], empty_system: bool, where: str
+) -> tuple[str, str, str]:
+    """The texts of prompt, chosen and rejected answer under the tokenizer's chat template.
+
+    The authors render the last turn by itself. Many templates refuse that, or put a default system turn in front of it; the difference of
+    the renderings with and without the turn is the same text wherever theirs works. ``empty_system``: the authors'
+    ``auto_insert_empty_system_msg``, which opens a prompt without system turn with an empty one if the template mentions system turns.
+    """
+    if empty_system and prompt[0]["role"] != "system" and any(mark in str(tokenizer.chat_template) for mark in ("system", "<|im_start|>")):
+        prompt = [{"role": "system", "content": ""}, *prompt]
+    for side, answer in (("chosen", chosen), ("rejected", rejected)):
+        if not answer or not answer[-1]["content"].strip():
+            raise ValueError(f"{where}: {side!r} is an empty answer; remove the row")
+    try:
+        before = tokenizer.apply_chat_template(prompt, tokenize=False)
+        after = [tokenizer.apply_chat_template(prompt + answer, tokenize=False) for answer in (chosen, rejected)]
+    except TemplateError as error:
+        hint = "; where it knows no system turn set pairs.empty_system=false" if empty_system else ""
+        raise ValueError(f"{where}: the model's chat template refuses this conversation: {error}{hint}") from None
+    if not all(text.startswith(before) for text in after):
+        raise ValueError(f"{where}: the model's chat template renders the prompt differently once an answer follows; it cannot be split in two")
+    return before, after[0][len(before) :], after[1][len(before) :]
+
+
+def truncate(
+    prompt: list[int], chosen: list[int], rejected: list[int], *, max_length: int, max_prompt_length: int
+) -> tuple[list[int], list[int], list[int]]:
+    """The authors' rule, whose traps are part of the replication: one long answer cuts both sides, and may cut BOS and EOS.
+
+    If the prompt and the longer answer exceed ``max_length`` the prompt keeps its last ``max_prompt_length`` tokens. If they still do, each
+    answer keeps its first ``max_length - max_prompt_length``, even where a shorter prompt would leave room for more.
+    """
+    longer = max(len(chosen), len(rejected))
+    if len(prompt) + longer > max_length:
+        prompt = prompt[-max_prompt_length:]
+    if len(prompt) + longer > max_length:
+        left = max(0, max_length - max_prompt_length)
+        chosen, rejected = chosen[:left], rejected[:left]
+    return prompt, chosen, rejected
+
+
+def collate(rows: Sequence[Row]) -> Batch:
+    """A padded batch of B pairs (see the top of the file).
+
+    There is no attention mask: causal attention never looks right, where all padding is, and no target is taken from there. The index
+    plan is made here, on the host, because a boolean mask on a GPU would wait for it in every micro-batch.
+    """
+    pairs = [(row["prompt"], row[side]) for side in ("chosen", "rejected") for row in rows]
+    width = max(len(prompt) + len(answer) for prompt, answer in pairs)
+    input_ids = torch.zeros(len(pairs), width, dtype=torch.long)
+    source, target, sequence = [], [], []
+    for index, (prompt, answer) in enumerate(pairs):
+        tokens = torch.tensor(prompt + answer)
+        input_ids[index, : len(tokens)] = tokens
+        # Nothing predicts the first token of a sequence; it is trained only where there is no prompt, which BOS and chat templates exclude.
+        source.append(torch.arange(len(prompt) - 1, len(tokens) - 1) + index * width)
+        target.append(tokens[len(prompt) :])
+        sequence.append(torch.full((len(answer),), index))
+    batch = {
+        "input_ids": input_ids,
+        "source": torch.cat(source),
+        "target": torch.cat(target),
+        "sequence": torch.cat(sequence),
+        "length": torch.tensor([len(answer) for _, answer in pairs]),
+    }
+    if "reference_chosen_logps" in rows[0]:
+        sums = [row[f"reference_{side}_logps"] for side in ("chosen", "rejected") for row in rows]
+        batch["reference"] = torch.tensor(sums, dtype=torch.float64)
+    return batch
+
+
+def split_by_length(rows: Sequence[Row], micro_batch: int) -> list[list[Row]]:
+    """Groups of ``micro_batch`` rows (the last may be smaller), sorted by their longer sequence, so that little is padded."""
+    ordered = sorted(rows, key=lambda row: len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])))
+    return [ordered[start : start + micro_batch] for start in range(0, len(ordered), micro_batch)]
+
+
+def mean_chosen_length(rows: Sequence[Row]) -> float:
+    return sum(len(row["chosen"]) for row in rows) / len(rows)
+
+
+def token_hash(rows: Iterable[Row]) -> str:
+    """The sha256 of all token ids in order: what the reference's log-probabilities belong to."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(repr((row["prompt"], row["chosen"], row["rejected"])).encode())
+    return digest.hexdigest()
