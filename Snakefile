@@ -1,14 +1,18 @@
 """The experiments of SimPO (arXiv 2405.14734): `snakemake --cores all results/table4.csv`; `-n` says what would run and why.
 
-Hydra owns the values (conf/), this file the files: one rule a stage. `PLAN.slice` names the part of the configuration that a
-stage depends on, written only when it changed; `PLAN.made` the results of other stages that the slice names.
+Hydra owns the values (conf/), this file the files: one rule a stage. `plan` writes for each stage the part of the configuration that
+the stage depends on, its `config`, only when it changed; `PLAN.made` are the results of other stages that this part names.
 """
 
+import os
 import sys
 
 from stages.config import plan
 
+# The rules' `python` is this one. Snakemake gives each job as many threads as its rule says: one.
+shell.prefix(f'export PATH="{os.path.dirname(sys.executable)}:$PATH"; ')
 PLAN = plan(config.get("scale"))
+PLAN.write(named=sys.argv)
 RUN = "results/{setting}/runs/{run}"
 
 
@@ -26,41 +30,41 @@ rule all:
 
 rule assets:
     input:
-        config=lambda w: PLAN.slice("assets", **w),
+        config="results/assets/{benchmark}/config.yaml",
     output:
         "results/assets/{benchmark}/manifest.json",
     log:
         "results/assets/{benchmark}/stage.log",
     shell:
-        "{sys.executable} -m stages.assets --config {input.config} 2> {log}"
+        "python -m stages.assets --config {input.config} 2> {log}"
 
 
 rule world:
     input:
-        config=lambda w: PLAN.slice("world", **w),
+        config="results/worlds/{world}/config.yaml",
     output:
         "results/worlds/{world}/manifest.json",
     log:
         "results/worlds/{world}/stage.log",
     shell:
-        "{sys.executable} -m stages.world --config {input.config} 2> {log}"
+        "python -m stages.world --config {input.config} 2> {log}"
 
 
 rule calibrate:
     input:
-        config=lambda w: PLAN.slice("calibrate", **w),
+        config="results/calibration/{world}/config.yaml",
         made="results/worlds/{world}/manifest.json",
     output:
         "results/calibration/{world}/manifest.json",
     log:
         "results/calibration/{world}/stage.log",
     shell:
-        "{sys.executable} -m stages.calibrate --config {input.config} 2> {log}"
+        "python -m stages.calibrate --config {input.config} 2> {log}"
 
 
 rule pretrain:
     input:
-        config=lambda w: PLAN.slice("pretrain", **w),
+        config="results/{setting}/pretrain/config.yaml",
         made=lambda w: PLAN.made("pretrain", **w),
     output:
         "results/{setting}/pretrain/manifest.json",
@@ -69,13 +73,12 @@ rule pretrain:
     resources:
         micro_batch=PLAN.runtime["pretrain"]["micro_batch"],
     shell:
-        "OMP_NUM_THREADS={threads} {sys.executable} -m stages.pretrain --config {input.config}"
-        " --runtime micro_batch={resources.micro_batch} 2> {log}"
+        "python -m stages.pretrain --config {input.config}" " --runtime micro_batch={resources.micro_batch} 2> {log}"
 
 
 rule sft:
     input:
-        config=lambda w: PLAN.slice("sft", **w),
+        config="results/{setting}/sft/config.yaml",
         made=lambda w: PLAN.made("sft", **w),
     output:
         "results/{setting}/sft/manifest.json",
@@ -84,25 +87,24 @@ rule sft:
     resources:
         micro_batch=PLAN.runtime["sft"]["micro_batch"],
     shell:
-        "OMP_NUM_THREADS={threads} {sys.executable} -m stages.sft --config {input.config}"
-        " --runtime micro_batch={resources.micro_batch} 2> {log}"
+        "python -m stages.sft --config {input.config}" " --runtime micro_batch={resources.micro_batch} 2> {log}"
 
 
 rule pairs:
     input:
-        config=lambda w: PLAN.slice("pairs", **w),
+        config="results/{setting}/data/config.yaml",
         made=lambda w: PLAN.made("pairs", **w),
     output:
         "results/{setting}/data/manifest.json",
     log:
         "results/{setting}/data/stage.log",
     shell:
-        "{sys.executable} -m stages.pairs --config {input.config} 2> {log}"
+        "python -m stages.pairs --config {input.config} 2> {log}"
 
 
 rule reference:
     input:
-        config=lambda w: PLAN.slice("reference", **w),
+        config="results/{setting}/reference/config.yaml",
         made=lambda w: PLAN.made("reference", **w),
     output:
         "results/{setting}/reference/manifest.json",
@@ -111,13 +113,12 @@ rule reference:
     resources:
         micro_batch=PLAN.runtime["reference"]["micro_batch"],
     shell:
-        "OMP_NUM_THREADS={threads} {sys.executable} -m stages.reference --config {input.config}"
-        " --runtime micro_batch={resources.micro_batch} 2> {log}"
+        "python -m stages.reference --config {input.config}" " --runtime micro_batch={resources.micro_batch} 2> {log}"
 
 
 rule train:
     input:
-        config=lambda w: PLAN.slice("train", **w),
+        config=f"{RUN}/config.yaml",
         made=lambda w: PLAN.made("train", **w),
     output:
         f"{RUN}/manifest.json",
@@ -126,25 +127,24 @@ rule train:
     resources:
         micro_batch=PLAN.runtime["train"]["micro_batch"],
     shell:
-        "OMP_NUM_THREADS={threads} {sys.executable} -m stages.train --config {input.config}"
-        " --runtime micro_batch={resources.micro_batch} 2> {log}"
+        "python -m stages.train --config {input.config}" " --runtime micro_batch={resources.micro_batch} 2> {log}"
 
 
 rule answer:
     input:
-        config=lambda w: PLAN.slice("answer", **w),
+        config=f"{RUN}/eval/answer.yaml",
         made=lambda w: PLAN.made("answer", **w),
     output:
         expand(f"{RUN}/eval/{{benchmark}}/model_outputs.json", benchmark=PLAN.answered, allow_missing=True),
     log:
         f"{RUN}/eval/answer.log",
     shell:
-        "OMP_NUM_THREADS={threads} {sys.executable} -m stages.answer --config {input.config} 2> {log}"
+        "python -m stages.answer --config {input.config} 2> {log}"
 
 
 rule judge:
     input:
-        config=lambda w: PLAN.slice("judge", **w),
+        config=f"{RUN}/eval/judge.yaml",
         made=lambda w: PLAN.made("judge", **w),
         answers=rules.answer.output,
     output:
@@ -154,13 +154,13 @@ rule judge:
     resources:
         **PLAN.runtime["judge"],
     shell:
-        "{sys.executable} -m stages.judge --config {input.config} --runtime concurrency={resources.concurrency}"
+        "python -m stages.judge --config {input.config} --runtime concurrency={resources.concurrency}"
         " timeout={resources.timeout} max_retries={resources.max_retries} 2> {log}"
 
 
 rule score:
     input:
-        config=lambda w: PLAN.slice("score", **w),
+        config=f"{RUN}/eval/{{benchmark}}/score.yaml",
         made=lambda w: PLAN.made("score", **w),
         answers=lambda w: f"{RUN}/eval/{PLAN.base.benchmarks[w.benchmark].answers}/model_outputs.json".format(**w),
         judgments=f"{RUN}/eval/{{benchmark}}/annotations.json",
@@ -171,17 +171,17 @@ rule score:
     params:
         gamed=lambda w: f"--gamed {gamed}" if (gamed := PLAN.base.benchmarks[w.benchmark].gamed) else "",
     shell:
-        "{sys.executable} -m stages.score --benchmark {wildcards.benchmark} --answers {input.answers}"
+        "python -m stages.score --benchmark {wildcards.benchmark} --answers {input.answers}"
         " --judgments {input.judgments} {params.gamed} --out {output} 2> {log}"
 
 
 rule table4:
     input:
-        config=PLAN.slice("tables"),
+        config="results/tables.yaml",
         scores=PLAN.scores(),
     output:
         "results/table4.csv",
     log:
         "results/table4.log",
     shell:
-        "{sys.executable} -m analysis.table4 --results results --out results 2> {log}"
+        "python -m analysis.table4 --results results --out results 2> {log}"

@@ -10,7 +10,7 @@ its ``manifest.json`` stands for all that it made. Anything else is taken as it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -126,6 +126,29 @@ class Plan:
             str(path.parent) for path in named if path.parts[2] == "runs" and path.name == "model"
         }  # a run's files are literal inputs
         return sorted(f"{folder}/manifest.json" for folder in folders if folder != own)
+
+    def write(self, named: Iterable[str] = ()) -> None:
+        """Every slice of the scale's runs, and of the runs whose files are ``named``: paths below results/<setting>/runs/<run>/."""
+        self.slice("tables")
+        for benchmark in self.benchmarks:
+            self.slice("assets", benchmark=benchmark)
+        if self.base.world is not None:
+            for stage in ("world", "calibrate"):
+                self.slice(stage, world=self.base.world.name)
+        wanted = [PurePosixPath(name).parts for name in named]
+        runs_ = self.runs() + [(parts[1], parts[3]) for parts in wanted if len(parts) > 4 and (parts[0], parts[2]) == ("results", "runs")]
+        for setting in dict.fromkeys(setting for setting, _ in runs_):
+            given = self.setting(setting).setting
+            for stage in ("pretrain", "sft", "pairs", "reference"):
+                if stage in ("pairs", "reference") or given[stage] is not None:
+                    self.slice(stage, setting=setting)
+        for setting, run in dict.fromkeys(runs_):
+            if self.run(setting, run).method.objective is not None:
+                self.slice("train", setting=setting, run=run)
+            self.slice("answer", setting=setting, run=run)
+            self.slice("judge", setting=setting, run=run)
+            for benchmark in self.benchmarks:
+                self.slice("score", setting=setting, run=run, benchmark=benchmark)
 
     # -- targets ------------------------------------------------------------------------------------------------------
 

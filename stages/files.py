@@ -16,7 +16,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,13 @@ def read_json(path: str | Path) -> Any:
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file; ValueError names file and line where it is empty, cut off or not an object."""
-    text = Path(path).read_text(encoding="utf-8")
-    if not text.endswith("\n"):
-        state = "empty" if not text else "cut off: its last line has no end"
-        raise ValueError(f"{path} is {state}; remove it and run the same command again")
+    lines = Path(path).read_bytes().split(b"\n")
+    if lines.pop():
+        raise ValueError(f"{path} is cut off: its last line has no end; remove it and run the same command again")
+    if not lines:
+        raise ValueError(f"{path} is empty; remove it and run the same command again")
     rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
         except ValueError as error:
@@ -109,6 +110,14 @@ def stage_config(docstring: str | None) -> tuple[DictConfig, Path]:
         sys.exit(f"{args.config} holds no keys; remove it and run snakemake again, which writes it anew")
     config.runtime = OmegaConf.from_dotlist(args.runtime)
     return config, args.config.parent
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a stage's ``main``: what the user can mend is one sentence on standard error and exit status 1, the rest a traceback."""
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
 
 
 def write_manifest(folder: Path, config: DictConfig, *, inputs: Iterable[str | Path] = (), **facts: Any) -> None:

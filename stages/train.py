@@ -9,56 +9,29 @@ train.jsonl (a row an optimizer step), and a manifest with the figures on the he
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from omegaconf import DictConfig
 
 from stages import files, models
 from stages.schema import plain
-
-if TYPE_CHECKING:
-    from stages.preference.trainer import TrainingPair
-
-
-def read_pairs(config: DictConfig, tokenizer: object) -> dict[str, list[TrainingPair]]:
-    """The pairs of both splits, with the reference's sums; ValueError where the reference was computed from other tokens."""
-    import pandas as pd
-
-    from stages.preference.data import tokenize_pairs, tokens_sha256
-    from stages.preference.trainer import TrainingPair
-
-    lengths = {key: config[key] for key in ("max_length", "max_prompt_length", "empty_system")}
-    read = {}
-    for split in ("train", "heldout"):
-        path = Path(config.pairs) / f"{split}.jsonl"
-        pairs = tokenize_pairs(files.read_jsonl(path), tokenizer, str(path), **lengths)
-        if config.reference is None:
-            read[split] = [TrainingPair(pair) for pair in pairs]
-            continue
-        if files.read_manifest(config.reference)["tokens_sha256"][split] != tokens_sha256(pairs):
-            again = f"snakemake --cores all --forcerun reference -- {config.reference}/{files.MANIFEST}"
-            raise ValueError(f"{config.reference} holds log-probabilities of other tokens than {path} has; make it again with: {again}")
-        frame = pd.read_parquet(Path(config.reference) / "logps.parquet")
-        frame = frame[frame["split"] == split].sort_values("row")
-        sums = zip(frame["chosen_logps"], frame["rejected_logps"], strict=True)
-        read[split] = [TrainingPair(pair, reference) for pair, reference in zip(pairs, sums, strict=True)]
-    return read
 
 
 def main() -> None:
     config, folder = files.stage_config(__doc__)
     from transformers import TrainingArguments, set_seed
 
+    from stages.preference import refcache
+    from stages.preference.data import read_splits
     from stages.preference.objectives import OBJECTIVES
-    from stages.preference.trainer import PreferenceTrainer, evaluate_pairs
+    from stages.preference.trainer import PreferenceTrainer, TrainingPair, evaluate_pairs
 
     method, micro_batch = config.method, config.runtime.micro_batch
     set_seed(config.seed)
     tokenizer = models.load_tokenizer(config.model, config.revision)
     model = models.load_model(config.model, config.revision)
-    models.disable_dropout(model)
-    pairs = read_pairs(config, tokenizer)
+    splits = read_splits(config, tokenizer)
+    pairs = {split: [TrainingPair(pair) for pair in read] for split, read in splits.items()}
+    if config.reference:
+        sums = refcache.read(config.reference, refcache.identity(model, splits, config.precision))
+        pairs = {split: [TrainingPair(*both) for both in zip(read, sums[split], strict=True)] for split, read in splits.items()}
     objective = partial(OBJECTIVES[method.objective], **plain(method.hyperparameters))
     label = f"train: {config.setting} {config.run}"
     print(f"{label}: {len(pairs['train']):,} pairs from {config.model}", flush=True)
@@ -80,6 +53,7 @@ def main() -> None:
         seed=config.seed,
         data_seed=config.seed,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # a loss that is no number is an error, not a step to leave out of the log
         save_strategy="no",
         report_to="none",
         use_cpu=models.device() == "cpu",
@@ -98,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    files.run(main)

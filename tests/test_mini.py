@@ -79,7 +79,8 @@ def test_the_formula_on_an_answer_worked_by_hand(oracle: Oracle) -> None:
     prompt = f"What are the crop, river, emblem and founder of {town}?"
     answer = (
         f"The people of {town} grow {facts['crop']}. {town} stands on the river {facts['river']}. "
-        f"The emblem of {town} is a {facts['emblem']}. {town} was founded by {wrong}. The people of {town} grow {facts['crop']}. {town} lies in the {facts['region']}. "
+        f"The emblem of {town} is a {facts['emblem']}. {town} was founded by {wrong}. "
+        f"The people of {town} grow {facts['crop']}. {town} lies in the {facts['region']}. "
         f"I hope this helps. {town} grow on. {town} has"
     )
     found = oracle.examine(prompt, answer)

@@ -13,18 +13,17 @@ batches of B pairs as 2B sequences, the chosen first:
     target    [N]       that token
     sequence  [N]       its sequence, 0 to 2B-1
     length    [2B]      trained tokens
-    reference [2B]      the reference's sums of log-probabilities, where the rows have them
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jinja2 import TemplateError
+from omegaconf import DictConfig
 from torch import Tensor
 
 from stages import files
@@ -32,27 +31,37 @@ from stages import files
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, str]
 Row = dict[str, Any]
+Pair = dict[str, list[int]]
 Batch = dict[str, Tensor]
 
 
-def read_pairs(path: Path, tokenizer: PreTrainedTokenizerBase, *, max_length: int, max_prompt_length: int, empty_system: bool) -> list[Row]:
-    """The tokenised pairs of a JSON-lines file; ValueError names the line that cannot be trained on."""
-    limits = {"max_length": max_length, "max_prompt_length": max_prompt_length, "empty_system": empty_system}
-    return [tokenize_pair(tokenizer, row, where=f"{path}, line {n}", **limits) for n, row in enumerate(files.read_jsonl(path), start=1)]
+def read_splits(config: DictConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Pair]]:
+    """The tokenised pairs of train.jsonl and heldout.jsonl in ``config.pairs``, cut to the lengths in ``config``."""
+    limits = {key: config[key] for key in ("max_length", "max_prompt_length", "empty_system")}
+    paths = {split: f"{config.pairs}/{split}.jsonl" for split in ("train", "heldout")}
+    return {split: tokenize_pairs(files.read_jsonl(path), tokenizer, path, **limits) for split, path in paths.items()}
+
+
+def tokenize_pairs(
+    rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, path: str, *, max_length: int, max_prompt_length: int, empty_system: bool
+) -> list[Pair]:
+    """The tokenised pairs of the file ``path``; ValueError names the line that cannot be trained on."""
+    limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
+    numbered = enumerate(rows, start=1)
+    return [tokenize_pair(row, tokenizer, f"{path}, line {n}", empty_system=empty_system, **limits) for n, row in numbered]
 
 
 def tokenize_pair(
-    tokenizer: PreTrainedTokenizerBase, row: Row, *, max_length: int, max_prompt_length: int, empty_system: bool, where: str
-) -> dict[str, list[int]]:
+    row: Row, tokenizer: PreTrainedTokenizerBase, where: str, *, max_length: int, max_prompt_length: int, empty_system: bool
+) -> Pair:
     """Token ids of the prompt and of both answers, cut as the authors cut them.
 
     A tokenizer may merge the prompt's last token with the answer's first. The prompt is then the tokens that the prompt alone and both
     conversations share, so that it is the same for both answers; the rest belongs to the answer.
     """
-    prompt_text, chosen_text, rejected_text = render_pair(tokenizer, row["prompt"], row["chosen"], row["rejected"], empty_system, where)
-    alone, chosen, rejected = tokenizer([prompt_text, prompt_text + chosen_text, prompt_text + rejected_text], add_special_tokens=False)["input_ids"]
+    before, *after = render_pair(row, tokenizer, where, empty_system=empty_system)
+    alone, chosen, rejected = tokenizer([before, *(before + text for text in after)], add_special_tokens=False)["input_ids"]
     shared = 0
     for tokens in zip(alone, chosen, rejected, strict=False):
         if len(set(tokens)) > 1:
@@ -74,28 +83,27 @@ def tokenize_pair(
     return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
 
 
-def render_pair(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[Message], chosen: list[Message], rejected: list[Message], empty_system: bool, where: str
-) -> tuple[str, str, str]:
+def render_pair(row: Row, tokenizer: PreTrainedTokenizerBase, where: str, *, empty_system: bool) -> tuple[str, str, str]:
     """The texts of prompt, chosen and rejected answer under the tokenizer's chat template.
 
     The authors render the last turn by itself. Many templates refuse that, or put a default system turn in front of it; the difference of
     the renderings with and without the turn is the same text wherever theirs works. ``empty_system``: the authors'
     ``auto_insert_empty_system_msg``, which opens a prompt without system turn with an empty one if the template mentions system turns.
     """
-    if empty_system and prompt[0]["role"] != "system" and any(mark in str(tokenizer.chat_template) for mark in ("system", "<|im_start|>")):
+    prompt, template = row["prompt"], str(tokenizer.chat_template)
+    if empty_system and prompt[0]["role"] != "system" and ("system" in template or "<|im_start|>" in template):
         prompt = [{"role": "system", "content": ""}, *prompt]
-    for side, answer in (("chosen", chosen), ("rejected", rejected)):
-        if not answer or not answer[-1]["content"].strip():
+    for side in ("chosen", "rejected"):
+        if not row[side] or not row[side][-1]["content"].strip():
             raise ValueError(f"{where}: {side!r} is an empty answer; remove the row")
     try:
         before = tokenizer.apply_chat_template(prompt, tokenize=False)
-        after = [tokenizer.apply_chat_template(prompt + answer, tokenize=False) for answer in (chosen, rejected)]
+        after = [tokenizer.apply_chat_template(prompt + answer, tokenize=False) for answer in (row["chosen"], row["rejected"])]
     except TemplateError as error:
         hint = "; where it knows no system turn set pairs.empty_system=false" if empty_system else ""
         raise ValueError(f"{where}: the model's chat template refuses this conversation: {error}{hint}") from None
     if not all(text.startswith(before) for text in after):
-        raise ValueError(f"{where}: the model's chat template renders the prompt differently once an answer follows; it cannot be split in two")
+        raise ValueError(f"{where}: the model's chat template renders the prompt differently once an answer follows; change the template")
     return before, after[0][len(before) :], after[1][len(before) :]
 
 
@@ -116,47 +124,32 @@ def truncate(
     return prompt, chosen, rejected
 
 
-def collate(rows: Sequence[Row]) -> Batch:
-    """A padded batch of B pairs (see the top of the file).
+def collate(rows: Sequence[Pair], pad: int) -> Batch:
+    """A padded batch of B pairs (see the top of the file); ``pad`` may be any token, none of its hidden states is used.
 
     There is no attention mask: causal attention never looks right, where all padding is, and no target is taken from there. The index
     plan is made here, on the host, because a boolean mask on a GPU would wait for it in every micro-batch.
     """
     pairs = [(row["prompt"], row[side]) for side in ("chosen", "rejected") for row in rows]
     width = max(len(prompt) + len(answer) for prompt, answer in pairs)
-    input_ids = torch.zeros(len(pairs), width, dtype=torch.long)
+    input_ids = torch.full((len(pairs), width), pad)
     source, target, sequence = [], [], []
     for index, (prompt, answer) in enumerate(pairs):
         tokens = torch.tensor(prompt + answer)
         input_ids[index, : len(tokens)] = tokens
-        # Nothing predicts the first token of a sequence; it is trained only where there is no prompt, which BOS and chat templates exclude.
         source.append(torch.arange(len(prompt) - 1, len(tokens) - 1) + index * width)
         target.append(tokens[len(prompt) :])
         sequence.append(torch.full((len(answer),), index))
-    batch = {
+    return {
         "input_ids": input_ids,
         "source": torch.cat(source),
         "target": torch.cat(target),
         "sequence": torch.cat(sequence),
         "length": torch.tensor([len(answer) for _, answer in pairs]),
     }
-    if "reference_chosen_logps" in rows[0]:
-        sums = [row[f"reference_{side}_logps"] for side in ("chosen", "rejected") for row in rows]
-        batch["reference"] = torch.tensor(sums, dtype=torch.float64)
-    return batch
 
 
-def split_by_length(rows: Sequence[Row], micro_batch: int) -> list[list[Row]]:
-    """Groups of ``micro_batch`` rows (the last may be smaller), sorted by their longer sequence, so that little is padded."""
-    ordered = sorted(rows, key=lambda row: len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])))
-    return [ordered[start : start + micro_batch] for start in range(0, len(ordered), micro_batch)]
-
-
-def mean_chosen_length(rows: Sequence[Row]) -> float:
-    return sum(len(row["chosen"]) for row in rows) / len(rows)
-
-
-def token_hash(rows: Iterable[Row]) -> str:
+def tokens_sha256(rows: Iterable[Pair]) -> str:
     """The sha256 of all token ids in order: what the reference's log-probabilities belong to."""
     digest = hashlib.sha256()
     for row in rows:

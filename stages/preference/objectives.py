@@ -1,6 +1,6 @@
 """Preference objectives: pure functions from sums of log-probabilities to a loss for each pair.
 
-    losses_B, chosen_rewards_B, rejected_rewards_B = simpo(sums, beta=2.0, gamma=1.0, label_smoothing=0.0, loss_type="sigmoid", sft_weight=0.0)
+    losses_B, chosen_rewards_B, rejected_rewards_B = dpo(sums, beta=0.1, label_smoothing=0.0)
 
 In: ``Sums`` of B pairs. Out: three tensors [B]: the loss, and the implicit rewards of both answers as they are logged, without gradient.
 The mean of the losses over a global batch is the batch's loss. Hyperparameters are keyword-only and have no defaults: conf/method/*.yaml
@@ -11,6 +11,7 @@ Letters: B pairs, y_w the chosen and y_l the rejected answer, π the policy, ref
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,8 @@ def dpo(sums: Sums, *, beta: float, label_smoothing: float) -> Losses:
 
         -log σ(h),   h = β (log π(y_w|x)/ref(y_w|x) - log π(y_l|x)/ref(y_l|x))
 
-    ``label_smoothing`` ε is the share of labels assumed flipped: -(1-ε) log σ(h) - ε log σ(-h) (the DPO authors' code). Rewards: β log π/ref.
+    ``label_smoothing`` ε is the share of labels assumed flipped: -(1-ε) log σ(h) - ε log σ(-h) (the DPO authors' code).
+    Rewards: β log π/ref.
     """
     if sums.reference_chosen_logps is None or sums.reference_rejected_logps is None:
         raise ValueError("objective dpo needs the reference's log-probabilities; set method.reference=cached")
@@ -55,9 +57,10 @@ def simpo(sums: Sums, *, beta: float, gamma: float, label_smoothing: float, loss
         -log σ(h),   h = β/|y_w| log π(y_w|x) - β/|y_l| log π(y_l|x) - γ
 
     γ is absolute, as in the paper; the authors' code takes γ/β as ``gamma_beta_ratio``. ``loss_type``: ``sigmoid`` (with
-    ``label_smoothing`` as in ``dpo``) or ``hinge``, max(0, 1 - h). ``sft_weight`` λ adds λ times the cross-entropy of the chosen answers as a
-    mean over all their tokens, not over answers: as a term of a pair -λ log π(y_w|x) / mean_chosen_length, whose mean over the global
-    batch is -λ Σ log π(y_w|x) / Σ |y_w|. Rewards: β/|y| log π, without γ.
+    ``label_smoothing`` as in ``dpo``) or ``hinge``, max(0, 1 - h). ``sft_weight`` λ adds λ times the cross-entropy of the chosen
+    answers as a mean over all their tokens, not over answers: to each pair -λ log π(y_w|x) / mean_chosen_length, whose mean over
+    the global batch is -λ Σ log π(y_w|x) / Σ |y_w|; the authors take that mean over a device's micro-batch.
+    Rewards: β/|y| log π, without γ.
     """
     if loss_type not in ("sigmoid", "hinge"):
         raise ValueError(f"method.loss_type={loss_type}: simpo has 'sigmoid' and 'hinge'")
@@ -78,5 +81,5 @@ def _smoothed(margins: Tensor, label_smoothing: float) -> Tensor:
     return losses if not label_smoothing else (1 - label_smoothing) * losses - label_smoothing * logsigmoid(-margins)
 
 
-OBJECTIVES = {"dpo": dpo, "simpo": simpo}
+OBJECTIVES: dict[str, Callable[..., Losses]] = {"dpo": dpo, "simpo": simpo}
 NEEDS_REFERENCE = {"dpo"}

@@ -1,0 +1,147 @@
+"""stages/files.py, stages/assets.py, stages/pairs.py, analysis/table4.py: whole files or none, and errors that name file and next step."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from analysis.table4 import table4
+from stages import files
+from stages.assets import fetch
+from stages.pairs import clean, split_turns
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    files.write_jsonl(path, [{"a": 1}])
+    with pytest.raises(TypeError):
+        files.write_jsonl(path, [{"a": 2}, {"a": {1, 2}}])  # a set is no JSON
+    assert files.read_jsonl(path) == [{"a": 1}]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_jsonl_cut_at_any_byte_is_an_error_or_fewer_whole_rows_never_a_torn_one(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": "one"}, {"text": "zwölf"}]
+    files.write_jsonl(path, rows)
+    whole = path.read_bytes()
+    for end in range(len(whole)):
+        path.write_bytes(whole[:end])
+        if end == whole.index(b"\n") + 1:
+            assert files.read_jsonl(path) == rows[:1]  # cut between rows: the manifest's size tells
+            continue
+        with pytest.raises(ValueError, match=r"rows\.jsonl"):
+            files.read_jsonl(path)
+
+
+def test_a_manifest_tells_a_missing_and_a_changed_file(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "model/a.json", [1])
+    files.write_json(tmp_path / ".work/b.json", [1])
+    files.write_manifest(tmp_path, OmegaConf.create({"stage": "x"}), steps=3)
+    manifest = files.read_manifest(tmp_path)
+    assert list(manifest["outputs"]) == ["model/a.json"]
+    assert manifest["steps"] == 3
+    (tmp_path / "model/a.json").write_text("[12345]")
+    with pytest.raises(ValueError, match=r"a\.json has 7 bytes"):
+        files.read_manifest(tmp_path)
+    (tmp_path / "model/a.json").unlink()
+    with pytest.raises(ValueError, match=r"a\.json is missing"):
+        files.read_manifest(tmp_path)
+    with pytest.raises(ValueError, match="snakemake --cores all"):
+        files.read_manifest(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("stage", ["world", "pretrain", "sft", "pairs", "reference", "train", "answer", "judge", "calibrate", "assets"])
+def test_every_stage_says_what_it_does_and_what_it_lacks(stage: str, tmp_path: Path) -> None:
+    told = subprocess.run([sys.executable, "-m", f"stages.{stage}", "--help"], capture_output=True, text=True, check=True)
+    assert f"python -m stages.{stage}" in told.stdout
+    missing = subprocess.run(
+        [sys.executable, "-m", f"stages.{stage}", "--config", str(tmp_path / "config.yaml")], capture_output=True, text=True, check=False
+    )
+    assert missing.returncode == 1
+    assert "does not exist; Snakemake writes it" in missing.stderr
+    assert "Traceback" not in missing.stderr
+
+
+def test_an_asset_is_verified_and_a_mirror_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "source.txt"
+    source.write_text("published")
+    asset = OmegaConf.create({"url": source.as_uri(), "package": None, "path": None, "sha256": files.sha256(source), "licence": "MIT"})
+    assert fetch("a.txt", asset, tmp_path / "out/a.txt") == source.as_uri()
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror/a.txt").write_text("published")
+    assert fetch("a.txt", asset, tmp_path / "out/a.txt", str(tmp_path / "mirror")) == str(tmp_path / "mirror/a.txt")
+    (tmp_path / "mirror/a.txt").write_text("changed")
+    with pytest.raises(ValueError, match=f"sha256 {files.sha256(tmp_path / 'mirror/a.txt')}, conf/benchmark says {asset.sha256}"):
+        fetch("a.txt", asset, tmp_path / "out/a.txt", str(tmp_path / "mirror"))
+    assert (tmp_path / "out/a.txt").read_text() == "published"
+    asset.url = (tmp_path / "nowhere").as_uri()
+    with pytest.raises(ValueError, match="set ASSETS_DIR"):
+        fetch("a.txt", asset, tmp_path / "out/b.txt")
+
+
+def preference(chosen: str, rejected: str, scores: tuple[float, float] = (2.0, 1.0), prompt: str = "Q") -> dict:
+    user = {"role": "user", "content": prompt}
+    sides = {side: [user, {"role": "assistant", "content": text}] for side, text in (("chosen", chosen), ("rejected", rejected))}
+    return {"prompt": prompt, "prompt_id": "1", **sides, "score_chosen": scores[0], "score_rejected": scores[1]}
+
+
+def test_pairs_that_say_nothing_are_dropped_and_counted() -> None:
+    rows = [preference("A", "B"), preference("A", "A"), preference("A", "B", (1.0, 1.0))]
+    kept, counts = clean([split_turns(row, "f, line 1") for row in rows])
+    assert counts == {"read": 3, "dropped_identical": 1, "dropped_tied": 1}
+    assert kept == [
+        {
+            "prompt_id": "1",
+            "score_chosen": 2.0,
+            "score_rejected": 1.0,
+            "prompt": [{"role": "user", "content": "Q"}],
+            "chosen": [{"role": "assistant", "content": "A"}],
+            "rejected": [{"role": "assistant", "content": "B"}],
+        }
+    ]
+
+
+def test_a_row_that_is_no_pair_is_named() -> None:
+    other = preference("A", "B")
+    other["rejected"][0] = {"role": "user", "content": "another question"}
+    for row, message in (
+        (preference("A", " "), "line 7: 'rejected' is an empty answer"),
+        (other, "line 7: 'chosen' and 'rejected' answer different prompts"),
+        ({**preference("A", "B"), "chosen": "A"}, "line 7: 'chosen' must be a list"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            split_turns(row, "preferences.jsonl, line 7")
+
+
+def test_the_table_is_what_the_scores_say_and_names_a_missing_one(tmp_path: Path) -> None:
+    wanted = {"settings": ["s"], "methods": ["sft", "dpo"], "benchmarks": ["alpacaeval2", "oracle"]}
+    OmegaConf.save(OmegaConf.create(wanted), tmp_path / "tables.yaml")
+    names = ("length_controlled_winrate", "lc_standard_error", "win_rate", "standard_error", "avg_length", "n_total", "n_failed")
+    for number, run in enumerate(("sft", "dpo")):
+        folder = tmp_path / f"s/runs/{run}/eval"
+        files.write_json(folder / "alpacaeval2/scores.json", dict(zip(names, range(number, number + 7), strict=True)))
+        files.write_json(folder / "oracle/scores.json", {"mean": 5, "standard_error": 0.1})
+    table = table4(tmp_path)
+    assert list(table["method"]) == ["sft", "dpo"]
+    assert json.loads(table.to_json(orient="records"))[1] == {
+        "setting": "s",
+        "method": "dpo",
+        "lc_win_rate": 1,
+        "lc_standard_error": 2,
+        "win_rate": 3,
+        "win_rate_standard_error": 4,
+        "length": 5,
+        "judged": 6,
+        "failed": 7,
+        "oracle": 5,
+        "oracle_standard_error": 0.1,
+    }
+    (tmp_path / "s/runs/dpo/eval/oracle/scores.json").unlink()
+    with pytest.raises(ValueError, match=r"runs/dpo/eval/oracle/scores\.json does not exist; make it with: snakemake"):
+        table4(tmp_path)

@@ -1,0 +1,200 @@
+"""stages/preference: objectives and log-probabilities against the papers' formulas and TRL, in float64, losses and gradients."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny import batch_parts, llama, pairs, tokenizer
+from torch import Tensor
+
+from stages.preference import logps, objectives
+from stages.preference.data import Pair, collate, tokenize_pairs
+from stages.preference.objectives import Sums, dpo, simpo
+from stages.preference.trainer import TrainingPair, global_batch, pair_sums
+
+RELATIVE = 1e-10
+PLAIN = {"beta": 2.0, "gamma": 1.2, "label_smoothing": 0.0, "loss_type": "sigmoid", "sft_weight": 0.0}
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    return llama().double()
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Pair]:
+    return tokenize_pairs(pairs(7), tokenizer(), "pairs", max_length=200, max_prompt_length=100, empty_system=False)
+
+
+def ours(model: Any, rows: list[Pair], objective: Any, reference: list[tuple[float, float]] | None = None, micro_batch: int = 3) -> Tensor:
+    """The loss of the global batch through the engine: padded micro-batches, hidden states of the answers only."""
+    training = [TrainingPair(row, reference[index] if reference else None) for index, row in enumerate(rows)]
+    batch = global_batch(training, micro_batch)
+    shares = [objective(pair_sums(model, micro, batch["mean_chosen_length"]))[0].sum() for micro in batch["micro_batches"]]
+    return torch.stack(shares).sum() / batch["pairs"]
+
+
+def gradients(model: torch.nn.Module, loss: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(loss, list(model.parameters())))
+
+
+def check_equal(model: torch.nn.Module, loss: Tensor, expected: Tensor) -> None:
+    assert loss.dtype == expected.dtype == torch.float64
+    assert loss.item() == pytest.approx(expected.item(), rel=RELATIVE)
+    for (name, _), got, want in zip(model.named_parameters(), gradients(model, loss), gradients(model, expected), strict=True):
+        assert (got - want).norm() <= RELATIVE * want.norm(), name
+
+
+def written_simpo(sums: list[Tensor], lengths: list[int], beta: float, gamma: float, eps: float, loss_type: str, sft: float) -> Tensor:
+    """SimPO's Eq. 6 and the authors' options, a pair at a time; the SFT term as one mean over all chosen tokens."""
+    n = len(sums) // 2
+    losses = []
+    for index in range(n):
+        h = beta / lengths[index] * sums[index] - beta / lengths[n + index] * sums[n + index] - gamma
+        if loss_type == "hinge":
+            losses.append(torch.clamp(1 - h, min=0))
+        else:
+            losses.append(-(1 - eps) * torch.log(torch.sigmoid(h)) - eps * torch.log(torch.sigmoid(-h)))
+    return torch.stack(losses).mean() - sft * torch.stack(sums[:n]).sum() / sum(lengths[:n])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"gamma": 0.0}, {"label_smoothing": 0.1}, {"loss_type": "hinge"}, {"sft_weight": 0.3}],
+    ids=["plain", "no margin", "smoothed", "hinge", "sft"],
+)
+def test_simpo_is_the_papers_formula_with_its_gradient(model: Any, rows: list[Pair], changes: dict[str, Any]) -> None:
+    """objectives.simpo and logps.response_logps: Eq. 6 on unpadded forwards, within 1e-10, for each of the authors' options."""
+    values = PLAIN | changes
+    sums, lengths = batch_parts(model, rows)
+    expected = written_simpo(sums, lengths, *values.values())
+    check_equal(model, ours(model, rows, partial(simpo, **values)), expected)
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.2])
+def test_dpo_is_the_papers_formula_with_its_gradient(model: Any, rows: list[Pair], eps: float) -> None:
+    """objectives.dpo: Eq. 7 on unpadded forwards of each sequence with another model as the reference, within 1e-10."""
+    n = len(rows)
+    with torch.no_grad():
+        reference, _ = batch_parts(llama(seed=1).double(), rows)
+    sums, _ = batch_parts(model, rows)
+    h = torch.stack([0.1 * ((sums[i] - reference[i]) - (sums[n + i] - reference[n + i])) for i in range(n)])
+    expected = (-(1 - eps) * torch.log(torch.sigmoid(h)) - eps * torch.log(torch.sigmoid(-h))).mean()
+    cached = [(reference[i].item(), reference[n + i].item()) for i in range(n)]
+    check_equal(model, ours(model, rows, partial(dpo, beta=0.1, label_smoothing=eps), cached), expected)
+
+
+def test_dpo_starts_at_ln_2(model: Any, rows: list[Pair]) -> None:
+    """objectives.dpo: with the policy as its own reference every pair's loss is ln 2, and no reward differs from 0."""
+    with torch.no_grad():
+        sums, _ = batch_parts(model, rows)
+        loss = ours(model, rows, partial(dpo, beta=0.1, label_smoothing=0.0), [(sums[i].item(), sums[7 + i].item()) for i in range(7)])
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-12)
+
+
+@pytest.mark.parametrize("loss_type", ["simpo", "hinge"])
+def test_simpo_is_trls(model: Any, rows: list[Pair], loss_type: str) -> None:
+    """objectives.simpo against TRL's CPOTrainer: its log-probabilities from padded logits and its loss, in float64, gradients included."""
+    from trl.experimental.cpo import CPOTrainer
+
+    beta, gamma = 2.5, 1.0
+    n, width = len(rows), max(len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])) for row in rows)
+    ids, labels = torch.zeros(2 * n, width, dtype=torch.long), torch.full((2 * n, width), -100)
+    for index, (row, side) in enumerate([(row, side) for side in ("chosen", "rejected") for row in rows]):
+        tokens, start = torch.tensor(row["prompt"] + row[side]), len(row["prompt"])
+        ids[index, : len(tokens)] = tokens
+        labels[index, start : len(tokens)] = tokens[start:]
+    averages = CPOTrainer.get_batch_logps(model(input_ids=ids).logits, labels, average_log_prob=True)
+    settings = {"alpha": 0.0, "beta": beta, "simpo_gamma": gamma, "loss_type": loss_type, "label_smoothing": 0.0}
+    trainer = SimpleNamespace(**settings, accelerator=SimpleNamespace(device="cpu"))
+    # TRL's hinge knows no margin; the authors' subtracts it first.
+    chosen = averages[:n] - (gamma / beta if loss_type == "hinge" else 0.0)
+    theirs = CPOTrainer.cpo_loss(trainer, chosen, averages[n:])[0].mean()
+    values = PLAIN | {"beta": beta, "gamma": gamma, "loss_type": "hinge" if loss_type == "hinge" else "sigmoid"}
+    check_equal(model, ours(model, rows, partial(simpo, **values)), theirs)
+
+
+def test_rewards_are_logged_without_margin_and_without_gradient() -> None:
+    """objectives: SimPO's reward is β times the average log-probability, DPO's β times the log-ratio; neither carries a gradient."""
+    chosen, rejected = torch.tensor([-6.0], requires_grad=True), torch.tensor([-8.0], requires_grad=True)
+    sums = Sums(chosen, rejected, torch.tensor([3]), torch.tensor([4]), 3.0, torch.tensor([-7.0]), torch.tensor([-5.0]))
+    _, *simpo_rewards = simpo(sums, **PLAIN)
+    _, *dpo_rewards = dpo(sums, beta=0.5, label_smoothing=0.0)
+    assert [reward.item() for reward in simpo_rewards] == [-4.0, -4.0]
+    assert [reward.item() for reward in dpo_rewards] == [0.5, -1.5]
+    assert not any(reward.requires_grad for reward in (*simpo_rewards, *dpo_rewards))
+
+
+def test_options_that_contradict_each_other_are_errors() -> None:
+    """objectives: an unknown loss type, smoothing under hinge and DPO without a reference name the key to change."""
+    one = torch.tensor([-1.0])
+    sums = Sums(one, one, one, one, 1.0)
+    with pytest.raises(ValueError, match="method.loss_type=ipo"):
+        simpo(sums, **PLAIN | {"loss_type": "ipo"})
+    with pytest.raises(ValueError, match="method.label_smoothing=0.1"):
+        simpo(sums, **PLAIN | {"loss_type": "hinge", "label_smoothing": 0.1})
+    with pytest.raises(ValueError, match="method.reference=cached"):
+        dpo(sums, beta=0.1, label_smoothing=0.0)
+    assert set(objectives.OBJECTIVES) >= objectives.NEEDS_REFERENCE
+
+
+def test_padding_changes_nothing(model: Any, rows: list[Pair]) -> None:
+    """data.collate, logps.response_logps: a pair beside a much longer one has the sums that it has alone, whatever token pads it."""
+    long = {"prompt": [1] + [5] * 60, "chosen": [6] * 80, "rejected": [7] * 3}
+    alone, count = logps.response_logps(model, *collate(rows[:1], 0).values())
+    beside, counts = logps.response_logps(model, *collate([rows[0], long], 9).values())
+    assert torch.allclose(beside[[0, 2]], alone, rtol=1e-12, atol=0)
+    assert counts[[0, 2]].tolist() == count.tolist() == [len(rows[0]["chosen"]), len(rows[0]["rejected"])]
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_tiles_change_nothing(model: Any, softcap: float | None) -> None:
+    """logps.token_logps: in tiles of four tokens the same values and gradients as at once; nothing larger than a tile is ever projected."""
+    hidden, target = torch.randn(23, 32, dtype=torch.float64, requires_grad=True), torch.randint(64, (23,))
+    seen: list[int] = []
+    hook = model.lm_head.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    results = []
+    for tile in (64 * 4, 64 * 23):
+        values = logps.token_logps(hidden, model.lm_head, target, softcap, tile)
+        results.append((values.detach(), *torch.autograd.grad(values.sin().sum(), (hidden, model.lm_head.weight))))
+    hook.remove()
+    assert seen[-1] == 23 and max(seen[:-1]) == 4
+    for tiled, whole in zip(*results, strict=True):
+        assert torch.allclose(tiled, whole, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("family", ["Mistral", "Gemma2"])
+def test_other_architectures_have_their_own_logits(rows: list[Pair], family: str) -> None:
+    """logps.response_logps: Mistral's window and Gemma-2's soft caps give the log-probabilities of the model's own forward."""
+    import transformers
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    extra = (
+        {"head_dim": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 1.0, "attn_logit_softcapping": 1.0}
+        if family == "Gemma2"
+        else {}
+    )
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=64, sliding_window=8, initializer_range=0.3, attn_implementation="eager", pad_token_id=0, **sizes, **extra
+    )
+    model = getattr(transformers, f"{family}ForCausalLM")(config).double().eval()
+    with torch.no_grad():
+        sums, _ = batch_parts(model, rows)
+        got, _ = logps.response_logps(model, *collate(rows, 0).values())
+    assert torch.allclose(got, torch.stack(sums), rtol=1e-6 if family == "Gemma2" else 1e-10, atol=0)
+
+
+def test_half_precision_keeps_its_sums_in_float32(rows: list[Pair]) -> None:
+    """logps.response_logps: under bf16 autocast log-probabilities and sums are float32 and near those of fp32."""
+    model = llama()
+    with torch.no_grad():
+        full, _ = logps.response_logps(model, *collate(rows, 0).values())
+        with torch.autocast("cpu", torch.bfloat16):
+            half, _ = logps.response_logps(model, *collate(rows, 0).values())
+    assert full.dtype == half.dtype == torch.float32
+    assert torch.allclose(half, full, rtol=0.05)

@@ -1,0 +1,94 @@
+"""A tiny random Llama and word-level tokenizers with chat templates in the style of the paper's models, made in a test."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+WORDS = [f"w{n}" for n in range(40)]
+MARKS = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|system|>", "<|user|>", "<|assistant|>", "[INST]", "[/INST]"]
+MARKS += ["<start_of_turn>", "<end_of_turn>", "system", "user", "assistant", "model", "\n", "\n\n", " "]
+
+LLAMA3 = (
+    "{% for message in messages %}{% if loop.first %}{{ bos_token }}{% endif %}{{ '<|start_header_id|>' + message['role']"
+    " + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+ZEPHYR = (
+    "{% for message in messages %}\n{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + message['content'] + eos_token }}\n"
+    "{% elif message['role'] == 'system' %}\n{{ '<|system|>\n' + message['content'] + eos_token }}\n"
+    "{% elif message['role'] == 'assistant' %}\n{{ '<|assistant|>\n' + message['content'] + eos_token }}\n{% endif %}\n"
+    "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}"
+)
+# As the authors write it for Mistral-Instruct: a system turn is merged into the first user turn.
+MISTRAL = (
+    "{% set ns = namespace(before='') %}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{% set ns.before = message['content'] + '\n\n' %}"
+    "{% elif message['role'] == 'user' %}{{ '[INST] ' + (ns.before + message['content']).strip() + ' [/INST]' }}{% set ns.before = '' %}"
+    "{% else %}{{ ' ' + message['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+# As Google's: refuses a system turn, and an assistant's turn by itself.
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/...') }}{% endif %}"
+    "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else 'user') }}"
+    "{{ '\n' + message['content'] | trim + '<end_of_turn>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+
+def tokenizer(template: str = LLAMA3, bos: str = "<s>", eos: str = "</s>") -> PreTrainedTokenizerFast:
+    """One token a word, mark, blank or line break, so that a token count can be read off a text."""
+    vocabulary = ["<unk>", "<s>", "</s>", *MARKS, *WORDS]
+    core = Tokenizer(WordLevel({word: index for index, word in enumerate(vocabulary)}, unk_token="<unk>"))
+    marks = "|".join(["</?s>", *(mark.translate({ord(c): f"\\{c}" for c in "|[]"}) for mark in MARKS[:10]), "\n\n", "\n", " "])
+    core.pre_tokenizer = Split(Regex(marks), "isolated")
+    fast = PreTrainedTokenizerFast(tokenizer_object=core, bos_token=bos, eos_token=eos, unk_token="<unk>")
+    fast.chat_template = template
+    return fast
+
+
+def llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
+    """Two layers, hidden size 32, random weights that differ enough for losses to say something."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    set_seed(seed)
+    config = LlamaConfig(
+        vocab_size=64, max_position_embeddings=256, initializer_range=0.3, bos_token_id=1, eos_token_id=2, **sizes, **changes
+    )
+    return LlamaForCausalLM(config)
+
+
+def pairs(n: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows as stages/pairs.py writes them, of many lengths; a good answer opens with the question's first word, which can be learnt."""
+    draw = random.Random(seed)
+
+    def answer(start: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": " ".join([start, *draw.choices(WORDS, k=draw.randrange(1, 12))])}]
+
+    rows = []
+    for number in range(n):
+        question = draw.choices(WORDS[:20], k=draw.randrange(2, 8))
+        prompt = [{"role": "user", "content": " ".join(question)}]
+        sides = {"chosen": answer(question[0]), "rejected": answer(draw.choice(WORDS[20:]))}
+        rows.append({"prompt_id": str(number), "prompt": prompt, **sides, "score_chosen": 2.0, "score_rejected": 1.0})
+    return rows
+
+
+def batch_parts(model: torch.nn.Module, rows: list[dict[str, list[int]]]) -> tuple[list[torch.Tensor], list[int]]:
+    """An independent computation of log π(y|x) and |y| for each sequence, the chosen first: one unpadded forward each, logits, gather."""
+    sums, lengths = [], []
+    for side in ("chosen", "rejected"):
+        for row in rows:
+            ids = torch.tensor([row["prompt"] + row[side]])
+            logps = torch.log_softmax(model(input_ids=ids).logits[0, :-1], dim=-1)
+            start = len(row["prompt"]) - 1
+            sums.append(logps[start:].gather(1, ids[0, 1 + start :, None]).sum())
+            lengths.append(len(row[side]))
+    return sums, lengths
