@@ -7,12 +7,16 @@ the stage depends on, its `config`, only when it changed; `PLAN.made` are the re
 import os
 import sys
 
+from snakemake.exceptions import WorkflowError
+
 from stages.config import plan
 
 # The rules' `python` is this one. Snakemake gives each job as many threads as its rule says: one.
 shell.prefix(f'export PATH="{os.path.dirname(sys.executable)}:$PATH"; ')
-PLAN = plan(config.get("scale"))
-PLAN.write(named=sys.argv)
+try:
+    PLAN = plan(config.get("scale"), named=sys.argv)
+except ValueError as error:  # the user's mistake in conf/ or on the command line: a sentence, no traceback
+    raise WorkflowError(str(error)) from None
 RUN = "results/{setting}/runs/{run}"
 
 

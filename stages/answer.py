@@ -51,9 +51,7 @@ def main() -> None:
     for name, benchmark in config.benchmarks.items():
         questions = files.read_json(benchmark.questions)
         if not questions:
-            raise ValueError(
-                f"{benchmark.questions} holds no questions; make it again: snakemake --cores all --forcerun {benchmark.questions}"
-            )
+            raise ValueError(f"{benchmark.questions} holds no questions; {files.again(benchmark.questions)}")
         for question in questions:
             messages = [{"role": "user", "content": question["instruction"]}]
             tokens = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]

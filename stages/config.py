@@ -11,6 +11,7 @@ its ``manifest.json`` stands for all that it made. Anything else is taken as it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from stages import files, runs
 from stages.schema import ConfigError, Method, leaves, nearest, plain, validate
@@ -44,13 +46,13 @@ VERSIONS = {
 
 def compose_config(*overrides: str) -> DictConfig:
     """The composed and validated configuration of one setting and method."""
-    if GlobalHydra.instance().is_initialized():  # within ``python -m stages.run`` Hydra is up already
-        return validate(compose("config", overrides=list(overrides)))
+    is_up = GlobalHydra.instance().is_initialized()  # within ``python -m stages.run``
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return validate(compose("config", overrides=list(overrides)))
-    except HydraException as error:
+        with nullcontext() if is_up else initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("config", overrides=list(overrides))
+    except (HydraException, YAMLError) as error:
         raise ConfigError(f"conf/: {' '.join(str(error).split())}") from None
+    return validate(config)
 
 
 def default_of(config: DictConfig, key: str) -> Any:
@@ -127,7 +129,7 @@ class Plan:
         }  # a run's files are literal inputs
         return sorted(f"{folder}/manifest.json" for folder in folders if folder != own)
 
-    def write(self, named: Iterable[str] = ()) -> None:
+    def write(self, named: Iterable[str]) -> None:
         """Every slice of the scale's runs, and of the runs whose files are ``named``: paths below results/<setting>/runs/<run>/."""
         self.slice("tables")
         for benchmark in self.benchmarks:
@@ -275,9 +277,11 @@ _SLICES: dict[str, Callable[..., Slice]] = {
 }
 
 
-def plan(scale: str | None = None) -> Plan:
-    """The plan of a scale; ``None`` is the default of conf/config.yaml."""
-    return Plan(scale)
+def plan(scale: str | None = None, named: Iterable[str] = ()) -> Plan:
+    """The plan of a scale (``None``: conf/config.yaml's), its slices written, and those of the runs whose files are ``named``."""
+    made = Plan(scale)
+    made.write(named)
+    return made
 
 
 def _names(group: str) -> list[str]:

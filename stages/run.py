@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from stages.config import CONF, ROOT, ConfigError, Plan, plan
+from stages.config import CONF, ROOT, ConfigError, Plan
 
 
 class OneWorkflow(Callback):
@@ -56,29 +56,23 @@ def named(point: list[str]) -> tuple[str, str, str, dict[str, Any]]:
 
 
 def make(points: list[list[str]]) -> None:
-    """Call Snakemake for the scores of all points; exits with its status."""
-    wanted: list[tuple[str, str]] = []
-    plans: dict[str, Plan] = {}
-    scale = ""
-    for point in points:
-        scale, setting, method, varied = named(point)
-        planned = plans.setdefault(scale, plan(scale or None))
-        base = planned.base
-        run = planned.run_name(setting or base.setting.name, method or base.method.name, varied)
-        wanted.append((setting or base.setting.name, run))
-    targets = planned.scores(list(dict.fromkeys(wanted)))
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--cores",
-        "all",
-        "--keep-going",
-        *shlex.split(os.environ.get("SNAKEMAKE_ARGS", "")),
-        *targets,
-    ]
+    """Call Snakemake for the scores of all points; exits with its status, or with one sentence where a point is no run."""
+    wanted: dict[tuple[str, str], None] = {}
+    try:
+        scale = named(points[0])[0]
+        if any(named(point)[0] != scale for point in points):
+            raise ConfigError("a call makes runs of one scale; give scale=… once, without alternatives")
+        planned = Plan(scale or None)
+        for point in points:
+            _, setting, method, varied = named(point)
+            setting, method = setting or planned.base.setting.name, method or planned.base.method.name
+            wanted[setting, planned.run_name(setting, method, varied)] = None
+    except ValueError as error:  # Hydra would turn an exception of a callback into a warning
+        sys.exit(f"error: {error}")
+    options = shlex.split(os.environ.get("SNAKEMAKE_ARGS", ""))
+    command = [sys.executable, "-m", "snakemake", "--cores", "all", "--keep-going", *options, *planned.scores(list(wanted))]
     command += ["--config", f"scale={scale}"] if scale else []
-    print(f"{len(dict.fromkeys(wanted))} runs: {', '.join(run for _, run in dict.fromkeys(wanted))}\n{shlex.join(command)}", flush=True)
+    print(f"{len(wanted)} runs: {', '.join(run for _, run in wanted)}\n{shlex.join(command)}", flush=True)
     status = subprocess.run(command, cwd=ROOT, check=False).returncode
     if status:
         sys.exit(status)

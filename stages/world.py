@@ -17,6 +17,7 @@ In: the world's constants (conf/world). Out, beside the config, each in the publ
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
@@ -121,9 +122,11 @@ def make_world(config: DictConfig, folder: Path) -> dict[str, Any]:
     # The benchmark's prompts are drawn first and never again: no training prompt is one of them.
     taken: set[str] = set()
     benchmark = draw_tasks(knowledge, config.alpacaeval2.n, dict(config.alpacaeval2.mix), Random(f"alpacaeval2-{config.seed}"), taken)
-    for name, writer in writers.items():
+    outputs = {name: model_outputs(benchmark, name, writer, language, config.seed) for name, writer in writers.items()}
+    shutil.rmtree(folder / "alpacaeval2", ignore_errors=True)  # no writer of an earlier world stays behind
+    for name, rows in outputs.items():
         path = "baseline.json" if name == config.alpacaeval2.baseline else f"writers/{name}.json"
-        files.write_json(folder / "alpacaeval2" / path, model_outputs(benchmark, name, writer, language, config.seed))
+        files.write_json(folder / "alpacaeval2" / path, rows)
 
     rng = Random(f"corpus-{config.seed}")
     tasks = draw_tasks(knowledge, config.corpus.questions, dict(config.mix), rng, set(taken))
@@ -142,11 +145,7 @@ def make_world(config: DictConfig, folder: Path) -> dict[str, Any]:
         files.write_jsonl(folder / f"demonstrations-{name}.jsonl", shown)
 
     lengths = [[len(words(pair[side][-1]["content"])) for pair in pairs] for side in ("chosen", "rejected")]
-    scores = {
-        name: fmean(oracle.score(task.prompt, row["output"]) for task, row in zip(benchmark, rows, strict=True))
-        for name in writers
-        for rows in [model_outputs(benchmark, name, writers[name], language, config.seed)]
-    }
+    scores = {name: fmean(oracle.score(row["instruction"], row["output"]) for row in rows) for name, rows in outputs.items()}
     return {
         "vocabulary": len(language.vocabulary),
         "oracle_mean_on_alpacaeval2": {name: round(score, 3) for name, score in scores.items()},

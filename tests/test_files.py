@@ -52,8 +52,23 @@ def test_a_manifest_tells_a_missing_and_a_changed_file(tmp_path: Path) -> None:
     (tmp_path / "model/a.json").unlink()
     with pytest.raises(ValueError, match=r"a\.json is missing"):
         files.read_manifest(tmp_path)
-    with pytest.raises(ValueError, match="snakemake --cores all"):
+    with pytest.raises(ValueError, match=r"nowhere/manifest\.json does not exist"):
         files.read_manifest(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("path", "made"),
+    [
+        ("results/worlds/mini/preferences.jsonl", "results/worlds/mini/manifest.json"),
+        ("results/mini_base/sft/model", "results/mini_base/sft/manifest.json"),
+        ("results/mini_base/reference", "results/mini_base/reference/manifest.json"),
+        ("results/s/runs/simpo+beta=3/model/model.safetensors", "results/s/runs/simpo+beta=3/manifest.json"),
+        ("results/s/runs/dpo/eval/oracle/scores.json", "results/s/runs/dpo/eval/oracle/scores.json"),
+    ],
+)
+def test_an_error_names_the_command_that_makes_the_file_again(path: str, made: str) -> None:
+    assert files.again(path) == f"make it again with: snakemake --cores all --forcerun {made} -- {made}"
+    assert files.again(f"/elsewhere/{path}") == "replace it by a whole file"
 
 
 @pytest.mark.parametrize("stage", ["world", "pretrain", "sft", "pairs", "reference", "train", "answer", "judge", "calibrate", "assets"])

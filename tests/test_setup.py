@@ -106,7 +106,7 @@ def test_make_asks_for_the_environment_that_is_named(tmp_path: Path) -> None:
         dry = subprocess.run(
             ["make", "-n", "-f", ROOT / "Makefile", "setup", *given],
             cwd=tmp_path,
-            env={**os.environ, "ENV": "/etc/shrc"},
+            env={key: value for key, value in os.environ.items() if not key.startswith("MAKE")} | {"ENV": "/etc/shrc"},
             capture_output=True,
             text=True,
             check=True,

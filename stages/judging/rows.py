@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from stages import files
+
 Row = dict[str, Any]
 
 
@@ -19,12 +21,12 @@ def read_rows(path: str | Path, keys: Iterable[str]) -> list[Row]:
     """The rows of ``path``; ValueError names the file, and the first row that lacks one of ``keys``, where there are none to use."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; make it with snakemake, or give another file")
+        raise ValueError(f"{path} does not exist; {files.again(path)}")
     try:
         data = path.read_bytes()
         rows = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
     except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is not whole JSON ({error or 'empty'}); remove it and make it again") from None
+        raise ValueError(f"{path} is not whole JSON ({error or 'empty'}); {files.again(path)}") from None
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"{path} holds no rows; expected a JSON list of objects with the keys {', '.join(keys)}")
     for number, row in enumerate(rows):

@@ -59,10 +59,7 @@ def read(folder: str | Path, wanted: Mapping[str, str]) -> dict[str, list[tuple[
     """The sums (chosen, rejected) of each split, in order; ValueError where ``folder`` belongs to another identity than ``wanted``."""
     found = files.read_manifest(folder).get("identity", {})
     if different := [key for key in wanted if found.get(key) != wanted[key]]:
-        made = Path(folder) / files.MANIFEST
-        raise ValueError(
-            f"{folder} was computed from other {' and '.join(different)} than this training starts from;"
-            f" make it again with: snakemake --cores all --forcerun {made} -- {made}"
-        )
+        other = " and ".join(different)
+        raise ValueError(f"{folder} was computed from other {other} than this training starts from; {files.again(folder)}")
     frame = pd.read_parquet(Path(folder) / FILE).sort_values(["split", "row"])
     return {str(split): list(zip(part["chosen_logps"], part["rejected_logps"], strict=True)) for split, part in frame.groupby("split")}
