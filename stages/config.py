@@ -124,15 +124,14 @@ class Plan:
         own = str(PurePosixPath(path).parent)
         named = [PurePosixPath(v) for _, v in leaves(slice_) if isinstance(v, str) and v.startswith("results/")]
         folders = {"/".join(path.parts[:3]) for path in named if path.parts[2] != "runs"}
-        folders |= {
-            str(path.parent) for path in named if path.parts[2] == "runs" and path.name == "model"
-        }  # a run's files are literal inputs
+        # A run's other files are literal inputs of the rules.
+        folders |= {str(path.parent) for path in named if path.parts[2] == "runs" and path.name == "model"}
         return sorted(f"{folder}/manifest.json" for folder in folders if folder != own)
 
     def write(self, named: Iterable[str]) -> None:
         """Every slice of the scale's runs, and of the runs whose files are ``named``: paths below results/<setting>/runs/<run>/."""
         self.slice("tables")
-        for benchmark in self.benchmarks:
+        for benchmark in filter(lambda name: self.base.benchmarks[name].assets, self.benchmarks):
             self.slice("assets", benchmark=benchmark)
         if self.base.world is not None:
             for stage in ("world", "calibrate"):

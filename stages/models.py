@@ -18,6 +18,7 @@ from stages import files
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+    from trl import SFTTrainer
 
 
 def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
@@ -58,21 +59,19 @@ def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokeni
     partial.rename(final)
 
 
-def supervise(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset, config: DictConfig, folder: Path
-) -> dict[str, Any]:
-    """Train ``model`` on every token of ``data`` (texts or conversations), packed, with TRL's SFTTrainer; the facts of the run.
+def sft_trainer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset, config: DictConfig, folder: Path) -> SFTTrainer:
+    """TRL's SFTTrainer over every token of ``data`` (texts or conversations), packed into rows of ``training.max_length`` tokens.
 
-    ``config``: learning_rate, epochs, batch_size (rows of max_length tokens a step), max_length, scheduler, warmup_ratio,
-    weight_decay, max_grad_norm, precision, seed. ``config.runtime.micro_batch`` rows at a time. Packing under sdpa is exact as long
-    as no attention mask is passed: position ids restart with each text, and attention does not cross them.
+    ``config.training``: learning_rate, epochs, batch_size (rows a step), max_length, scheduler, warmup_ratio, weight_decay,
+    max_grad_norm, precision; ``config.seed``; ``config.runtime.micro_batch`` rows at a time. Packing under sdpa is exact, whatever TRL's
+    warning about flash attention says: position ids restart with each text, there is no attention mask, and Transformers then keeps the
+    texts apart (tests/test_models.py).
     """
     from trl import SFTConfig, SFTTrainer
 
-    micro_batch = config.runtime.micro_batch
-    if config.training.batch_size % micro_batch:
-        raise ValueError(f"batch_size={config.training.batch_size} is not a multiple of the runtime's micro_batch={micro_batch}")
-    training = config.training
+    micro_batch, training = config.runtime.micro_batch, config.training
+    if training.batch_size % micro_batch:
+        raise ValueError(f"batch_size={training.batch_size} is not a multiple of the runtime's micro_batch={micro_batch}")
     args = SFTConfig(
         output_dir=str(folder / ".work"),
         per_device_train_batch_size=micro_batch,
@@ -94,18 +93,19 @@ def supervise(
         report_to="none",
         use_cpu=device() == "cpu",
     )
-    trainer = SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer)
-    show_progress(trainer, f"{config.stage}")
+    return SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer)
+
+
+def supervise(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset, config: DictConfig, folder: Path
+) -> dict[str, Any]:
+    """Train ``model`` in place with ``sft_trainer``; what the manifest says of it."""
+    trainer = sft_trainer(model, tokenizer, data, config, folder)
+    show_progress(trainer, config.stage)
     done = trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    tokens = trainer.state.log_history[-2].get("num_tokens") if len(trainer.state.log_history) > 1 else None
-    return {
-        "steps": done.global_step,
-        "tokens": tokens,
-        "first_loss": losses[0],
-        "last_loss": losses[-1],
-        "device": str(trainer.args.device),
-    }
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    facts = {"first_loss": logged[0]["loss"], "last_loss": logged[-1]["loss"], "tokens": int(logged[-1]["num_tokens"])}
+    return {"steps": done.global_step, **facts, "device": str(trainer.args.device)}
 
 
 def show_progress(trainer: Trainer, label: str, lines: int = 10) -> None:
