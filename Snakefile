@@ -77,7 +77,7 @@ rule pretrain:
     resources:
         micro_batch=PLAN.runtime["pretrain"]["micro_batch"],
     shell:
-        "python -m stages.pretrain --config {input.config}" " --runtime micro_batch={resources.micro_batch} 2> {log}"
+        "python -m stages.pretrain --config {input.config} --runtime micro_batch={resources.micro_batch} 2> {log}"
 
 
 rule sft:
@@ -91,7 +91,7 @@ rule sft:
     resources:
         micro_batch=PLAN.runtime["sft"]["micro_batch"],
     shell:
-        "python -m stages.sft --config {input.config}" " --runtime micro_batch={resources.micro_batch} 2> {log}"
+        "python -m stages.sft --config {input.config} --runtime micro_batch={resources.micro_batch} 2> {log}"
 
 
 rule pairs:
@@ -117,7 +117,7 @@ rule reference:
     resources:
         micro_batch=PLAN.runtime["reference"]["micro_batch"],
     shell:
-        "python -m stages.reference --config {input.config}" " --runtime micro_batch={resources.micro_batch} 2> {log}"
+        "python -m stages.reference --config {input.config} --runtime micro_batch={resources.micro_batch} 2> {log}"
 
 
 rule train:
@@ -131,7 +131,7 @@ rule train:
     resources:
         micro_batch=PLAN.runtime["train"]["micro_batch"],
     shell:
-        "python -m stages.train --config {input.config}" " --runtime micro_batch={resources.micro_batch} 2> {log}"
+        "python -m stages.train --config {input.config} --runtime micro_batch={resources.micro_batch} 2> {log}"
 
 
 rule answer:

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from omegaconf import OmegaConf
 
-from stages import files
+from stages import files, models
+from stages.answer import seed_of, start_engine
 
 ROOT = Path(__file__).parent.parent
 TABLE = "results/table4.csv"
@@ -114,6 +117,33 @@ def test_one_core_gives_the_same_bytes(tree: Path) -> None:
         files.read_manifest(tree / "results/smoke/runs/dpo")["outputs"]["model/model.safetensors"]
         == manifest["outputs"]["model/model.safetensors"]
     )
+
+
+def test_vllm_answers_as_transformers_does_and_a_question_s_seed_alone_decides(tree: Path) -> None:
+    """stages/answer.py's engine: greedy answers equal Transformers', sampled ones do not depend on order or company."""
+    from transformers import AutoModelForCausalLM
+    from vllm import SamplingParams
+
+    folder = str(tree / "results/smoke/sft/model")
+    tokenizer = models.load_tokenizer(folder)
+    questions = [row["instruction"] for row in files.read_json(tree / "results/worlds/smoke/alpacaeval2/baseline.json")][:24]
+    chats = [[{"role": "user", "content": question}] for question in questions]
+    prompts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"] for chat in chats]
+    engine = start_engine(OmegaConf.create({"model": folder, "revision": None}), 256)
+
+    def answers(numbers: list[int], **sampling: float) -> list[list[int]]:
+        wanted = [SamplingParams(max_tokens=40, seed=seed_of(questions[n], 0), **sampling) for n in numbers]
+        outputs = engine.generate([{"prompt_token_ids": prompts[n]} for n in numbers], wanted, use_tqdm=False)
+        return [list(output.outputs[0].token_ids) for output in outputs]
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    for prompt, answer in zip(prompts, answers(list(range(24)), temperature=0.0), strict=True):
+        whole = model.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False)[0].tolist()
+        assert answer == whole[len(prompt) :]
+    together = answers(list(range(24)), temperature=0.9, top_p=1.0)
+    assert together != answers(list(range(24)), temperature=0.0)
+    some = [17, 3, 8]
+    assert answers(some, temperature=0.9, top_p=1.0) == [together[n] for n in some]
 
 
 def test_a_failing_stage_names_the_file_and_the_next_command(tree: Path) -> None:
