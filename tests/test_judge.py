@@ -88,9 +88,10 @@ class Judge(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def endpoint() -> Iterator[str]:
-    """The base URL of a Judge in this process, its counts at nothing."""
-    Judge.asked, Judge.keys, Judge.status = Counter(), set(), 200
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The base URL of a Judge in this process, with counts of its own: a late request of the test before is not counted here."""
+    fresh = type("Judge", (Judge,), {"asked": Counter(), "keys": set(), "status": 200})
+    monkeypatch.setattr(sys.modules[__name__], "Judge", fresh)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/v1"
