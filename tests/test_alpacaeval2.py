@@ -98,7 +98,7 @@ TRICKY = [
 ]
 
 
-def test_prompts_are_the_packages_own_with_quotes_braces_and_placeholders_in_the_texts() -> None:
+def test_prompts_are_the_packages_own_with_quotes_braces_and_gaps_in_the_texts() -> None:
     """messages() equals alpaca_eval's make_prompts and prompt_to_chatml on its own template."""
     import alpaca_eval
     import pandas as pd

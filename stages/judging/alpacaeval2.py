@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 GLM = "length_controlled_v1"
 CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
-PLACEHOLDERS = ("{instruction}", "{output_1}", "{output_2}")
+GAPS = ("{instruction}", "{output_1}", "{output_2}")
 GAMED_COLUMNS = ("index", "model", "preference", "std_delta_len", "instruction_difficulty", "not_gamed_baseline")
 
 
@@ -44,17 +44,17 @@ GAMED_COLUMNS = ("index", "model", "preference", "std_delta_len", "instruction_d
 def messages(template: str, instruction: str, output_1: str, output_2: str) -> list[dict[str, str]]:
     """The chat that the judge reads: ``template`` is ChatML text with ``{instruction}``, ``{output_1}``, ``{output_2}``, each once.
 
-    As in the package, each placeholder's first occurrence is replaced, in the template's order, so that braces in an answer
+    As in the package, each gap's first occurrence is replaced, in the template's order, so that braces in an answer
     meet the package's fate. Unlike the package, ChatML is read before the texts are filled in: there an answer that quotes
     ``<|im_end|>`` cuts the prompt, here it stays text. No published instruction or answer does.
     """
     chat = [{"role": role, "content": content} for role, content in CHATML.findall(template)]
-    if not chat or any(template.count(placeholder) != 1 for placeholder in PLACEHOLDERS):
-        raise ValueError(f"the judge's template must be ChatML (<|im_start|>role … <|im_end|>) with each of {', '.join(PLACEHOLDERS)} once")
-    texts = dict(zip(PLACEHOLDERS, (instruction, output_1, output_2), strict=True))
+    if not chat or any(template.count(gap) != 1 for gap in GAPS):
+        raise ValueError(f"the judge's template must be ChatML (<|im_start|>role … <|im_end|>) with each of {', '.join(GAPS)} once")
+    texts = dict(zip(GAPS, (instruction, output_1, output_2), strict=True))
     for message in chat:
-        for placeholder in sorted(filter(message["content"].count, PLACEHOLDERS), key=message["content"].index):
-            message["content"] = message["content"].replace(placeholder, texts[placeholder], 1)
+        for gap in sorted(filter(message["content"].count, GAPS), key=message["content"].index):
+            message["content"] = message["content"].replace(gap, texts[gap], 1)
         message["content"] = message["content"].strip()
     return chat
 
