@@ -32,7 +32,8 @@ def start_engine(config: DictConfig, max_length: int) -> Any:
     import torch
     from vllm import LLM
 
-    arguments: dict[str, Any] = {"model": models.found(config.model), "revision": config.revision, "max_model_len": max_length, "seed": 0}
+    arguments: dict[str, Any] = {"model": models.found(config.model), "revision": config.revision, "max_model_len": max_length}
+    arguments |= {"load_format": "safetensors", "seed": 0}
     if not torch.cuda.is_available():
         # A CPU generator has no offset, which chunked prefill of a seeded request asks for; one thread a job, as everywhere.
         arguments |= {

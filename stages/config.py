@@ -108,9 +108,9 @@ class Plan:
 
     # -- slices -------------------------------------------------------------------------------------------------------
 
-    def slice(self, stage: str, *, world: str = "", benchmark: str = "", setting: str = "", run: str = "") -> str:
-        """The path of a stage's slice, written first where its text changed."""
-        path, values = _SLICES[stage](self, world=world, benchmark=benchmark, setting=setting, run=run)
+    def slice(self, stage: str, **where: str) -> str:
+        """The path of a stage's slice, written first where its text changed. ``where``: the wildcards of the stage's rule."""
+        path, values = _SLICES[stage](self, **where)
         text = OmegaConf.to_yaml(OmegaConf.create({"stage": stage, "version": VERSIONS.get(stage, 1), **values}), resolve=True)
         file = Path(path)
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
@@ -119,10 +119,9 @@ class Plan:
 
     def made(self, stage: str, **where: str) -> list[str]:
         """The manifests of the stages that make what a stage's slice names."""
-        path = self.slice(stage, **where)
-        slice_ = plain(OmegaConf.load(path))
+        path, values = _SLICES[stage](self, **where)
         own = str(PurePosixPath(path).parent)
-        named = [PurePosixPath(v) for _, v in leaves(slice_) if isinstance(v, str) and v.startswith("results/")]
+        named = [PurePosixPath(v) for _, v in leaves(plain(OmegaConf.create(values))) if isinstance(v, str) and v.startswith("results/")]
         folders = {"/".join(path.parts[:3]) for path in named if path.parts[2] != "runs"}
         # A run's other files are literal inputs of the rules.
         folders |= {str(path.parent) for path in named if path.parts[2] == "runs" and path.name == "model"}

@@ -33,7 +33,7 @@ from stages.judging import alpacaeval2, client
 from stages.judging.rows import Row, check_same, read_rows
 
 ANSWER = ("instruction", "output", "generator")
-RUNTIME = {"concurrency": 16, "timeout": 60, "max_retries": 5}
+RUNTIME = ("concurrency", "timeout", "max_retries")
 START_SECONDS = 30
 
 Ask = Callable[[list[dict[str, Any]]], list[client.Outcome]]
@@ -115,7 +115,7 @@ PROTOCOLS = {"alpacaeval2": judge_alpacaeval2, "oracle": judge_oracle}
 def main() -> None:
     config, folder = files.stage_config(__doc__)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that SIGTERM, too, leaves through local_server's end
-    runtime: dict[str, Any] = {**RUNTIME, **config.runtime}
+    runtime: dict[str, Any] = dict(config.runtime)
     if unknown := set(runtime) - set(RUNTIME):
         raise ValueError(f"unknown --runtime key {min(unknown)!r}; known are {', '.join(RUNTIME)}")
     wanted: Any = OmegaConf.to_container(config)

@@ -26,7 +26,7 @@ def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(found(name), revision=revision, dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(found(name), revision=revision, dtype=torch.float32, use_safetensors=True)
     return model
 
 

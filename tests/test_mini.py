@@ -177,6 +177,15 @@ def test_the_world_meets_its_criteria_that_need_no_training(world: tuple[Path, d
     assert 0.6 < agree < 0.98
 
 
+def test_the_readme_tells_this_world_s_size(world: tuple[Path, dict]) -> None:
+    folder, facts = world
+    knowledge = files.read_json(folder / "knowledge.json")
+    assert (len(knowledge), {len(of_town) for of_town in knowledge.values()}) == (80, {7})
+    readme = " ".join((CONF.parent / "README.md").read_text().split())
+    assert "Eighty invented towns with seven facts each" in readme
+    assert f"a controlled English of {facts['vocabulary']} words" in readme
+
+
 def test_the_same_seed_makes_the_same_world(world: tuple[Path, dict], tmp_path: Path) -> None:
     folder, _ = world
     make_world(OmegaConf.load(CONF / "world/mini.yaml"), tmp_path)
