@@ -17,7 +17,7 @@ import torch
 from omegaconf import OmegaConf
 
 from stages import files, models
-from stages.answer import seed_of, start_engine
+from stages.engine import seed_of, start_engine
 
 ROOT = Path(__file__).parent.parent
 TABLE = "results/table4.csv"
@@ -120,7 +120,7 @@ def test_one_core_gives_the_same_bytes(tree: Path) -> None:
 
 
 def test_vllm_answers_as_transformers_does_and_a_question_s_seed_alone_decides(tree: Path) -> None:
-    """stages/answer.py's engine: greedy answers equal Transformers', sampled ones do not depend on order or company."""
+    """stages/engine.py: greedy answers equal Transformers', sampled ones do not depend on order or company."""
     from transformers import AutoModelForCausalLM
     from vllm import SamplingParams
 

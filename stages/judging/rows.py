@@ -1,4 +1,4 @@
-"""Answers and judgments in the benchmarks' own formats: a JSON list of objects, plain or gzipped, and checks that name the row.
+"""Answers and judgments in the benchmarks' own formats: JSON or JSON lines, plain or gzipped, and checks that name the row.
 
 In: a file, the keys that each row must have. Out: the rows, in the file's order, which is the benchmark's order.
 """
@@ -24,11 +24,17 @@ def read_rows(path: str | Path, keys: Iterable[str]) -> list[Row]:
         raise ValueError(f"{path} does not exist; {files.again(path)}")
     try:
         data = path.read_bytes()
-        rows = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        if ".jsonl" in path.suffixes:
+            if data and not data.endswith(b"\n"):
+                raise ValueError("cut off: its last line has no end")
+            rows = [json.loads(line) for line in data.splitlines()]
+        else:
+            rows = json.loads(data)
     except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is not whole JSON ({error or 'empty'}); {files.again(path)}") from None
     if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{path} holds no rows; expected a JSON list of objects with the keys {', '.join(keys)}")
+        raise ValueError(f"{path} holds no rows; expected objects with the keys {', '.join(keys)}; {files.again(path)}")
     for number, row in enumerate(rows):
         missing = [key for key in keys if not isinstance(row, dict) or key not in row]
         if missing:

@@ -1,0 +1,41 @@
+"""vLLM as the stages start it: one engine in this process, each prompt with a sampling seed of its own.
+
+With seeds made from the prompts' texts an answer depends neither on the order nor on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+from omegaconf import DictConfig
+
+from stages import models
+
+
+def seed_of(text: str, seed: int) -> int:
+    """A question's own sampling seed, in [0, 2**31)."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\0{text}".encode()).digest()[:4]) >> 1
+
+
+def start_engine(config: DictConfig, max_length: int) -> Any:
+    """vLLM over the model, in this process; on a CPU with the settings that it needs there."""
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # halves the start
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+    import torch
+    from vllm import LLM
+
+    arguments: dict[str, Any] = {"model": models.found(config.model), "revision": config.revision, "max_model_len": max_length}
+    arguments |= {"load_format": "safetensors", "seed": 0}
+    if not torch.cuda.is_available():
+        # A CPU generator has no offset, which chunked prefill of a seeded request asks for; one thread a job, as everywhere.
+        arguments |= {
+            "dtype": "float32",
+            "enforce_eager": True,
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(max_length, 4096),
+        }
+    return LLM(**arguments)
