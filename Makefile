@@ -10,7 +10,7 @@ export PYTHON CXX UPGRADE
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo            the mini world from nothing to results/table4.csv"
+	@echo "make demo            the mini world from nothing to its tables, results/table4.csv among them"
 	@echo "make test            linters and tests"
 	@echo "make lint            linters alone"
 	@echo "make setup           .venv for CPU; ENV=cuda for NVIDIA GPUs; PYTHON=… names a Python 3.11, CXX=… a C++ compiler"
@@ -23,8 +23,9 @@ setup: .venv
 	@sh envs/install.sh $(ENV)
 
 demo: .venv
-	$(INSIDE) snakemake --cores all results/table4.csv
-	@.venv/bin/python -c "import pandas; print(pandas.read_csv('results/table4.csv').to_string(index=False))"
+	$(INSIDE) snakemake --cores all
+	@.venv/bin/python -c "import pandas; print(*(pandas.read_csv(f'results/table{n}.csv').to_string(index=False) for n in (4, 5)), sep='\n\n')"
+	@.venv/bin/python -c "from stages import files, report; print('', report.as_text(files.read_json('results/world_report.json')), sep='\n')"
 
 # One thread a job, as everywhere: two jobs of two threads on two cores are many times slower than two of one.
 test: lint

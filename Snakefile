@@ -29,7 +29,7 @@ wildcard_constraints:
 
 rule all:
     input:
-        "results/table4.csv",
+        PLAN.targets(),
 
 
 rule assets:
@@ -74,10 +74,8 @@ rule pretrain:
         "results/{setting}/pretrain/manifest.json",
     log:
         "results/{setting}/pretrain/stage.log",
-    resources:
-        micro_batch=PLAN.runtime["pretrain"]["micro_batch"],
     shell:
-        "python -m stages.pretrain --config {input.config} --runtime micro_batch={resources.micro_batch} 2> {log}"
+        "python -m stages.pretrain --config {input.config} {PLAN.knobs[pretrain]} 2> {log}"
 
 
 rule sft:
@@ -88,10 +86,44 @@ rule sft:
         "results/{setting}/sft/manifest.json",
     log:
         "results/{setting}/sft/stage.log",
-    resources:
-        micro_batch=PLAN.runtime["sft"]["micro_batch"],
     shell:
-        "python -m stages.sft --config {input.config} --runtime micro_batch={resources.micro_batch} 2> {log}"
+        "python -m stages.sft --config {input.config} {PLAN.knobs[sft]} 2> {log}"
+
+
+rule generate:
+    input:
+        config="results/{setting}/generate/config.yaml",
+        made=lambda w: PLAN.made("generate", **w),
+    output:
+        "results/{setting}/generate/manifest.json",
+    log:
+        "results/{setting}/generate/stage.log",
+    shell:
+        "python -m stages.generate --config {input.config} 2> {log}"
+
+
+rule reward:
+    input:
+        config="results/{setting}/reward/config.yaml",
+        made=lambda w: PLAN.made("reward", **w),
+    output:
+        "results/{setting}/reward/manifest.json",
+    log:
+        "results/{setting}/reward/stage.log",
+    shell:
+        "python -m stages.reward --config {input.config} {PLAN.knobs[reward]} 2> {log}"
+
+
+rule annotate:
+    input:
+        config="results/{setting}/annotate/config.yaml",
+        made=lambda w: PLAN.made("annotate", **w),
+    output:
+        "results/{setting}/annotate/manifest.json",
+    log:
+        "results/{setting}/annotate/stage.log",
+    shell:
+        "python -m stages.annotate --config {input.config} 2> {log}"
 
 
 rule pairs:
@@ -114,10 +146,8 @@ rule reference:
         "results/{setting}/reference/manifest.json",
     log:
         "results/{setting}/reference/stage.log",
-    resources:
-        micro_batch=PLAN.runtime["reference"]["micro_batch"],
     shell:
-        "python -m stages.reference --config {input.config} --runtime micro_batch={resources.micro_batch} 2> {log}"
+        "python -m stages.reference --config {input.config} {PLAN.knobs[reference]} 2> {log}"
 
 
 rule train:
@@ -128,10 +158,8 @@ rule train:
         f"{RUN}/manifest.json",
     log:
         f"{RUN}/stage.log",
-    resources:
-        micro_batch=PLAN.runtime["train"]["micro_batch"],
     shell:
-        "python -m stages.train --config {input.config} --runtime micro_batch={resources.micro_batch} 2> {log}"
+        "python -m stages.train --config {input.config} {PLAN.knobs[train]} 2> {log}"
 
 
 rule answer:
@@ -139,7 +167,7 @@ rule answer:
         config=f"{RUN}/eval/answer.yaml",
         made=lambda w: PLAN.made("answer", **w),
     output:
-        expand(f"{RUN}/eval/{{benchmark}}/model_outputs.json", benchmark=PLAN.answered, allow_missing=True),
+        [f"{RUN}/eval/{PLAN.answers(benchmark)}" for benchmark in PLAN.answered],
     log:
         f"{RUN}/eval/answer.log",
     shell:
@@ -152,40 +180,73 @@ rule judge:
         made=lambda w: PLAN.made("judge", **w),
         answers=rules.answer.output,
     output:
-        expand(f"{RUN}/eval/{{benchmark}}/annotations.json", benchmark=PLAN.benchmarks, allow_missing=True),
+        [f"{RUN}/eval/{PLAN.judgments(benchmark)}" for benchmark in PLAN.benchmarks],
     log:
         f"{RUN}/eval/judge.log",
-    resources:
-        **PLAN.runtime["judge"],
     shell:
-        "python -m stages.judge --config {input.config} --runtime concurrency={resources.concurrency}"
-        " timeout={resources.timeout} max_retries={resources.max_retries} 2> {log}"
+        "python -m stages.judge --config {input.config} {PLAN.knobs[judge]} 2> {log}"
 
 
 rule score:
     input:
         config=f"{RUN}/eval/{{benchmark}}/score.yaml",
         made=lambda w: PLAN.made("score", **w),
-        answers=lambda w: f"{RUN}/eval/{PLAN.base.benchmarks[w.benchmark].answers}/model_outputs.json".format(**w),
-        judgments=f"{RUN}/eval/{{benchmark}}/annotations.json",
+        answers=lambda w: f"{RUN}/eval/{PLAN.answers(w.benchmark)}".format(**w),
+        judgments=lambda w: f"{RUN}/eval/{PLAN.judgments(w.benchmark)}".format(**w),
     output:
         f"{RUN}/eval/{{benchmark}}/scores.json",
     log:
         f"{RUN}/eval/{{benchmark}}/score.log",
     params:
-        gamed=lambda w: f"--gamed {gamed}" if (gamed := PLAN.base.benchmarks[w.benchmark].gamed) else "",
+        options=lambda w: PLAN.score_options(w.benchmark),
     shell:
-        "python -m stages.score --benchmark {wildcards.benchmark} --answers {input.answers}"
-        " --judgments {input.judgments} {params.gamed} --out {output} 2> {log}"
+        "python -m stages.score {params.options} --answers {input.answers} --judgments {input.judgments} --out {output} 2> {log}"
 
 
 rule table4:
     input:
         config="results/tables.yaml",
-        scores=PLAN.scores(),
+        scores=PLAN.scores(PLAN.runs("methods")),
     output:
         "results/table4.csv",
     log:
         "results/table4.log",
     shell:
         "python -m analysis.table4 --results results --out results 2> {log}"
+
+
+rule table5:
+    input:
+        config="results/tables.yaml",
+        scores=PLAN.scores(PLAN.runs("ablations")),
+    output:
+        "results/table5.csv",
+    log:
+        "results/table5.log",
+    shell:
+        "python -m analysis.table5 --results results --out results 2> {log}"
+
+
+rule table4_picture:
+    input:
+        config="results/tables.yaml",
+        table="results/table4.csv",
+    output:
+        "results/figures/table4.png",
+    log:
+        "results/figures/table4.log",
+    shell:
+        "python -m analysis.table4_picture --results results --out results 2> {log}"
+
+
+rule world_report:
+    input:
+        config="results/world_report.yaml",
+        made=lambda w: PLAN.made("report"),
+        scores=PLAN.scores(PLAN.runs()),
+    output:
+        "results/world_report.json",
+    log:
+        "results/world_report.log",
+    shell:
+        "python -m stages.report --config {input.config} 2> {log}"

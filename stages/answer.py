@@ -1,58 +1,121 @@
-"""Answer every benchmark's questions with vLLM, one engine for all of them.
+"""Answer every benchmark's questions with vLLM: one engine for all benchmarks and both turns.
 
     python -m stages.answer --config results/mini_base/runs/simpo/eval/answer.yaml
 
-In: a model (folder or hub id), the benchmarks' questions and this setting's decoding. Out: <benchmark>/model_outputs.json in
-AlpacaEval's format. Each question has a seed of its own, made from its text, so that an answer depends neither on the order
-nor on what else is in the batch.
+In: a model (folder or hub id), and each benchmark's questions and decoding. Out, in the benchmarks' own formats:
+
+    <benchmark>/model_outputs.json   AlpacaEval: {"dataset", "instruction", "output", "generator"}
+    <benchmark>/model_answer.jsonl   Arena-Hard: {"question_id", "answer_id", "model_id", "choices": [{"index", "turns": [{"content",
+                                     "token_len"}]}]}; MT-Bench: likewise, a turn being its text
+
+and for each answer ``finish_reason``, ``stop`` where it ended by itself. ``token_len`` counts the model's own tokens. A second turn is
+asked with the model's own first answer. Each question has a seed of its own, made from its text, so that an answer depends neither on the
+order nor on what else is in the batch.
 """
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig
 
 from stages import files, models
 from stages.engine import seed_of, start_engine
+from stages.judging.rows import Row, read_rows
+
+
+@dataclass
+class Asked:
+    """A question on its way through its turns."""
+
+    benchmark: str
+    question: Row
+    prompts: list[str]
+    temperature: float
+    answers: list[Any] = field(default_factory=list)  # vLLM's completions, a turn each
+    texts: list[str] = field(default_factory=list)
+
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation up to and with the next prompt."""
+        turns = [text for pair in zip(self.prompts, self.texts, strict=False) for text in pair] + [self.prompts[len(self.texts)]]
+        return [{"role": "assistant" if number % 2 else "user", "content": text} for number, text in enumerate(turns)]
+
+
+def read_questions(name: str, benchmark: DictConfig) -> list[Asked]:
+    """The questions of a benchmark, as its protocol writes them down."""
+    if benchmark.protocol == "alpacaeval2":
+        rows = read_rows(benchmark.questions, ("instruction",))
+        return [Asked(name, row, [row["instruction"]], benchmark.temperature) for row in rows]
+    rows = read_rows(benchmark.questions, ("question_id", "category", "turns"))
+    asked = []
+    for row in rows:
+        prompts = [turn["content"] if isinstance(turn, dict) else turn for turn in row["turns"]]
+        asked.append(Asked(name, row, prompts, benchmark.temperatures.get(row["category"], benchmark.temperature)))
+    return asked
+
+
+def answer_turns(engine: Any, tokenizer: Any, asked: list[Asked], benchmarks: DictConfig) -> None:
+    """Add the next turn's answer to each of ``asked``."""
+    from vllm import SamplingParams
+
+    prompts, sampling = [], []
+    for one in asked:
+        benchmark = benchmarks[one.benchmark]
+        seed = seed_of("\0".join(one.prompts[: len(one.texts) + 1]), benchmark.seed)
+        sampling.append(SamplingParams(temperature=one.temperature, top_p=benchmark.top_p, max_tokens=benchmark.max_tokens, seed=seed))
+        chat = tokenizer.apply_chat_template(one.messages(), add_generation_prompt=True, tokenize=True, return_dict=True)
+        prompts.append({"prompt_token_ids": chat["input_ids"]})
+    for one, output in zip(asked, engine.generate(prompts, sampling), strict=True):
+        one.answers.append(output.outputs[0])
+        one.texts.append(tokenizer.decode(output.outputs[0].token_ids, skip_special_tokens=True).strip())
+
+
+def longest(tokenizer: Any, asked: list[Asked], benchmarks: DictConfig) -> int:
+    """An upper bound on the tokens of any conversation: all prompts, all answers at their longest, and the template's marks."""
+
+    def bound(one: Asked) -> int:
+        chat = [{"role": "user", "content": " ".join(one.prompts)}]
+        tokens = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+        return len(one.prompts) * (benchmarks[one.benchmark].max_tokens + 32) + len(tokens)
+
+    return max(map(bound, asked))
+
+
+def row_of(one: Asked, protocol: str, model: str) -> Row:
+    """An answered question in its benchmark's format."""
+    reasons = [answer.finish_reason for answer in one.answers]
+    lengths = [len(answer.token_ids) for answer in one.answers]
+    if protocol == "alpacaeval2":
+        row = {"dataset": one.question.get("dataset", one.benchmark), "instruction": one.question["instruction"], "output": one.texts[0]}
+        return row | {"generator": model, "tokens": lengths[0], "finish_reason": reasons[0]}
+    number = one.question["question_id"]
+    answer_id = hashlib.sha256(f"{model}\0{number}".encode()).hexdigest()[:22]
+    turns: list[Any] = one.texts
+    if protocol == "arena_hard":
+        turns = [{"content": text, "token_len": length} for text, length in zip(one.texts, lengths, strict=True)]
+    row = {"question_id": number, "answer_id": answer_id, "model_id": model, "choices": [{"index": 0, "turns": turns}]}
+    return row | {"finish_reason": reasons}
 
 
 def main() -> None:
     config, folder = files.stage_config(__doc__)
     tokenizer = models.load_tokenizer(config.model, config.revision)
-    asked: list[tuple[str, DictConfig, dict[str, Any], list[int]]] = []
-    for name, benchmark in config.benchmarks.items():
-        questions = files.read_json(benchmark.questions)
-        if not questions:
-            raise ValueError(f"{benchmark.questions} holds no questions; {files.again(benchmark.questions)}")
-        for question in questions:
-            messages = [{"role": "user", "content": question["instruction"]}]
-            tokens = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
-            asked.append((name, benchmark, question, tokens))
-    longest = max(len(tokens) + benchmark.max_tokens for _, benchmark, _, tokens in asked)
-
-    engine = start_engine(config, longest)
-    from vllm import SamplingParams
-
+    asked = [one for name, benchmark in config.benchmarks.items() for one in read_questions(name, benchmark)]
+    engine = start_engine(config, longest(tokenizer, asked, config.benchmarks))
     print(f"answer: {config.model}, {len(asked)} questions", flush=True)
-    sampling = [
-        SamplingParams(temperature=b.temperature, top_p=b.top_p, max_tokens=b.max_tokens, seed=seed_of(question["instruction"], b.seed))
-        for _, b, question, _ in asked
-    ]
-    outputs = engine.generate([{"prompt_token_ids": tokens} for *_, tokens in asked], sampling)
-
-    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in config.benchmarks}
-    for (name, _, question, _), output in zip(asked, outputs, strict=True):
-        completion = output.outputs[0]
-        text = tokenizer.decode(completion.token_ids, skip_special_tokens=True).strip()
-        row = {"dataset": question.get("dataset", name), "instruction": question["instruction"], "output": text}
-        answers[name].append(
-            row | {"generator": config.run, "tokens": len(completion.token_ids), "finish_reason": completion.finish_reason}
-        )
-    for name, rows in answers.items():
-        files.write_json(folder / name / "model_outputs.json", rows)
-        ended = sum(row["finish_reason"] == "stop" for row in rows) / len(rows)
-        print(f"answer: {name}, {len(rows)} answers, {ended:.1%} ended by themselves")
+    while waiting := [one for one in asked if len(one.texts) < len(one.prompts)]:
+        answer_turns(engine, tokenizer, waiting, config.benchmarks)
+    for name, benchmark in config.benchmarks.items():
+        done = [one for one in asked if one.benchmark == name]
+        rows = [row_of(one, benchmark.protocol, config.run) for one in done]
+        if benchmark.protocol == "alpacaeval2":
+            files.write_json(folder / name / "model_outputs.json", rows)
+        else:
+            files.write_jsonl(folder / name / "model_answer.jsonl", rows)
+        ended = [answer.finish_reason == "stop" for one in done for answer in one.answers]
+        print(f"answer: {name}, {len(ended)} answers, {sum(ended) / len(ended):.1%} ended by themselves")
 
 
 if __name__ == "__main__":

@@ -13,17 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import fields
+from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from stages import files, runs
-from stages.schema import ConfigError, Method, leaves, nearest, plain, validate
+from stages.schema import ConfigError, Method, check_range, leaves, nearest, plain, validate, validate_method
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -31,135 +32,234 @@ CONF = ROOT / "conf"
 # A stage whose numbers change without a change of conf/ carries a higher version; it is part of the stage's slice.
 VERSIONS = {
     "assets": 1,
-    "world": 1,
+    "world": 2,
     "calibrate": 1,
     "pretrain": 1,
     "sft": 1,
+    "generate": 1,
+    "reward": 1,
+    "annotate": 1,
     "pairs": 1,
     "reference": 1,
     "train": 1,
     "answer": 1,
     "judge": 1,
     "score": 1,
+    "report": 1,
 }
+# Where a protocol's answers and judgments lie, in the folder of a run's benchmark: the benchmarks' own formats.
+ANSWERS = {"alpacaeval2": "model_outputs.json", "arena_hard": "model_answer.jsonl", "mt_bench": "model_answer.jsonl"}
+JUDGMENTS = {
+    "alpacaeval2": "annotations.json",
+    "oracle": "annotations.json",
+    "arena_hard": "model_judgment.jsonl",
+    "mt_bench": "model_judgment.jsonl",
+}
+SCORED_WITH = {"alpacaeval2": ("gamed",), "arena_hard": ("baseline",), "mt_bench": ("questions",)}  # options of stages/score.py
+MADE_HERE = ("pretrain", "sft", "generate", "reward", "annotate")  # the parts of a setting that may be null
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+# Names that conf/ may give and that this version cannot run yet: planning what needs one stops, and says so.
+NOT_READY = {
+    "llm-blender/PairRM": "PairRM",
+    "RLHFlow/ArmoRM-Llama3-8B-v0.1": "ArmoRM",
+}
+
+
+def compose_raw(name: str = "config", overrides: Iterable[str] = ()) -> DictConfig:
+    """What Hydra composes from conf/<name>.yaml, interpolations as they stand."""
+    is_up = GlobalHydra.instance().is_initialized()  # within ``python -m stages.run``
+    try:
+        with nullcontext() if is_up else initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(name, overrides=list(overrides))
+    except (HydraException, yaml.YAMLError) as error:
+        raise ConfigError(f"conf/: {' '.join(str(error).split())}") from None
 
 
 def compose_config(*overrides: str) -> DictConfig:
     """The composed and validated configuration of one setting and method."""
-    is_up = GlobalHydra.instance().is_initialized()  # within ``python -m stages.run``
-    try:
-        with nullcontext() if is_up else initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("config", overrides=list(overrides))
-    except (HydraException, YAMLError) as error:
-        raise ConfigError(f"conf/: {' '.join(str(error).split())}") from None
-    return validate(config)
+    return validate(compose_raw(overrides=overrides))
 
 
-def default_of(config: DictConfig, key: str) -> Any:
-    """The value that ``key`` of a run's name has where the name does not say it; ConfigError where a run has no such key."""
-    if key == "seed":
-        return config.seed
-    fixed = ("name", "objective", "reference")
-    varying = [k for k in config.method if k not in fixed and config.method[k] is not None]
-    if key not in varying:
-        raise ConfigError(f"{key}: a run of {config.method.name} cannot vary it{nearest(key, [*varying, 'seed'])}")
-    return config.method[key]
+class Run(NamedTuple):
+    """What a run has of its own; the rest is its setting's."""
+
+    method: DictConfig
+    seed: int
 
 
 class Plan:
     """All that Snakemake needs to know of the configuration of one scale."""
 
     def __init__(self, scale: str | None = None) -> None:
-        self._scale = [f"scale={scale}"] if scale else []
-        self.base = compose_config(*self._scale)
-        self.scale = plain(self.base.scale)
-        self.runtime = plain(self.base.runtime)
+        self._raw = compose_raw(overrides=[f"scale={scale}"] if scale else [])
+        self._settings: dict[str, DictConfig] = {}
+        self._methods: dict[tuple[str, str], DictConfig] = {}
+        self._slices: dict[tuple[str, ...], tuple[str, dict[str, Any]]] = {}
+        self.scale = plain(self._raw.scale)
+        self.base = self.setting(self.scale["settings"][0])  # for what no setting changes
+        # What changes the speed and never the result: options of a stage's command, which no rerun depends on.
+        knobs = {stage: " ".join(f"{key}={value}" for key, value in given.items()) for stage, given in self.base.runtime.items()}
+        self.knobs = {stage: f"--runtime {given}" for stage, given in knobs.items()}
         self.benchmarks = list(self.base.benchmarks)
         self.answered = [name for name in self.benchmarks if self.base.benchmarks[name].answers == name]
-        self._configs: dict[tuple[str, str], DictConfig] = {}
-
-    def config(self, setting: str, method: str) -> DictConfig:
-        """The configuration of a setting and method of this scale."""
-        for kind, name, known in (("setting", setting, self.scale["settings"]), ("method", method, _names("method"))):
-            if name not in known:
-                raise ConfigError(f"{kind} {name!r} is not one of scale {self.scale['name']}: {', '.join(known)}{nearest(name, known)}")
-        if (setting, method) not in self._configs:
-            self._configs[setting, method] = compose_config(*self._scale, f"setting={setting}", f"method={method}")
-        return self._configs[setting, method]
 
     def setting(self, name: str) -> DictConfig:
-        """The configuration of what all methods of a setting share."""
-        return self.config(name, self.scale["methods"][0])
+        """The configuration of a setting, with the scale's first method; one that another setting builds on need not be the scale's."""
+        if name not in self._settings:
+            self._raw.setting = _part_of_conf("setting", name)
+            self._raw.method = _part_of_conf("method", self.scale["methods"][0])
+            self._settings[name] = validate(self._raw)
+        return self._settings[name]
+
+    def method(self, setting: str, name: str) -> DictConfig:
+        """A method with the values that it has in a setting of this scale."""
+        if setting not in (known := self.scale["settings"]):
+            raise ConfigError(f"setting {setting!r} is not one of scale {self.scale['name']}: {', '.join(known)}{nearest(setting, known)}")
+        if (setting, name) not in self._methods:
+            shared = self.setting(setting)
+            context = OmegaConf.create({"setting": shared.setting, "method": _part_of_conf("method", name)})
+            self._methods[setting, name] = validate_method(context.method)
+        return self._methods[setting, name]
+
+    def default_of(self, setting: str, method: str, key: str) -> Any:
+        """The value that ``key`` of a run's name has where the name does not say it; ConfigError where a run has no such key."""
+        if key == "seed":
+            return self.base.seed
+        config = self.method(setting, method)
+        varying = [str(k) for k in config if k not in ("name", "objective", "reference") and config[k] is not None]
+        if key not in varying:
+            raise ConfigError(f"{key}: a run of {method} cannot vary it{nearest(key, [*varying, 'seed'])}")
+        return config[key]
 
     def run_name(self, setting: str, method: str, overrides: Mapping[str, runs.Value]) -> str:
         """The canonical name of a run: overrides that are the setting's default anyway are left out."""
-        config = self.config(setting, method)
-        return runs.encode(method, {key: value for key, value in overrides.items() if default_of(config, key) != value})
+        different = {key: value for key, value in overrides.items() if self.default_of(setting, method, key) != value}
+        self._run(setting, method, different)
+        return runs.encode(method, different)
 
-    def run(self, setting: str, name: str) -> DictConfig:
-        """The configuration of a run by its name; ConfigError where the name is not canonical in this setting."""
+    def run(self, setting: str, name: str) -> Run:
+        """A run by its name; ConfigError where the name is not canonical in this setting, or a value is out of range."""
         method, overrides = runs.decode(name)
         if (canonical := self.run_name(setting, method, overrides)) != name:
             raise ConfigError(f"run {name!r} of {setting} is {canonical!r}: the rest is its default; write the latter")
-        config = self.config(setting, method)
-        method_values = {key: value for key, value in overrides.items() if key != "seed"}
-        changed = {"seed": overrides.get("seed", config.seed), "method": plain(config.method) | method_values}
-        return validate(OmegaConf.create(plain(config) | changed)) if overrides else config
+        return self._run(setting, method, overrides)
+
+    def _run(self, setting: str, method: str, overrides: Mapping[str, runs.Value]) -> Run:
+        config = self.method(setting, method)
+        if changed := {key: value for key, value in overrides.items() if key != "seed"}:
+            config = validate_method(OmegaConf.create(plain(config) | changed))
+        return Run(config, check_range("seed", overrides.get("seed", self.base.seed)))
 
     # -- slices -------------------------------------------------------------------------------------------------------
 
     def slice(self, stage: str, **where: str) -> str:
         """The path of a stage's slice, written first where its text changed. ``where``: the wildcards of the stage's rule."""
-        path, values = _SLICES[stage](self, **where)
-        text = OmegaConf.to_yaml(OmegaConf.create({"stage": stage, "version": VERSIONS.get(stage, 1), **values}), resolve=True)
+        path, values = self._slice(stage, **where)
+        text = yaml.dump({"stage": stage, "version": VERSIONS.get(stage, 1), **values}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
         file = Path(path)
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             files.write_text(file, text)
         return path
 
+    def _slice(self, stage: str, **where: str) -> tuple[str, dict[str, Any]]:
+        key = (stage, *sorted(where.values()))
+        if key not in self._slices:
+            path, values = _SLICES[stage](self, **where)
+            self._slices[key] = path, _as_plain(values)
+        return self._slices[key]
+
     def made(self, stage: str, **where: str) -> list[str]:
         """The manifests of the stages that make what a stage's slice names."""
-        path, values = _SLICES[stage](self, **where)
+        path, values = self._slice(stage, **where)
         own = str(PurePosixPath(path).parent)
-        named = [PurePosixPath(v) for _, v in leaves(plain(OmegaConf.create(values))) if isinstance(v, str) and v.startswith("results/")]
+        named = [PurePosixPath(value) for _, value in leaves(values) if isinstance(value, str) and value.startswith("results/")]
         folders = {"/".join(path.parts[:3]) for path in named if path.parts[2] != "runs"}
         # A run's other files are literal inputs of the rules.
         folders |= {str(path.parent) for path in named if path.parts[2] == "runs" and path.name == "model"}
         return sorted(f"{folder}/manifest.json" for folder in folders if folder != own)
 
     def write(self, named: Iterable[str]) -> None:
-        """Every slice of the scale's runs, and of the runs whose files are ``named``: paths below results/<setting>/runs/<run>/."""
-        self.slice("tables")
-        for benchmark in filter(lambda name: self.base.benchmarks[name].assets, self.benchmarks):
-            self.slice("assets", benchmark=benchmark)
-        if self.base.world is not None:
-            for stage in ("world", "calibrate"):
-                self.slice(stage, world=self.base.world.name)
-        wanted = [PurePosixPath(name).parts for name in named]
-        runs_ = self.runs() + [(parts[1], parts[3]) for parts in wanted if len(parts) > 4 and (parts[0], parts[2]) == ("results", "runs")]
-        for setting in dict.fromkeys(setting for setting, _ in runs_):
-            given = self.setting(setting).setting
-            for stage in ("pretrain", "sft", "pairs", "reference"):
-                if stage in ("pairs", "reference") or given[stage] is not None:
-                    self.slice(stage, setting=setting)
-        for setting, run in dict.fromkeys(runs_):
-            if self.run(setting, run).method.objective is not None:
-                self.slice("train", setting=setting, run=run)
-            self.slice("answer", setting=setting, run=run)
-            self.slice("judge", setting=setting, run=run)
+        """Every slice that the scale's targets need, and those of the runs whose files are ``named``: paths below results/."""
+        written: set[tuple[str, ...]] = set()
+
+        def write(stage: str, **where: str) -> None:
+            """The slice of a stage, and of all stages that make what it names."""
+            if (key := (stage, *where.values())) not in written:
+                written.add(key)
+                self.slice(stage, **where)
+                for manifest in self.made(stage, **where):
+                    made, by = stage_of(manifest)
+                    write(made, **by)
+
+        for setting, run in [*self.runs(), *self._runs_in(named)]:
+            for stage in ("answer", "judge"):
+                write(stage, setting=setting, run=run)
             for benchmark in self.benchmarks:
-                self.slice("score", setting=setting, run=run, benchmark=benchmark)
+                write("score", setting=setting, run=run, benchmark=benchmark)
+        for setting in self.scale["settings"]:
+            for stage in MADE_HERE:
+                if self.setting(setting).setting[stage] is not None and _ready(self.setting(setting).setting[stage]):
+                    write(stage, setting=setting)
+        write("tables")
+        if self.base.world is not None:
+            write("report")
+
+    def _runs_in(self, named: Iterable[str]) -> list[tuple[str, str]]:
+        parts = [PurePosixPath(name).parts for name in named]
+        return [(part[1], part[3]) for part in parts if len(part) > 4 and (part[0], part[2]) == ("results", "runs")]
 
     # -- targets ------------------------------------------------------------------------------------------------------
 
-    def runs(self) -> list[tuple[str, str]]:
-        """(setting, run) of every row of the tables."""
-        return [(setting, method) for setting in self.scale["settings"] for method in self.scale["methods"]]
+    def runs(self, *parts: str) -> list[tuple[str, str]]:
+        """(setting, run) of every row of the tables, or of the scale's ``parts`` alone: methods (Table 4), ablations (Table 5)."""
+        methods = dict.fromkeys(method for part in parts or ("methods", "ablations") for method in self.scale[part])
+        return [(setting, method) for setting in self.scale["settings"] for method in methods]
 
-    def scores(self, runs_: list[tuple[str, str]] | None = None) -> list[str]:
+    def answers(self, benchmark: str) -> str:
+        """The answers that a benchmark judges, in the folder eval/ of a run."""
+        answered = self.base.benchmarks[benchmark].answers
+        return f"{answered}/{ANSWERS[self.base.benchmarks[answered].protocol]}"
+
+    def judgments(self, benchmark: str) -> str:
+        """Their judgments, likewise."""
+        return f"{benchmark}/{JUDGMENTS[self.base.benchmarks[benchmark].protocol]}"
+
+    def score_options(self, benchmark: str) -> str:
+        """The command line's options of stages/score.py for a benchmark."""
+        config = self.base.benchmarks[benchmark]
+        given = [f"--{key} {config[key]}" for key in SCORED_WITH.get(config.protocol, ())]
+        return " ".join([f"--benchmark {config.protocol}", *given])
+
+    def scores(self, wanted: list[tuple[str, str]]) -> list[str]:
         """The scores.json of runs on every benchmark."""
-        wanted = self.runs() if runs_ is None else runs_
         return [f"results/{setting}/runs/{run}/eval/{benchmark}/scores.json" for setting, run in wanted for benchmark in self.benchmarks]
+
+    def targets(self) -> list[str]:
+        """What the scale asks for."""
+        report = ["results/world_report.json"] if self.base.world is not None else []
+        return ["results/table4.csv", "results/table5.csv", "results/figures/table4.png", *report]
+
+
+def stage_of(path: str) -> tuple[str, dict[str, str]]:
+    """The stage that makes a file below results/, and its rule's wildcards."""
+    match PurePosixPath(path).parts:
+        case ("results", "assets", benchmark, *_):
+            return "assets", {"benchmark": benchmark}
+        case ("results", "worlds", world, *_):
+            return "world", {"world": world}
+        case ("results", "calibration", world, *_):
+            return "calibrate", {"world": world}
+        case ("results", setting, "runs", run, *_):
+            return "train", {"setting": setting, "run": run}
+        case ("results", setting, "data", *_):
+            return "pairs", {"setting": setting}
+        case ("results", setting, stage, *_) if stage in _SLICES:
+            return stage, {"setting": setting}
+    raise ConfigError(f"{path}: no stage makes such a file")
+
+
+def _ready(part: DictConfig) -> bool:
+    return not any(value in NOT_READY for _, value in leaves(plain(part)))
 
 
 Slice = tuple[str, dict[str, Any]]
@@ -185,25 +285,43 @@ def _assets(plan: Plan, *, benchmark: str, **_: str) -> Slice:
     return f"results/assets/{benchmark}/config.yaml", {"assets": plan.base.benchmarks[benchmark].assets}
 
 
-def _pretrain(plan: Plan, *, setting: str, **_: str) -> Slice:
+def _part(plan: Plan, stage: str, setting: str) -> Slice:
+    """The slice of a stage whose values are a part of the setting."""
     config = plan.setting(setting)
-    return f"results/{setting}/pretrain/config.yaml", {"seed": config.seed, **_given(config, "pretrain")}
+    given = config.setting[stage]
+    if given is None:
+        raise ConfigError(f"conf/setting/{setting}.yaml has {stage}: null, so that results/{setting}/{stage} is nothing that can be made")
+    for key, value in leaves(plain(given)):
+        if value in NOT_READY:
+            raise ConfigError(f"not ready: {NOT_READY[value]} (conf/setting/{setting}.yaml, {stage}.{key}); README.md, section Paper scale")
+    return f"results/{setting}/{stage}/config.yaml", {"setting": setting, "seed": config.seed, **given}
+
+
+def _pretrain(plan: Plan, *, setting: str, **_: str) -> Slice:
+    return _part(plan, "pretrain", setting)
 
 
 def _sft(plan: Plan, *, setting: str, **_: str) -> Slice:
-    config = plan.setting(setting)
-    return f"results/{setting}/sft/config.yaml", {"seed": config.seed, **_given(config, "sft")}
+    return _part(plan, "sft", setting)
 
 
-def _given(config: DictConfig, part: str) -> dict[str, Any]:
-    if config.setting[part] is None:
-        raise ConfigError(f"setting {config.setting.name} has no {part}: it starts from {config.setting.start.model}")
-    return dict(config.setting[part])
+def _generate(plan: Plan, *, setting: str, **_: str) -> Slice:
+    path, values = _part(plan, "generate", setting)
+    return path, {**plan.setting(setting).setting.start, **values}
+
+
+def _reward(plan: Plan, *, setting: str, **_: str) -> Slice:
+    return _part(plan, "reward", setting)
+
+
+def _annotate(plan: Plan, *, setting: str, **_: str) -> Slice:
+    path, values = _part(plan, "annotate", setting)
+    return path, {**values, "generations": f"results/{setting}/generate/generations.jsonl"}
 
 
 def _pairs(plan: Plan, *, setting: str, **_: str) -> Slice:
     config = plan.setting(setting)
-    pairs = {key: config.setting.pairs[key] for key in ("data", "heldout")}
+    pairs = {key: config.setting.pairs[key] for key in ("train", "heldout", "heldout_split")}
     return f"results/{setting}/data/config.yaml", {"seed": config.seed, **pairs}
 
 
@@ -217,46 +335,54 @@ def _reference(plan: Plan, *, setting: str, **_: str) -> Slice:
 
 
 def _train(plan: Plan, *, setting: str, run: str, **_: str) -> Slice:
-    config = plan.run(setting, run)
-    if config.method.objective is None:
-        raise ConfigError(f"run {run}: method {config.method.name} trains nothing; its model is the start model of {setting}")
+    config, (method, seed) = plan.setting(setting), plan.run(setting, run)
+    if method.objective is None:
+        raise ConfigError(f"run {run}: method {method.name} trains nothing; its model is the start model of {setting}")
     known = {f.name for f in fields(Method)}
     shared = {key: value for key, value in config.setting.training.items() if key not in ("epochs", "batch_size", "precision")}
-    method = {key: value for key, value in config.method.items() if key in known and key != "reference"}
-    hyperparameters = {key: value for key, value in config.method.items() if key not in known}
-    reference = f"results/{setting}/reference" if config.method.reference == "cached" else None
-    values = {"setting": setting, "run": run, "seed": config.seed, **_lengths(config), "reference": reference}
-    return f"results/{setting}/runs/{run}/config.yaml", {**values, "method": {**method, **shared, "hyperparameters": hyperparameters}}
+    given = {key: value for key, value in method.items() if key in known and key != "reference"}
+    hyperparameters = {key: value for key, value in method.items() if key not in known}
+    reference = f"results/{setting}/reference" if method.reference == "cached" else None
+    values = {"setting": setting, "run": run, "seed": seed, **_lengths(config), "reference": reference}
+    return f"results/{setting}/runs/{run}/config.yaml", {**values, "method": {**given, **shared, "hyperparameters": hyperparameters}}
 
 
 def _answer(plan: Plan, *, setting: str, run: str, **_: str) -> Slice:
-    config = plan.run(setting, run)
-    start = config.setting.start if config.method.objective is None else {"model": f"results/{setting}/runs/{run}/model", "revision": None}
+    config = plan.setting(setting)
+    is_start = plan.run(setting, run).method.objective is None
+    model = config.setting.start if is_start else {"model": f"results/{setting}/runs/{run}/model", "revision": None}
     benchmarks = {
-        name: {"protocol": config.benchmarks[name].protocol, "questions": config.benchmarks[name].baseline, **config.setting.decoding[name]}
+        name: {**{key: config.benchmarks[name][key] for key in ("protocol", "questions")}, **config.benchmarks[name].answering}
         for name in plan.answered
     }
-    values = {"setting": setting, "run": run, **start, "benchmarks": benchmarks}
-    return f"results/{setting}/runs/{run}/eval/answer.yaml", values
+    return f"results/{setting}/runs/{run}/eval/answer.yaml", {"setting": setting, "run": run, **model, "benchmarks": benchmarks}
 
 
 def _judge(plan: Plan, *, setting: str, run: str, **_: str) -> Slice:
-    config = plan.run(setting, run)
+    config = plan.setting(setting)
     folder = f"results/{setting}/runs/{run}/eval"
     benchmarks = {}
     for name, benchmark in config.benchmarks.items():
-        given = {key: value for key, value in benchmark.items() if value is not None and key not in ("assets", "gamed")}
-        benchmarks[name] = given | {"answers": f"{folder}/{benchmark.answers}/model_outputs.json"}
+        given = {key: value for key, value in benchmark.items() if value is not None and key not in ("assets", "gamed", "answering")}
+        paths = {"answers": f"{folder}/{plan.answers(name)}", "judgments": f"{folder}/{plan.judgments(name)}"}
+        benchmarks[name] = given | paths
     return f"{folder}/judge.yaml", {"setting": setting, "run": run, "benchmarks": benchmarks, "judge": config.judge}
 
 
 def _score(plan: Plan, *, benchmark: str, setting: str, run: str, **_: str) -> Slice:
-    config = plan.run(setting, run).benchmarks[benchmark]
-    return f"results/{setting}/runs/{run}/eval/{benchmark}/score.yaml", {"protocol": config.protocol, "gamed": config.gamed}
+    config = plan.base.benchmarks[benchmark]
+    given = {key: config[key] for key in SCORED_WITH.get(config.protocol, ())}
+    return f"results/{setting}/runs/{run}/eval/{benchmark}/score.yaml", {"protocol": config.protocol, **given}
 
 
 def _tables(plan: Plan, **_: str) -> Slice:
-    return "results/tables.yaml", {**plan.scale, "benchmarks": plan.benchmarks}
+    return "results/tables.yaml", {**plan.scale, "benchmarks": plan.benchmarks, "judge": plan.base.judge.model}
+
+
+def _report(plan: Plan, **_: str) -> Slice:
+    generated = [name for name in plan.scale["settings"] if plan.setting(name).setting.generate is not None]
+    config = {"world": f"results/worlds/{plan.base.world.name}", "gamed": plan.base.benchmarks.alpacaeval2.gamed}
+    return "results/world_report.yaml", {**config, "scale": plan.scale, "generated": generated}
 
 
 _SLICES: dict[str, Callable[..., Slice]] = {
@@ -265,6 +391,9 @@ _SLICES: dict[str, Callable[..., Slice]] = {
     "calibrate": _calibrate,
     "pretrain": _pretrain,
     "sft": _sft,
+    "generate": _generate,
+    "reward": _reward,
+    "annotate": _annotate,
     "pairs": _pairs,
     "reference": _reference,
     "train": _train,
@@ -272,6 +401,7 @@ _SLICES: dict[str, Callable[..., Slice]] = {
     "judge": _judge,
     "score": _score,
     "tables": _tables,
+    "report": _report,
 }
 
 
@@ -282,5 +412,20 @@ def plan(scale: str | None = None, named: Iterable[str] = ()) -> Plan:
     return made
 
 
-def _names(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_"))
+@cache
+def _part_of_conf(group: str, name: str) -> DictConfig:
+    """conf/<group>/<name>.yaml with its defaults, composed by itself: a tenth of the time of the whole configuration."""
+    known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    if name not in known:
+        raise ConfigError(f"{group} {name!r}: conf/{group}/{name}.yaml does not exist{nearest(name, known)}")
+    part: DictConfig = compose_raw(f"{group}/{name}")[group]
+    return part
+
+
+def _as_plain(value: Any) -> Any:
+    """``value`` with its configurations as dicts and lists."""
+    if isinstance(value, DictConfig | ListConfig):
+        return OmegaConf.to_container(value, resolve=True)
+    if isinstance(value, dict):
+        return {key: _as_plain(inner) for key, inner in value.items()}
+    return [_as_plain(inner) for inner in value] if isinstance(value, list) else value

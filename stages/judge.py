@@ -3,8 +3,8 @@
     python -m stages.judge --config results/mini_base/runs/dpo/eval/judge.yaml --runtime concurrency=16 timeout=60 max_retries=5
 
 In: the run's answers and what each benchmark compares them with (the slice's ``benchmarks``), and the judge: an endpoint
-(``base_url``, ``api_key_env``), or a local ``server`` that lives as long as this stage. Out, beside the config:
-``<benchmark>/annotations.json``, a row an answer, each with a judgment or a recorded failure.
+(``base_url``, ``api_key_env``), or a local ``server`` that lives as long as this stage. Out: each benchmark's ``judgments`` in its
+own format (AlpacaEval's annotations.json, model_judgment.jsonl), each with a judgment or a recorded failure.
 
 A local server is a module that takes this stage's ``--config``, prints ``listening on http://127.0.0.1:PORT/v1``, and ends on
 SIGTERM and at the end of its standard input, so that it cannot outlive this stage even where this stage is killed.
@@ -13,12 +13,11 @@ SIGTERM and at the end of its standard input, so that it cannot outlive this sta
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -29,14 +28,14 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from stages import files
-from stages.judging import alpacaeval2, client
+from stages.judging import alpacaeval2, arena_hard, client, mt_bench
+from stages.judging.client import Ask
 from stages.judging.rows import Row, check_same, read_rows
 
 ANSWER = ("instruction", "output", "generator")
+MODEL_ANSWER = ("question_id", "model_id", "choices")
 RUNTIME = ("concurrency", "timeout", "max_retries")
 START_SECONDS = 30
-
-Ask = Callable[[list[dict[str, Any]]], list[client.Outcome]]
 
 
 @contextmanager
@@ -90,8 +89,9 @@ def _address(module: str, said: Queue[str], last: deque[str]) -> str:
             return found[1]
 
 
-def judge_alpacaeval2(benchmark: dict[str, Any], answers: list[Row], judge: dict[str, Any], ask: Ask) -> list[Row]:
-    return alpacaeval2.annotate(
+def judge_alpacaeval2(benchmark: dict[str, Any], judge: dict[str, Any], ask: Ask) -> list[Row]:
+    answers = read_rows(benchmark["answers"], ANSWER)
+    rows = alpacaeval2.annotate(
         answers,
         read_rows(benchmark["baseline"], ANSWER),
         template=Path(benchmark["template"]).read_text(encoding="utf-8"),
@@ -101,20 +101,57 @@ def judge_alpacaeval2(benchmark: dict[str, Any], answers: list[Row], judge: dict
         annotator=judge["name"],
         judge=judge["model"],
     )
+    return checked(answers, rows)
 
 
-def judge_oracle(benchmark: dict[str, Any], answers: list[Row], judge: dict[str, Any], ask: Ask) -> list[Row]:
+def judge_oracle(benchmark: dict[str, Any], judge: dict[str, Any], ask: Ask) -> list[Row]:
     from stages.mini import oracle
 
-    return oracle.annotate(answers, benchmark["world"])
+    answers = read_rows(benchmark["answers"], ANSWER)
+    return checked(answers, oracle.annotate(answers, benchmark["world"]))
 
 
-PROTOCOLS = {"alpacaeval2": judge_alpacaeval2, "oracle": judge_oracle}
+def checked(answers: list[Row], judgments: list[Row]) -> list[Row]:
+    """``judgments``, one for each of ``answers`` in the same order; ValueError where one is left out."""
+    check_same("the answers", [row["instruction"] for row in answers], "their judgments", [row["instruction"] for row in judgments])
+    return judgments
+
+
+def judge_arena_hard(benchmark: dict[str, Any], judge: dict[str, Any], ask: Ask) -> list[Row]:
+    return arena_hard.annotate(
+        read_rows(benchmark["answers"], MODEL_ANSWER),
+        read_rows(benchmark["questions"], ("question_id", "turns")),
+        read_rows(benchmark["baseline"], MODEL_ANSWER),
+        config=arena_hard.read_config(benchmark["template"]),
+        decoding=benchmark["decoding"],
+        ask=ask,
+        judge=judge["model"],
+    )
+
+
+def judge_mt_bench(benchmark: dict[str, Any], judge: dict[str, Any], ask: Ask) -> list[Row]:
+    return mt_bench.annotate(
+        read_rows(benchmark["answers"], MODEL_ANSWER),
+        read_rows(benchmark["questions"], mt_bench.QUESTION),
+        read_rows(benchmark["references"], MODEL_ANSWER),
+        prompts=read_rows(benchmark["template"], mt_bench.PROMPT),
+        decoding=benchmark["decoding"],
+        ask=ask,
+        judge=judge["model"],
+    )
+
+
+PROTOCOLS = {"alpacaeval2": judge_alpacaeval2, "arena_hard": judge_arena_hard, "mt_bench": judge_mt_bench, "oracle": judge_oracle}
+
+
+def failures(rows: list[Row]) -> tuple[int, int]:
+    """How many judgments there are in ``rows``, and how many of them failed; Arena-Hard's rows hold two."""
+    judgments = [judgment for row in rows for judgment in row.get("games", [row])]
+    return len(judgments), sum(bool(judgment.get("failure")) for judgment in judgments)
 
 
 def main() -> None:
     config, folder = files.stage_config(__doc__)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that SIGTERM, too, leaves through local_server's end
     runtime: dict[str, Any] = dict(config.runtime)
     if unknown := set(runtime) - set(RUNTIME):
         raise ValueError(f"unknown --runtime key {min(unknown)!r}; known are {', '.join(RUNTIME)}")
@@ -124,7 +161,8 @@ def main() -> None:
         raise ValueError("set either judge.base_url (an endpoint) or judge.server (a local server's module), and null for the other")
     if unknown := {benchmark["protocol"] for benchmark in benchmarks.values()} - set(PROTOCOLS):
         raise ValueError(f"benchmarks: unknown protocol {min(unknown)!r}; known are {', '.join(PROTOCOLS)}")
-    answers = {name: read_rows(benchmark["answers"], ANSWER) for name, benchmark in benchmarks.items()}
+    for benchmark in benchmarks.values():  # before the first call is paid for
+        read_rows(benchmark["answers"], ())
 
     server = local_server(judge["server"]["module"], folder / "judge.yaml") if judge["server"] else nullcontext(judge["base_url"])
     judgments: dict[str, list[Row]] = {}
@@ -132,13 +170,12 @@ def main() -> None:
         for name, benchmark in benchmarks.items():
             label = f"{wanted['run']} {name}"
             ask = partial(client.ask, model=judge["model"], base_url=base_url, api_key_env=judge["api_key_env"], label=label, **runtime)
-            judgments[name] = PROTOCOLS[benchmark["protocol"]](benchmark, answers[name], judge, ask)
-            asked, judged = ([row["instruction"] for row in rows] for rows in (answers[name], judgments[name]))
-            check_same(f"the answers in {benchmark['answers']}", asked, "their judgments", judged)
+            judgments[name] = PROTOCOLS[benchmark["protocol"]](benchmark, judge, ask)
     # Written only now that the server is known to have lived to the end: its death would else pass for failed judgments.
     for name, rows in judgments.items():
-        files.write_json(folder / name / "annotations.json", rows)
-        print(f"judge: {wanted['run']} {name}: {len(rows)} judgments, {sum(bool(row.get('failure')) for row in rows)} failed")
+        path = benchmarks[name]["judgments"]
+        (files.write_jsonl if path.endswith(".jsonl") else files.write_json)(path, rows)
+        print("judge: {} {}: {} judgments, {} failed".format(wanted["run"], name, *failures(rows)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from stages import files
+from stages import checkpoints, files
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -43,9 +43,13 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 
 
 def found(name: str) -> str:
-    """``name``, if it is a hub id or a folder that exists; ValueError with the next command otherwise."""
+    """``name``, if it is a hub id, a folder of the user's that exists, or a folder below results/ that is as its stage left it.
+
+    ValueError with the next command otherwise: a flipped byte in a model of ours is found here, by its sha256 (a second a GiB).
+    """
     if name.startswith(("results/", "./", "/")) and not Path(name).is_dir():
         raise ValueError(f"model {name} does not exist; {files.again(name)}")
+    files.verify(name)
     return name
 
 
@@ -88,8 +92,8 @@ def sft_trainer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data
         gradient_checkpointing=training.precision == "bf16",
         seed=config.seed,
         data_seed=config.seed,
-        logging_steps=10,
-        save_strategy="no",
+        logging_steps=1,  # a sum over several steps would be lost between two attempts
+        save_strategy="no",  # stages/checkpoints.py saves
         report_to="none",
         use_cpu=device() == "cpu",
     )
@@ -102,10 +106,11 @@ def supervise(
     """Train ``model`` in place with ``sft_trainer``; what the manifest says of it."""
     trainer = sft_trainer(model, tokenizer, data, config, folder)
     show_progress(trainer, config.stage)
-    done = trainer.train()
-    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
-    facts = {"first_loss": logged[0]["loss"], "last_loss": logged[-1]["loss"], "tokens": int(logged[-1]["num_tokens"])}
-    return {"steps": done.global_step, **facts, "device": str(trainer.args.device)}
+    tokens = sum(len(row["input_ids"]) for row in trainer.train_dataset) * config.training.epochs  # TRL's own count starts anew on resuming
+    facts = checkpoints.train(trainer, config, config.stage)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    first, last = (sum(part) / len(part) for part in (losses[:10], losses[-10:]))
+    return {**facts, "first_loss": first, "last_loss": last, "tokens": tokens, "device": str(trainer.args.device)}
 
 
 def show_progress(trainer: Trainer, label: str, lines: int = 10) -> None:
@@ -113,12 +118,12 @@ def show_progress(trainer: Trainer, label: str, lines: int = 10) -> None:
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
     class Lines(TrainerCallback):
-        def __init__(self) -> None:
-            self.started, self.due = time.time(), 0.0
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.began, self.first, self.due = time.time(), state.global_step, state.global_step
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
             if logs and "loss" in logs and state.global_step >= self.due:
-                left = (time.time() - self.started) / state.global_step * (state.max_steps - state.global_step)
+                left = (time.time() - self.began) / (state.global_step - self.first) * (state.max_steps - state.global_step)
                 print(
                     f"{label}: step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.4f}, {left:.0f} s left", flush=True
                 )

@@ -7,7 +7,7 @@ In: a text per line (``corpus.jsonl``), a tokenizer, the architecture and the tr
 
 from __future__ import annotations
 
-from stages import files, models
+from stages import checkpoints, files, models
 from stages.schema import plain
 
 
@@ -31,6 +31,7 @@ def main() -> None:
     facts = models.supervise(model, tokenizer, data, config, folder)
     models.save_model(folder, model, tokenizer)
     files.write_manifest(folder, config, inputs=[config.data], parameters=model.num_parameters(), **facts)
+    checkpoints.remove(folder)
 
 
 if __name__ == "__main__":

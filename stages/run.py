@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from stages.config import CONF, ROOT, ConfigError, Plan
+from stages.config import CONF, ROOT, ConfigError, Plan, compose_raw
 
 
 class OneWorkflow(Callback):
@@ -56,24 +56,33 @@ def named(point: list[str]) -> tuple[str, str, str, dict[str, Any]]:
 
 
 def make(points: list[list[str]]) -> None:
-    """Call Snakemake for the scores of all points; exits with its status, or with one sentence where a point is no run."""
+    """Call Snakemake for the scores of all points that are runs; exits with its status, or with a sentence where one is none."""
     wanted: dict[tuple[str, str], None] = {}
-    try:
+    wrong: list[str] = []
+    try:  # Hydra would turn an exception of a callback into a warning
         scale = named(points[0])[0]
         if any(named(point)[0] != scale for point in points):
             raise ConfigError("a call makes runs of one scale; give scale=… once, without alternatives")
         planned = Plan(scale or None)
+        defaults = compose_raw()
         for point in points:
-            _, setting, method, varied = named(point)
-            setting, method = setting or planned.base.setting.name, method or planned.base.method.name
-            wanted[setting, planned.run_name(setting, method, varied)] = None
-    except ValueError as error:  # Hydra would turn an exception of a callback into a warning
+            try:
+                _, setting, method, varied = named(point)
+                setting, method = setting or defaults.setting.name, method or defaults.method.name
+                wanted[setting, planned.run_name(setting, method, varied)] = None
+            except ValueError as error:
+                wrong.append(f"error: {' '.join(point)}: {error}")
+    except ValueError as error:
         sys.exit(f"error: {error}")
+    if not wanted:
+        sys.exit("\n".join(wrong))
     options = shlex.split(os.environ.get("SNAKEMAKE_ARGS", ""))
     command = [sys.executable, "-m", "snakemake", "--cores", "all", "--keep-going", *options, *planned.scores(list(wanted))]
     command += ["--config", f"scale={scale}"] if scale else []
     print(f"{len(wanted)} runs: {', '.join(run for _, run in wanted)}\n{shlex.join(command)}", flush=True)
     status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if wrong:
+        sys.exit("\n".join(wrong))
     if status:
         sys.exit(status)
 

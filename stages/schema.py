@@ -22,7 +22,8 @@ class Scale:
 
     name: str = MISSING
     settings: list[str] = MISSING
-    methods: list[str] = MISSING
+    methods: list[str] = MISSING  # Table 4
+    ablations: list[str] = MISSING  # Table 5
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Corpus:
     questions: int = MISSING
     portraits: int = MISSING
     shared: int = MISSING
+    sums: int = MISSING
 
 
 @dataclass
@@ -71,6 +73,19 @@ class WorldBenchmark:
 
 
 @dataclass
+class WorldQuestions:
+    n: int = MISSING
+    baseline: str = MISSING
+    mix: dict[str, float] = MISSING
+
+
+@dataclass
+class WorldTurns:
+    each: int = MISSING
+    categories: dict[str, str] = MISSING
+
+
+@dataclass
 class World:
     """The mini world's constants: stages/mini, stages/world.py."""
 
@@ -78,12 +93,15 @@ class World:
     seed: int = MISSING
     n_towns: int = MISSING
     mix: dict[str, float] = MISSING
+    follow_ups: float = MISSING
     writers: dict[str, Writer] = MISSING
     corpus: Corpus = MISSING
     demonstrations: dict[str, Demonstrations] = MISSING
     preferences: WorldPreferences = MISSING
     annotator: Annotator = MISSING
     alpacaeval2: WorldBenchmark = MISSING
+    arena_hard: WorldQuestions = MISSING
+    mt_bench: WorldTurns = MISSING
 
 
 @dataclass
@@ -123,17 +141,61 @@ class Pretrain:
 
 
 @dataclass
+class Data:
+    """Rows: a JSON-lines file, or a data set on the hub with its revision and split (stages/records.py)."""
+
+    data: str = MISSING
+    revision: str | None = None
+    split: str | None = None
+
+
+@dataclass
 class Sft:
     model: str = MISSING
     revision: str | None = MISSING
-    data: str = MISSING
+    data: Data = field(default_factory=Data)
     training: Supervised = field(default_factory=Supervised)
 
 
 @dataclass
-class Pairs:
-    data: str = MISSING
+class Generate:
+    """On-policy samples: stages/generate.py."""
+
+    prompts: Data = field(default_factory=Data)
+    n: int = MISSING
+    temperature: float = MISSING
+    top_p: float = MISSING
+    max_tokens: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class Reward:
+    """A reward model trained here: stages/reward.py."""
+
+    model: str = MISSING
+    revision: str | None = MISSING
+    data: Data = field(default_factory=Data)
     heldout: int = MISSING
+    training: Supervised = field(default_factory=Supervised)
+
+
+@dataclass
+class Annotate:
+    """Which reward model scores the samples: stages/annotate.py."""
+
+    model: str = MISSING
+    revision: str | None = MISSING
+    max_length: int = MISSING
+
+
+@dataclass
+class Pairs:
+    """The pairs, and how much of them is held out: a number of rows, or the rows of another split."""
+
+    train: Data = field(default_factory=Data)
+    heldout: int | None = MISSING
+    heldout_split: str | None = None
     max_length: int = MISSING
     max_prompt_length: int = MISSING
     empty_system: bool = MISSING
@@ -156,11 +218,14 @@ class PreferenceTraining:
 
 
 @dataclass
-class Decoding:
+class Answering:
+    """How a benchmark's questions are answered; ``temperatures`` by the question's category, ``temperature`` for the others."""
+
     temperature: float = MISSING
     top_p: float = MISSING
     max_tokens: int = MISSING
     seed: int = MISSING
+    temperatures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -171,15 +236,19 @@ class Start:
 
 @dataclass
 class Setting:
-    """A start model (made by ``pretrain`` and ``sft`` where these are given), its data, and the values chosen for each method."""
+    """A start model, its preference data, and the values chosen for each method. What is made here has a part of its own: the model by
+    ``pretrain`` and ``sft``, on-policy data by ``generate``, ``reward`` and ``annotate``."""
 
     name: str = MISSING
     pretrain: Pretrain | None = MISSING
     sft: Sft | None = MISSING
     start: Start = field(default_factory=Start)
+    generate: Generate | None = MISSING
+    reward: Reward | None = MISSING
+    annotate: Annotate | None = MISSING
     pairs: Pairs = field(default_factory=Pairs)
     training: PreferenceTraining = field(default_factory=PreferenceTraining)
-    decoding: dict[str, Decoding] = MISSING
+    decoding: dict[str, Answering] = MISSING
     tuned: dict[str, dict[str, Any]] = MISSING
 
 
@@ -215,13 +284,16 @@ class Benchmark:
 
     protocol: str = MISSING
     answers: str = MISSING
-    baseline: str | None = MISSING
-    template: str | None = MISSING
-    gamed: str | None = MISSING
-    world: str | None = MISSING
-    swap_seed: int | None = MISSING
-    decoding: dict[str, Any] = MISSING
-    assets: dict[str, Asset] = MISSING
+    questions: str | None = None
+    baseline: str | None = None
+    references: str | None = None
+    template: str | None = None
+    gamed: str | None = None
+    world: str | None = None
+    swap_seed: int | None = None
+    answering: Answering | None = None
+    decoding: dict[str, Any] = field(default_factory=dict)
+    assets: dict[str, Asset] = field(default_factory=dict)
 
 
 @dataclass
@@ -234,6 +306,9 @@ class Server:
     length_bias: float = MISSING
     position_bias: float = MISSING
     noise: float = MISSING
+    tie: float = MISSING
+    strong: float = MISSING
+    silence: float = MISSING
     seed: int = MISSING
 
 
@@ -275,6 +350,10 @@ RANGES: dict[str, tuple[float, bool, float]] = {
     "max_tokens": (0, False, 1e6),
     "seed": (0, True, 2**32 - 1),
     "noise": (0, True, 1e4),
+    "follow_ups": (0, True, 1),
+    "silence": (0, True, 1),
+    "n": (0, False, 1e9),
+    "heldout": (0, False, 1e9),
 }
 
 
@@ -284,7 +363,17 @@ class ConfigError(ValueError):
 
 def validate(config: DictConfig) -> DictConfig:
     """``config`` against the schema and the ranges; ConfigError names the key, what is wrong and the nearest key."""
-    method = plain(config.method)
+    known = {f.name for f in fields(Method)}
+    container = _merge(Config, plain(config) | {"method": {key: value for key, value in plain(config.method).items() if key in known}})
+    method = validate_method(config.method)
+    for where, value in leaves(container):
+        check_range(where, value)
+    return OmegaConf.create(container | {"method": method})
+
+
+def validate_method(config: DictConfig) -> DictConfig:
+    """A method against the schema, its objective's parameters and the ranges; likewise."""
+    method = plain(config)
     known = {f.name for f in fields(Method)}
     hyperparameters = {key: value for key, value in method.items() if key not in known}
     allowed = objective_parameters(method["objective"]) if method.get("objective") else ()
@@ -296,22 +385,30 @@ def validate(config: DictConfig) -> DictConfig:
     for key in allowed:
         if key not in hyperparameters:
             raise ConfigError(f"conf/method/{method['name']}.yaml lacks {key!r}, which objective {method['objective']!r} needs")
-    given = plain(config) | {"method": {key: value for key, value in method.items() if key in known}}
+    container = _merge(Method, {key: value for key, value in method.items() if key in known}, "method.") | hyperparameters
+    for key, value in container.items():
+        check_range(f"method.{key}", value)
+    return OmegaConf.create(container)
+
+
+def _merge(schema: type, given: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     try:
-        container = plain(OmegaConf.merge(OmegaConf.structured(Config), given))
+        return plain(OmegaConf.merge(OmegaConf.structured(schema), given))
     except OmegaConfBaseException as error:
-        where = error.full_key or ""
+        where = prefix + (error.full_key or "")
         siblings = list(getattr(error.object_type, "__dataclass_fields__", ()))
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{where}: {reason}{nearest(where.rpartition('.')[2], siblings) if 'not in' in reason else ''}") from None
-    container["method"] |= hyperparameters
-    for where, value in leaves(container):
-        key = where.rpartition(".")[2]
-        if key in RANGES and isinstance(value, int | float) and not isinstance(value, bool):
-            low, inclusive, high = RANGES[key]
-            if not (low <= value <= high) or (value == low and not inclusive):
-                raise ConfigError(f"{where}={value}: expected {'at least' if inclusive else 'more than'} {low:g} and at most {high:g}")
-    return OmegaConf.create(container)
+
+
+def check_range(where: str, value: Any) -> Any:
+    """``value``, unless RANGES has the key at the end of ``where`` and the value lies outside; then a ConfigError."""
+    key = where.rpartition(".")[2]
+    if key in RANGES and isinstance(value, int | float) and not isinstance(value, bool):
+        low, inclusive, high = RANGES[key]
+        if not (low <= value <= high) or (value == low and not inclusive):
+            raise ConfigError(f"{where}={value}: expected {'at least' if inclusive else 'more than'} {low:g} and at most {high:g}")
+    return value
 
 
 def objective_parameters(objective: str) -> tuple[str, ...]:

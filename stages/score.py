@@ -2,20 +2,31 @@
 
     python -m stages.score --benchmark alpacaeval2 --answers model_outputs.json --judgments annotations.json \\
         --gamed df_gamed.csv --out scores.json
+    python -m stages.score --benchmark arena_hard --answers model_answer.jsonl --judgments model_judgment.jsonl \\
+        --baseline gpt-4-0314.jsonl --out scores.json
+    python -m stages.score --benchmark mt_bench --answers model_answer.jsonl --judgments model_judgment.jsonl \\
+        --questions question.jsonl --out scores.json
     python -m stages.score --benchmark oracle --answers model_outputs.json --judgments annotations.json --out scores.json
 
-In, plain or gzipped (.gz), answers and judgments for the same instructions in the benchmark's order:
+In, plain or gzipped (.gz), answers and judgments for the same instructions:
 
-    --answers    AlpacaEval's model_outputs.json: a list of {"instruction", "output", "generator"}
+    --answers    alpacaeval2, oracle: AlpacaEval's model_outputs.json: a list of {"instruction", "output", "generator"};
+                 arena_hard, mt_bench: model_answer/<model>.jsonl: {"question_id", "model_id", "choices": [{"turns": [...]}]} a line, a
+                 turn being {"content", "token_len"} in Arena-Hard and a text in MT-Bench
     --judgments  alpacaeval2: the alpaca_eval package's annotations.json: a list of {"instruction", "output_1", "generator_1",
-                 "output_2", "generator_2", "annotator", "preference"}, 1 the baseline and 2 the model, null a failed judgment;
-                 oracle: a list of {"instruction", "output", "generator", "score", and a count for each kind of finding}
+                 "output_2", "generator_2", "annotator", "preference"}, 1 the baseline and 2 the model, null a failed judgment, in the
+                 benchmark's order; arena_hard: model_judgment/<judge>/<model>.jsonl: {"question_id", "model", "judge", "games":
+                 [{"user_prompt", "judgment", "score"}, ...]}; mt_bench: {"question_id", "model", "judge", "user_prompt", "judgment",
+                 "score", "turn"}; oracle: a list of {"instruction", "output", "generator", "score", and a count for each kind of finding}
     --gamed      alpacaeval2: df_gamed.csv with the columns index, model, preference, std_delta_len, instruction_difficulty,
                  not_gamed_baseline, as in the data set tatsu-lab/alpaca_eval
+    --baseline   arena_hard: the baseline's model_answer file, for its name
+    --questions  mt_bench: question.jsonl, for the categories
 
 Out: ``scores.json``. alpacaeval2: win rates in percent with standard errors, raw, discrete and length-controlled (by the package's
-own functions), counts, failures, average length, and the versions that they depend on. oracle: the mean score in [0, 10], its
-standard error, the mean count of each finding.
+own functions). arena_hard: the Bradley-Terry win rate with its bootstrap interval. mt_bench: the mean rating, by turn and category.
+oracle: the mean score in [0, 10], its standard error, the mean count of each finding. All with counts, failures, lengths, and the
+versions that they depend on.
 """
 
 from __future__ import annotations
@@ -27,14 +38,17 @@ from statistics import fmean, stdev
 from typing import Any
 
 from stages import files
-from stages.judging import alpacaeval2
-from stages.judging.rows import Row, check_same, read_rows
+from stages.judging import alpacaeval2, arena_hard, mt_bench
+from stages.judging.rows import Row, check_same, only, read_rows
 
-ANSWER = ("instruction", "output", "generator")
-JUDGMENT = {
-    "alpacaeval2": ("instruction", "output_1", "generator_1", "output_2", "generator_2", "annotator", "preference"),
-    "oracle": (*ANSWER, "score"),
+ANSWER, MODEL_ANSWER = ("instruction", "output", "generator"), ("question_id", "model_id", "choices")
+FORMATS = {  # the keys that answers and judgments must have
+    "alpacaeval2": (ANSWER, ("instruction", "output_1", "generator_1", "output_2", "generator_2", "annotator", "preference")),
+    "arena_hard": (MODEL_ANSWER, ("question_id", "model", "judge", "games")),
+    "mt_bench": (MODEL_ANSWER, ("question_id", "model", "judge", "user_prompt", "judgment", "score", "turn")),
+    "oracle": (ANSWER, (*ANSWER, "score")),
 }
+NEEDS = {"alpacaeval2": "gamed", "arena_hard": "baseline", "mt_bench": "questions"}
 
 
 def score_oracle(answers: list[Row], judgments: list[Row]) -> dict[str, Any]:
@@ -42,7 +56,7 @@ def score_oracle(answers: list[Row], judgments: list[Row]) -> dict[str, Any]:
     for key in ("instruction", "output"):
         check_same(f"the answers' {key}s", [row[key] for row in answers], f"the judgments' {key}s", [row[key] for row in judgments])
     scores = [float(row["score"]) for row in judgments]
-    findings = [key for key in judgments[0] if key not in JUDGMENT["oracle"]]
+    findings = [key for key in judgments[0] if key not in FORMATS["oracle"][1]]
     return {
         "benchmark": "oracle",
         "generator": answers[0]["generator"],
@@ -51,6 +65,21 @@ def score_oracle(answers: list[Row], judgments: list[Row]) -> dict[str, Any]:
         "standard_error": stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else None,
         "findings": {key: fmean(row[key] for row in judgments) for key in findings},
     }
+
+
+def score(benchmark: str, answers: list[Row], judgments: list[Row], needed: Path) -> tuple[dict[str, Any], str]:
+    """The scores, and a line that sums them up. needed: the file of the option that ``NEEDS`` names."""
+    if benchmark == "alpacaeval2":
+        scores = alpacaeval2.score(answers, judgments, alpacaeval2.read_gamed(needed))
+        return scores, "length-controlled win rate {length_controlled_winrate:.2f}, win rate {win_rate:.2f}".format(**scores)
+    if benchmark == "arena_hard":
+        scores = arena_hard.score(answers, judgments, baseline=only(read_rows(needed, MODEL_ANSWER), "model_id"))
+        return scores, "win rate {win_rate:.2f} ({win_rate_low:.2f} to {win_rate_high:.2f})".format(**scores)
+    if benchmark == "mt_bench":
+        scores = mt_bench.score(answers, judgments, read_rows(needed, mt_bench.QUESTION))
+        return scores, "mean rating {mean:.3f} of 10".format(**scores)
+    scores = score_oracle(answers, judgments)
+    return scores, "mean {mean:.3f} of 10".format(**scores)
 
 
 def plain(value: Any) -> Any:
@@ -63,25 +92,23 @@ def plain(value: Any) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--benchmark", required=True, choices=sorted(JUDGMENT))
+    parser.add_argument("--benchmark", required=True, choices=sorted(FORMATS))
     parser.add_argument("--answers", required=True, type=Path)
     parser.add_argument("--judgments", required=True, type=Path)
-    parser.add_argument("--gamed", type=Path, help="needed by alpacaeval2, unused otherwise")
+    for benchmark, option in NEEDS.items():
+        parser.add_argument(f"--{option}", type=Path, help=f"needed by {benchmark}, unused otherwise")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
-    if args.benchmark == "alpacaeval2" and not args.gamed:
-        parser.error("--benchmark alpacaeval2 needs --gamed: AlpacaEval's df_gamed.csv, or the world's own")
+    needed = getattr(args, NEEDS.get(args.benchmark, ""), Path())
+    if not needed:
+        parser.error(f"--benchmark {args.benchmark} needs --{NEEDS[args.benchmark]}; --help says what that is")
 
-    answers, judgments = read_rows(args.answers, ANSWER), read_rows(args.judgments, JUDGMENT[args.benchmark])
-    if args.benchmark == "alpacaeval2":
-        scores = plain(alpacaeval2.score(answers, judgments, alpacaeval2.read_gamed(args.gamed)))
-        lc, raw = scores["length_controlled_winrate"], scores["win_rate"]
-        summary = f"length-controlled win rate {lc:.2f}, win rate {raw:.2f}, {scores['n_failed']} of {len(answers)} judgments failed"
-    else:
-        scores = plain(score_oracle(answers, judgments))
-        summary = f"mean {scores['mean']:.3f} of 10"
-    files.write_json(args.out, scores)
-    print(f"score: {scores['generator']} on {args.benchmark}: {summary}")
+    answer_keys, judgment_keys = FORMATS[args.benchmark]
+    answers, judgments = read_rows(args.answers, answer_keys), read_rows(args.judgments, judgment_keys)
+    scores, summary = score(args.benchmark, answers, judgments, needed)
+    files.write_json(args.out, plain(scores))
+    failed = f", {scores['n_failed']} judgments failed" if "n_failed" in scores else ""
+    print(f"score: {scores['generator']} on {args.benchmark}: {summary}{failed}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ Out: model/, manifest.json. Every token of a conversation is trained, as the aut
 
 from __future__ import annotations
 
-from stages import files, models
+from stages import checkpoints, files, models
+from stages.records import inputs_of, read_records
 
 
 def main() -> None:
@@ -19,11 +20,12 @@ def main() -> None:
     set_seed(config.seed)
     tokenizer = models.load_tokenizer(config.model, config.revision)
     model = models.load_model(config.model, config.revision)
-    data = Dataset.from_list([{"messages": row["messages"]} for row in files.read_jsonl(config.data)])
-    print(f"sft: {config.model} on {len(data):,} conversations of {config.data}")
+    data = Dataset.from_list([{"messages": row["messages"]} for row in read_records(config.data)])
+    print(f"sft: {config.model} on {len(data):,} conversations of {config.data.data}")
     facts = models.supervise(model, tokenizer, data, config, folder)
     models.save_model(folder, model, tokenizer)
-    files.write_manifest(folder, config, inputs=[config.data], conversations=len(data), **facts)
+    files.write_manifest(folder, config, inputs=inputs_of(config.data), conversations=len(data), **facts)
+    checkpoints.remove(folder)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,15 @@
     python -m stages.train --config results/mini_base/runs/simpo/config.yaml --runtime micro_batch=8
 
 In: the start model, the pairs, and the reference's log-probabilities where the method has ``reference: cached``. Out: model/,
-train.jsonl (a row an optimizer step), and a manifest with the figures on the held-out pairs.
+train.jsonl (a row an optimizer step), and a manifest with the figures on the held-out pairs. Killed, it goes on where it was
+(stages/checkpoints.py).
 """
 
 from __future__ import annotations
 
 from functools import partial
 
-from stages import files, models
+from stages import checkpoints, files, models
 from stages.schema import plain
 
 
@@ -30,6 +31,7 @@ def main() -> None:
     splits = read_splits(config, tokenizer)
     pairs = {split: [TrainingPair(pair) for pair in read] for split, read in splits.items()}
     if config.reference:
+        files.verify(config.reference)
         sums = refcache.read(config.reference, refcache.identity(model, splits, config.precision))
         pairs = {split: [TrainingPair(*both) for both in zip(read, sums[split], strict=True)] for split, read in splits.items()}
     objective = partial(OBJECTIVES[method.objective], **plain(method.hyperparameters))
@@ -54,20 +56,22 @@ def main() -> None:
         data_seed=config.seed,
         logging_steps=1,
         logging_nan_inf_filter=False,  # a loss that is no number is an error, not a step to leave out of the log
-        save_strategy="no",
+        save_strategy="no",  # stages/checkpoints.py saves
         report_to="none",
         use_cpu=models.device() == "cpu",
         remove_unused_columns=False,
     )
     trainer = PreferenceTrainer(model, args, pairs["train"], objective, micro_batch)
     models.show_progress(trainer, label)
-    trainer.train()
-    history = [{key: value for key, value in entry.items() if key != "epoch"} for entry in trainer.state.log_history if "loss" in entry]
-    files.write_jsonl(folder / "train.jsonl", history)
+    facts = checkpoints.train(trainer, config, label)
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    # Sorted: the rows that come out of a checkpoint are, and the file shall not tell where the training was resumed.
+    files.write_jsonl(folder / "train.jsonl", [{key: entry[key] for key in sorted(entry) if key != "epoch"} for entry in history])
     heldout = evaluate_pairs(model, pairs["heldout"], objective, micro_batch)
     models.save_model(folder, model, tokenizer)
     inputs = [f"{config.pairs}/{files.MANIFEST}"] + ([f"{config.reference}/{files.MANIFEST}"] if config.reference else [])
-    files.write_manifest(folder, config, inputs=inputs, steps=trainer.state.global_step, device=str(args.device), heldout=heldout)
+    files.write_manifest(folder, config, inputs=inputs, **facts, device=str(args.device), heldout=heldout)
+    checkpoints.remove(folder)
     print(f"{label}: held-out accuracy {heldout['rewards/accuracies']:.3f}, margin {heldout['rewards/margins']:.3f}")
 
 

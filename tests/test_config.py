@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
 from stages import config as bridge
-from stages.config import CONF, ConfigError, Plan, compose_config
+from stages.config import CONF, MADE_HERE, ConfigError, Plan, compose_config
 
-STAGES = ("world", "calibrate", "assets", "pretrain", "sft", "pairs", "reference", "train", "answer", "judge", "score", "tables")
+Node = tuple[str, dict[str, str]]
+METHODS_LIKE_SIMPO = ("dpo", "simpo", "simpo_no_ln", "simpo_no_margin")
+
+SETTING_STAGES = ("sft", "generate", "reward", "annotate", "pairs", "reference")
+RUN_STAGES = ("train", "answer", "judge")
 
 
 @pytest.fixture
@@ -20,11 +26,22 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     return Plan()
 
 
-def where(plan: Plan, run: str = "simpo") -> dict[str, str]:
-    return {"world": plan.base.world.name, "benchmark": "alpacaeval2", "setting": plan.scale["settings"][0], "run": run}
+def nodes(plan: Plan) -> list[Node]:
+    """Every stage of the scale with its wildcards."""
+    found: list[Node] = [("world", {"world": plan.base.world.name}), ("calibrate", {"world": plan.base.world.name})]
+    found += [("assets", {"benchmark": name}) for name in plan.benchmarks if plan.base.benchmarks[name].assets]
+    found.append(("pretrain", {"setting": "mini_base"}))
+    for setting in plan.scale["settings"]:
+        for stage in SETTING_STAGES:
+            if stage not in MADE_HERE or plan.setting(setting).setting[stage] is not None:
+                found.append((stage, {"setting": setting}))
+    for setting, run in plan.runs():
+        found += [(stage, {"setting": setting, "run": run}) for stage in RUN_STAGES if (stage, run) != ("train", "sft")]
+        found += [("score", {"setting": setting, "run": run, "benchmark": benchmark}) for benchmark in plan.benchmarks]
+    return found
 
 
-@pytest.mark.parametrize("scale", ["mini", "smoke"])
+@pytest.mark.parametrize("scale", ["mini", "smoke", "paper"])
 def test_every_setting_and_method_of_every_scale_composes(scale: str) -> None:
     plan = Plan(scale)
     for setting, run in plan.runs():
@@ -68,69 +85,208 @@ def test_a_mistake_is_an_error_that_names_the_key(overrides: list[str], message:
 def test_a_run_varies_its_method_and_seed_only(plan: Plan) -> None:
     assert plan.run_name("mini_base", "simpo", {"beta": 2.5}) == "simpo+beta=2.5"
     assert plan.run_name("mini_base", "simpo", {"seed": 1, "gamma": 0.3}) == "simpo+gamma=0.3+seed=1"
-    default = plan.config("mini_base", "simpo").method
+    default = plan.method("mini_base", "simpo")
     assert plan.run_name("mini_base", "simpo", {"beta": default.beta, "gamma": float(default.gamma)}) == "simpo"
     for key in ("name", "objective", "bta", "temperature"):
         with pytest.raises(ConfigError, match=key):
             plan.run_name("mini_base", "simpo", {key: 1})
     with pytest.raises(ConfigError, match="seed|vary"):
         plan.run_name("mini_base", "sft", {"beta": 1})
+    with pytest.raises(ConfigError, match="beta=-1"):
+        plan.run_name("mini_base", "simpo", {"beta": -1})
+    with pytest.raises(ConfigError, match="seed=-1"):
+        plan.run_name("mini_base", "simpo", {"seed": -1})
 
 
 def test_a_run_is_found_by_its_canonical_name_alone(plan: Plan) -> None:
-    config = plan.run("mini_base", "simpo+beta=3+seed=7")
-    assert (config.method.beta, config.seed) == (3, 7)
+    method, seed = plan.run("mini_base", "simpo+beta=3+seed=7")
+    assert (method.beta, seed) == (3, 7)
     with pytest.raises(ConfigError, match="is 'simpo'"):
-        plan.run("mini_base", f"simpo+beta={plan.config('mini_base', 'simpo').method.beta:g}")
+        plan.run("mini_base", f"simpo+beta={plan.method('mini_base', 'simpo').beta:g}")
     with pytest.raises(ConfigError, match="beta=-1"):
         plan.run("mini_base", "simpo+beta=-1")
     with pytest.raises(ConfigError, match=r"mini_bsae.*did you mean 'mini_base'"):
         plan.run("mini_bsae", "simpo")
+    with pytest.raises(ConfigError, match=r"smpo.*did you mean 'simpo'"):
+        plan.run("mini_base", "smpo")
 
 
 def test_a_slice_is_written_only_when_its_text_changes(plan: Plan) -> None:
-    paths = [Path(plan.slice(stage, **where(plan))) for stage in STAGES]
+    paths = [Path(plan.slice(stage, **where)) for stage, where in nodes(plan)]
     before = {path: path.stat().st_mtime_ns for path in paths}
+    plan.write([])
     again = Plan()
-    for stage in STAGES:
-        again.slice(stage, **where(again))
+    again.write([])
     assert before == {path: path.stat().st_mtime_ns for path in paths}
 
 
-def test_only_the_slices_that_a_value_reaches_change(plan: Plan) -> None:
-    """DPO's learning rate: DPO's training and nothing else; the sampling temperature: the answers; another judge: the judgments."""
+def test_all_that_the_targets_need_is_written_while_planning(plan: Plan) -> None:
+    plan.write([])
+    for stage, where in nodes(plan):
+        path = Path(plan._slice(stage, **where)[0])
+        assert path.is_file(), path
+        assert all((Path(manifest).parent / "config.yaml").is_file() for manifest in plan.made(stage, **where))
+    assert not Path("results/mini_base/runs/dpo+beta=0.3").exists()
+    plan.write(["results/mini_base/runs/dpo+beta=0.3/eval/oracle/scores.json"])
+    assert Path("results/mini_base/runs/dpo+beta=0.3/eval/judge.yaml").is_file()
 
-    def texts(*overrides: str) -> dict[tuple[str, str], str]:
+
+# What must be made again where a value changes: the stages, by the value's key; the first pattern that matches. `TABLE` is what the
+# README promises. "all" means in all runs; a method's own value reaches its own run alone, which is held apart below.
+EVALUATION = {"judge", "score"}
+ANSWERED = {"answer", *EVALUATION}
+TRAINED = {"reference", "train", *ANSWERED}
+ON_POLICY = {"generate", "annotate", "pairs", *TRAINED}
+FINE_TUNED = {"sft", *ON_POLICY}
+PRETRAINED = {"pretrain", "reward", *FINE_TUNED}
+EVERYTHING = {"world", "calibrate", *PRETRAINED}
+NOTHING: set[str] = set()
+TABLE: list[tuple[str, set[str]]] = [
+    (r"scale\.", NOTHING),
+    (r"runtime\.", NOTHING),
+    (r"seed$", PRETRAINED),
+    (r"world\.", EVERYTHING),
+    (r"judge\.server\.(?!module)", {"calibrate", *EVALUATION}),
+    (r"judge\.server\.module", {"calibrate", *EVALUATION}),
+    (r"judge\.", EVALUATION),
+    (r"benchmarks\.\w+\.assets\.", {"assets", *EVALUATION}),
+    (r"benchmarks\.alpacaeval2\.swap_seed", {"calibrate", *EVALUATION}),
+    (r"benchmarks\.\w+\.answering\.", ANSWERED),
+    (r"benchmarks\.\w+\.questions", ANSWERED),
+    (r"benchmarks\.\w+\.gamed", {"score"}),
+    (r"benchmarks\.", EVALUATION),
+    (r"setting\.pretrain\.", PRETRAINED),
+    (r"setting\.sft\.", FINE_TUNED),
+    (r"setting\.start\.", ON_POLICY),
+    (r"setting\.generate\.", ON_POLICY),
+    (r"setting\.reward\.", {"reward", "annotate", "pairs", *TRAINED}),
+    (r"setting\.annotate\.", {"annotate", "pairs", *TRAINED}),
+    (r"setting\.pairs\.(train|heldout)", {"pairs", *TRAINED}),
+    (r"setting\.pairs\.", TRAINED),
+    (r"setting\.training\.precision", TRAINED),
+    (r"setting\.training\.", {"train", *ANSWERED}),
+    (r"setting\.decoding\.", ANSWERED),
+    (r"setting\.tuned\.", {"train", *ANSWERED}),
+    (r"method\.", {"train", *ANSWERED}),
+]
+# Names and forms: what they change is another experiment, or nothing that can be run.
+FIXED = (
+    r"(.*\.)?(name|protocol|objective|reference|package|path|licence|url)$|benchmarks\.\w+\.answers$|world\.writers\.\w+$|judge\.base_url"
+)
+
+
+def another(key: str, value: Any) -> Any:
+    """A value that the schema takes in the place of ``value``."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value * 0.8 + 0.0137
+    if key.endswith("precision"):
+        return "bf16"
+    return f"{value}x"
+
+
+def walk(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(keys, value) of every leaf; a list is none."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from walk(inner, (*path, str(key)))
+    elif not isinstance(value, list):
+        yield path, value
+
+
+def jobs(plan: Plan, texts: dict[str, str], before: dict[str, str]) -> set[tuple[str, str]]:
+    """(stage, run) of all that Snakemake would make again: what a changed slice belongs to, and all that follows from it."""
+    again: set[tuple[str, str]] = set()
+    folders: set[str] = set()
+    for stage, where in nodes(plan):  # in the order in which one follows from the other
+        path = plan._slice(stage, **where)[0]
+        run = f"{where.get('setting', '')}/{where.get('run', '')}"
+        needs = {str(Path(manifest).parent) for manifest in plan.made(stage, **where)}
+        follows = {"judge": "answer", "score": "judge"}.get(stage)
+        if texts[path] != before.get(path) or needs & folders or (follows, run) in again:
+            again.add((stage, run))
+            folders.add(str(Path(path).parent))
+    return again
+
+
+def test_a_value_makes_again_what_it_reaches_and_nothing_else(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every leaf of conf/ at mini scale, changed one at a time, against TABLE."""
+    kept: dict[str, Any] = {}
+    change: list[tuple[tuple[str, ...], Any]] = []
+    compose = bridge.compose_raw
+
+    def composed(name: str = "config", overrides: Iterable[str] = ()) -> Any:
+        if name not in kept:
+            kept[name] = compose(name, overrides)
+        config = kept[name].copy()
+        for path, value in change:
+            # A setting's key is changed in the setting that has all stages, and in the one whose model it starts from where it has it.
+            group = name.partition("/")[0]
+            if path[0] == group or (group == "config" and path[0] not in ("setting", "method")):
+                node = config
+                for part in path[:-1]:
+                    node = node.get(part) if node is not None else None
+                if node is not None and path[-1] in node:
+                    node[path[-1]] = value
+        return config
+
+    monkeypatch.setattr(bridge, "compose_raw", composed)
+
+    def texts() -> tuple[Plan, dict[str, str]]:
+        bridge._part_of_conf.cache_clear()
         changed = Plan()
-        compose = bridge.compose_config
-        changed.base = compose(*overrides)
-        for method in ("sft", "dpo", "simpo"):
-            changed._configs["mini_base", method] = compose("setting=mini_base", f"method={method}", *overrides)
-        keys = [(stage, run) for stage in STAGES for run in ("sft", "dpo", "simpo") if (stage, run) != ("train", "sft")]
-        return {(stage, run): Path(changed.slice(stage, **where(changed, run))).read_text() for stage, run in keys}
+        found = (changed._slice(stage, **where) for stage, where in nodes(changed))
+        return changed, {path: str(values) for path, values in found}
 
-    base = texts()
-    for override, expected in {
-        "setting.tuned.dpo.learning_rate=0.00033": {("train", "dpo")},
-        "setting.decoding.alpacaeval2.temperature=0.33": {("answer", run) for run in ("sft", "dpo", "simpo")},
-        "judge.model=another": {("judge", run) for run in ("sft", "dpo", "simpo")},
-        "runtime.train.micro_batch=4": set(),
-        "setting.sft.training.epochs=5": {("sft", run) for run in ("sft", "dpo", "simpo")},
-    }.items():
-        changed = texts(override)
-        assert {key for key in base if changed[key] != base[key]} == expected, override
+    _, before = texts()
+    full = composed()
+    full.setting = OmegaConf.merge(composed("setting/mini_base").setting, composed("setting/mini_instruct").setting)
+    full.setting.pretrain = composed("setting/mini_base").setting.pretrain
+    full.method = composed("method/simpo").method
+    walked = 0
+    for path, value in walk(OmegaConf.to_container(full, resolve=False)):
+        key = ".".join(path)
+        if re.match(FIXED, key) or value is None or (isinstance(value, str) and "${" in value and "/" not in value):
+            continue
+        wanted = next((stages for pattern, stages in TABLE if re.match(pattern, key)), None)
+        assert wanted is not None, f"{key}: what it makes again stands in no row of TABLE"
+        change[:] = [(path, another(key, value))]
+        changed, after = texts()
+        found = jobs(changed, after, before)
+        assert {stage for stage, _ in found} == wanted, key
+        if key.startswith("method."):
+            assert {run for _, run in found} <= {f"{s}/{m}" for s in ("mini_base", "mini_instruct") for m in METHODS_LIKE_SIMPO}, key
+        if key.startswith("setting.tuned."):
+            assert {run.partition("/")[2] for _, run in found} == {key.split(".")[2]}, key
+        walked += 1
+    assert walked > 150
+    bridge._part_of_conf.cache_clear()
 
 
 def test_what_a_slice_names_is_an_input(plan: Plan) -> None:
-    made = {stage: plan.made(stage, **where(plan)) for stage in STAGES if stage != "tables"}
-    assert made["sft"] == ["results/mini_base/pretrain/manifest.json", "results/worlds/mini/manifest.json"]
-    assert made["train"] == ["results/mini_base/data/manifest.json", "results/mini_base/sft/manifest.json"]
-    assert "results/mini_base/runs/simpo/manifest.json" in made["answer"]
-    assert plan.made("train", **where(plan, "dpo")) == [*made["train"][:1], "results/mini_base/reference/manifest.json", *made["train"][1:]]
-    assert plan.made("answer", **where(plan, "sft")) == ["results/mini_base/sft/manifest.json", "results/worlds/mini/manifest.json"]
+    def made(stage: str, setting: str = "mini_base", run: str = "simpo") -> list[str]:
+        return plan.made(stage, setting=setting, run=run)
+
+    assert made("sft") == ["results/mini_base/pretrain/manifest.json", "results/worlds/mini/manifest.json"]
+    assert made("sft", "mini_instruct") == made("sft")
+    assert made("train") == ["results/mini_base/data/manifest.json", "results/mini_base/sft/manifest.json"]
+    assert "results/mini_base/runs/simpo/manifest.json" in made("answer")
+    assert made("train", run="dpo") == [*made("train")[:1], "results/mini_base/reference/manifest.json", *made("train")[1:]]
+    assert made("answer", run="sft") == ["results/mini_base/sft/manifest.json", "results/worlds/mini/manifest.json"]
+    assert made("pairs", "mini_instruct") == ["results/mini_instruct/annotate/manifest.json"]
+    assert made("annotate", "mini_instruct") == [f"results/mini_instruct/{stage}/manifest.json" for stage in ("generate", "reward")]
+    assert made("generate", "mini_instruct") == ["results/mini_instruct/sft/manifest.json", "results/worlds/mini/manifest.json"]
+
+
+def test_a_part_that_a_setting_does_not_have_is_an_error_that_names_it(plan: Plan) -> None:
+    with pytest.raises(ConfigError, match=r"conf/setting/mini_base.yaml has generate: null"):
+        plan.slice("generate", setting="mini_base")
 
 
 def test_the_slice_of_a_training_holds_its_method_and_no_other_stage(plan: Plan) -> None:
-    slice_ = OmegaConf.load(plan.slice("train", **where(plan, "dpo")))
+    slice_ = OmegaConf.load(plan.slice("train", setting="mini_base", run="dpo"))
     assert set(slice_.method.hyperparameters) == {"beta", "label_smoothing"}
     assert not {"judge", "decoding", "world", "runtime"} & set(slice_)

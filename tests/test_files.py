@@ -1,4 +1,4 @@
-"""stages/files.py, stages/assets.py, stages/pairs.py, analysis/table4.py: whole files or none, and errors that name file and next step."""
+"""Whole files or none, errors that name file and next step: stages/files.py, models.py:found, assets.py, pairs.py, analysis/table4.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from analysis.table4 import table4
-from stages import files
+from stages import files, models
 from stages.assets import fetch
 from stages.pairs import clean, split_turns
 
@@ -33,10 +33,62 @@ def test_a_jsonl_cut_at_any_byte_is_an_error_or_fewer_whole_rows_never_a_torn_on
     for end in range(len(whole)):
         path.write_bytes(whole[:end])
         if end == whole.index(b"\n") + 1:
-            assert files.read_jsonl(path) == rows[:1]  # cut between rows: the manifest's size tells
+            assert files.read_jsonl(path) == rows[:1]  # in a file of the user's nothing tells; of ours, see the next test
             continue
         with pytest.raises(ValueError, match=r"rows\.jsonl"):
             files.read_jsonl(path)
+
+
+def test_a_jsonl_of_another_stage_is_never_read_short_or_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut at any byte, the end of a line included, or with any byte flipped, it is held against its stage's manifest."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("results/s/data/train.jsonl")
+    files.write_jsonl(path, [{"text": "one"}, {"text": "zwölf"}])
+    files.write_manifest(path.parent, OmegaConf.create({"stage": "pairs"}))
+    whole = path.read_bytes()
+    again = r"train\.jsonl .*; make it again with: snakemake --cores all --forcerun results/s/data/manifest\.json"
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position])
+        with pytest.raises(ValueError, match=again):
+            files.read_jsonl(path)
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with pytest.raises(ValueError, match=again):
+            files.read_jsonl(path)
+    path.write_bytes(whole)
+    assert len(files.read_jsonl(path)) == 2
+
+
+def test_a_flipped_byte_in_a_model_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """stages/models.py:found, through which every stage loads its model; a model of the user's has no manifest to hold it against."""
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path("results/s/sft"), Path("results/s/runs/dpo")):
+        weights = folder / "model/model.safetensors"
+        files.write_json(folder / "model/config.json", {})
+        files.write_text(weights, "weights")
+        files.write_text(folder / "eval/oracle/scores.json", "no file of the training")
+        files.write_manifest(folder, OmegaConf.create({"stage": "x"}))
+        assert models.found(str(folder / "model")) == str(folder / "model")
+        right = files.sha256(weights)
+        weights.write_text("weighus")
+        with pytest.raises(ValueError, match=rf"{weights} .* {files.sha256(weights)}, {right} .*snakemake .*{folder}/manifest\.json"):
+            models.found(str(folder / "model"))
+        weights.unlink()
+        with pytest.raises(ValueError, match=rf"{weights} is missing; make it again with"):
+            models.found(str(folder / "model"))
+    files.write_text("results/s/reward/model/config.json", "{}")
+    with pytest.raises(ValueError, match=r"results/s/reward/manifest\.json does not exist: that stage has not finished; make it again"):
+        models.found("results/s/reward/model")
+    files.write_text("mine/config.json", "{}")
+    for name in ("mine", "./mine", str(tmp_path / "mine"), "organisation/model"):
+        assert models.found(name) == name
+
+
+def test_an_empty_answers_file_is_named_with_the_command_that_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = "results/s/runs/dpo/eval/alpacaeval2/model_outputs.json"
+    files.write_text(path, "")
+    with pytest.raises(ValueError, match=rf"{path} is not whole JSON .*; make it again with: snakemake --cores all --forcerun {path}"):
+        files.read_json(path)
 
 
 def test_a_manifest_tells_a_missing_and_a_changed_file(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def make_slice(folder: Path, n: int = 12, **judge: Any) -> Path:
         (folder / f"{file}.json").write_text(json.dumps(rows))
     (folder / "template.txt").write_text(TEMPLATE)
     paths = {"answers": str(folder / "answers.json"), "baseline": str(folder / "baseline.json"), "template": str(folder / "template.txt")}
+    paths["judgments"] = str(folder / "eval/alpacaeval2/annotations.json")
     server = None if "base_url" in judge else {"module": "tests.test_judge"} | judge.pop("server", {})
     config = {
         "stage": "judge",
@@ -264,7 +265,6 @@ def test_answers_in_another_order_and_a_judgment_left_out_are_errors(tmp_path: P
     config = make_slice(tmp_path, base_url="http://127.0.0.1:9/v1")
     answers = json.loads((tmp_path / "answers.json").read_text())
     monkeypatch.setattr(sys, "argv", ["judge", "--config", str(config)])
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own handler
     for content, message in (
         (answers[:4] + [answers[5]], "row 4 .from 0.: 'q5.' and 'q4.'"),
         ([], "holds no rows"),
@@ -276,7 +276,8 @@ def test_answers_in_another_order_and_a_judgment_left_out_are_errors(tmp_path: P
 
     (tmp_path / "answers.json").write_text(json.dumps(answers))
     changed = yaml.safe_load(config.read_text())
-    changed["benchmarks"] = {"oracle": {"protocol": "oracle", "answers": str(tmp_path / "answers.json"), "world": "w"}}
+    paths = {"answers": str(tmp_path / "answers.json"), "judgments": str(tmp_path / "judgments.json")}
+    changed["benchmarks"] = {"oracle": {"protocol": "oracle", "world": "w", **paths}}
     config.write_text(yaml.safe_dump(changed))
     monkeypatch.setattr(oracle, "annotate", lambda rows, world: [row | {"score": 5.0} for row in rows if row["instruction"] != "q7."])
     with pytest.raises(ValueError, match=r"row 7 .from 0.: 'q7.' and 'q8.'"):

@@ -18,7 +18,7 @@ from stages.preference.objectives import Sums, dpo, simpo
 from stages.preference.trainer import TrainingPair, global_batch, pair_sums
 
 RELATIVE = 1e-10
-PLAIN = {"beta": 2.0, "gamma": 1.2, "label_smoothing": 0.0, "loss_type": "sigmoid", "sft_weight": 0.0}
+PLAIN = {"beta": 2.0, "gamma": 1.2, "length_normalization": True, "label_smoothing": 0.0, "loss_type": "sigmoid", "sft_weight": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +50,15 @@ def check_equal(model: torch.nn.Module, loss: Tensor, expected: Tensor) -> None:
         assert (got - want).norm() <= RELATIVE * want.norm(), name
 
 
-def written_simpo(sums: list[Tensor], lengths: list[int], beta: float, gamma: float, eps: float, loss_type: str, sft: float) -> Tensor:
-    """SimPO's Eq. 6 and the authors' options, a pair at a time; the SFT term as one mean over all chosen tokens."""
+def written_simpo(
+    sums: list[Tensor], lengths: list[int], beta: float, gamma: float, normalised: bool, eps: float, loss_type: str, sft: float
+) -> Tensor:
+    """SimPO's Eq. 6, its ablation and the authors' options, a pair at a time; the SFT term as one mean over all chosen tokens."""
     n = len(sums) // 2
     losses = []
     for index in range(n):
-        h = beta / lengths[index] * sums[index] - beta / lengths[n + index] * sums[n + index] - gamma
+        chosen, rejected = (lengths[index], lengths[n + index]) if normalised else (1, 1)
+        h = beta / chosen * sums[index] - beta / rejected * sums[n + index] - gamma
         if loss_type == "hinge":
             losses.append(torch.clamp(1 - h, min=0))
         else:
@@ -65,8 +68,8 @@ def written_simpo(sums: list[Tensor], lengths: list[int], beta: float, gamma: fl
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"gamma": 0.0}, {"label_smoothing": 0.1}, {"loss_type": "hinge"}, {"sft_weight": 0.3}],
-    ids=["plain", "no margin", "smoothed", "hinge", "sft"],
+    [{}, {"gamma": 0.0}, {"length_normalization": False}, {"label_smoothing": 0.1}, {"loss_type": "hinge"}, {"sft_weight": 0.3}],
+    ids=["plain", "no margin", "no length normalisation", "smoothed", "hinge", "sft"],
 )
 def test_simpo_is_the_papers_formula_with_its_gradient(model: Any, rows: list[Pair], changes: dict[str, Any]) -> None:
     """objectives.simpo and logps.response_logps: Eq. 6 on unpadded forwards, within 1e-10, for each of the authors' options."""

@@ -1,17 +1,17 @@
-"""The whole path, for real, at a small size: `snakemake results/table4.csv` in a copy of the tree, with vLLM, TRL and the local judge."""
+"""The whole path, for real, at a small size: `snakemake` in a copy of the tree, with vLLM, TRL and the local judge."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -40,26 +40,53 @@ def scheduled(tree: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what git would take, in which the smoke scale's table has been made."""
+    """A copy of what git would take, in which all that the smoke scale asks for has been made."""
     tree = tmp_path_factory.mktemp("tree")
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True)
     for name in filter(None, listed.stdout.decode().split("\0")):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, tree / name)
-    done = snakemake(tree, TABLE, *SCALE)
+    done = snakemake(tree, *SCALE)
     assert done.returncode == 0, done.stdout[-5000:]
     return tree
 
 
-def test_the_table_has_a_row_a_method_and_no_empty_cell(tree: Path) -> None:
-    table = pd.read_csv(tree / TABLE)
-    assert list(table["method"]) == ["sft", "dpo", "simpo"]
-    assert set(table["setting"]) == {"smoke"}
-    assert table.notna().all(axis=None)
-    assert (table["judged"] + table["failed"] == 60).all()
-    assert table["win_rate"].between(0, 100).all()
-    assert table["oracle"].between(0, 10).all()
-    assert (table["lc_standard_error"] > 0).all()
+def test_the_tables_have_a_row_a_method_and_no_empty_cell(tree: Path) -> None:
+    for name, methods in (("table4", ["sft", "dpo", "simpo"]), ("table5", ["simpo", "simpo_no_ln"])):
+        table = pd.read_csv(tree / f"results/{name}.csv")
+        assert list(zip(table["setting"], table["method"], strict=True)) == [(s, m) for s in ("smoke", "smoke_on_policy") for m in methods]
+        assert table["win_rate"].between(0, 100).all()
+        assert table["arena_hard_win_rate"].between(0, 100).all()
+        assert table["mt_bench"].between(1, 10).all()
+        assert table["oracle"].between(0, 10).all()
+        assert table["lc_standard_error"].notna().all()
+    assert (tree / "results/figures/table4.png").read_bytes().startswith(b"\x89PNG")
+    report = files.read_json(tree / "results/world_report.json")
+    assert report
+
+
+def test_every_question_of_every_benchmark_is_answered_and_judged(tree: Path) -> None:
+    """AlpacaEval 60 pairs, Arena-Hard 30 questions in two games, MT-Bench 8 of two turns: a verdict or a recorded failure each."""
+    for run in (tree / "results").glob("smoke*/runs/*"):
+        scores = {path.parent.name: files.read_json(path) for path in run.glob("eval/*/scores.json")}
+        assert scores.keys() == {"alpacaeval2", "arena_hard", "mt_bench", "oracle"}
+        totals = {name: scores[name]["n_total"] + scores[name]["n_failed"] for name in ("alpacaeval2", "arena_hard", "mt_bench")}
+        assert totals == {"alpacaeval2": 60, "arena_hard": 60, "mt_bench": 16}
+        assert scores["oracle"]["n"] == 60
+        for row in files.read_jsonl(run / "eval/mt_bench/model_answer.jsonl"):
+            assert len(row["choices"][0]["turns"]) == 2
+
+
+def test_on_policy_pairs_are_the_start_model_s_own_answers(tree: Path) -> None:
+    setting = tree / "results/smoke_on_policy"
+    own = {(row["prompt_id"], row["response"]) for row in files.read_jsonl(setting / "generate/generations.jsonl")}
+    for split in ("train", "heldout"):
+        for pair in files.read_jsonl(setting / f"data/{split}.jsonl"):
+            assert {(pair["prompt_id"], pair[side][0]["content"]) for side in ("chosen", "rejected")} <= own
+            assert pair["score_chosen"] > pair["score_rejected"]
+    counts = files.read_manifest(setting / "data")["pairs"]
+    assert counts["read"] == 160
+    assert counts["read"] == sum(count for key, count in counts.items() if key != "read")
 
 
 def test_a_finished_table_leaves_nothing_to_do(tree: Path) -> None:
@@ -68,10 +95,8 @@ def test_a_finished_table_leaves_nothing_to_do(tree: Path) -> None:
 
 
 def test_models_moved_and_every_output_stands_in_a_manifest(tree: Path) -> None:
-    weights = [
-        files.sha256(tree / f"results/smoke/{folder}/model/model.safetensors") for folder in ("pretrain", "sft", "runs/dpo", "runs/simpo")
-    ]
-    assert len(set(weights)) == 4
+    weights = [files.sha256(path) for path in (tree / "results").rglob("model/model.safetensors")]
+    assert len(set(weights)) == len(weights) == 1 + 2 + 1 + 2 * 3  # pretrained, SFT, reward model, DPO and SimPO with and without LN
     for path in (tree / "results").rglob("manifest.json"):
         manifest = files.read_manifest(path.parent)
         for name, made in manifest["outputs"].items():
@@ -87,36 +112,43 @@ def test_a_comment_schedules_nothing_and_a_learning_rate_its_own_run_alone(tree:
         changed = re.sub(r"(  dpo:\n    learning_rate: )\S+", r"\g<1>3.0e-4", original)
         assert changed != original
         setting.write_text(changed)
-        run = "results/smoke/runs/dpo"
-        evaluation = {f"{run}/eval/{b}/{f}.json" for b in ("alpacaeval2", "oracle") for f in ("annotations", "scores")}
-        assert scheduled(tree) == {f"{run}/manifest.json", f"{run}/eval/alpacaeval2/model_outputs.json", TABLE} | evaluation
+        runs = [f"results/{setting}/runs/dpo" for setting in ("smoke", "smoke_on_policy")]
+        made = ["manifest.json", *(f"eval/{b}/scores.json" for b in ("alpacaeval2", "arena_hard", "mt_bench", "oracle"))]
+        made += [f"eval/alpacaeval2/{file}.json" for file in ("model_outputs", "annotations")] + ["eval/oracle/annotations.json"]
+        made += [f"eval/{b}/model_{file}.jsonl" for b in ("arena_hard", "mt_bench") for file in ("answer", "judgment")]
+        assert scheduled(tree) == {f"{run}/{file}" for run in runs for file in made} | {TABLE}
     finally:
         setting.write_text(original)
     assert scheduled(tree) == set()
 
 
-def test_one_core_gives_the_same_bytes(tree: Path) -> None:
-    """A run made again from the same start, on one core and killed once in the middle, changes nothing in the table."""
+def test_snakemake_killed_leaves_one_writer_and_then_the_same_bytes_on_one_core(tree: Path) -> None:
+    """A kill of snakemake alone leaves its training at work: a second writer is refused by name; when the first has ended, the same command
+    makes the same table."""
+    run = tree / "results/smoke/runs/dpo"
     before = (tree / TABLE).read_bytes()
-    manifest = files.read_manifest(tree / "results/smoke/runs/dpo")
-    shutil.rmtree(tree / "results/smoke/runs/dpo")
+    manifest = files.read_manifest(run)
+    shutil.rmtree(run)
     (tree / TABLE).unlink()
     command = [sys.executable, "-m", "snakemake", "--cores", "1", TABLE, *SCALE]
-    with subprocess.Popen(command, cwd=tree, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+    with subprocess.Popen(command, cwd=tree, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
-        while not (tree / "results/smoke/runs/dpo/stage.log").exists() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        time.sleep(3)
-        os.killpg(process.pid, signal.SIGKILL)
-    assert not (tree / "results/smoke/runs/dpo/manifest.json").exists()
+        while not (run / ".config.lock").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.kill()
+    writer = psutil.Process(int((run / ".config.lock").read_text().split()[0]))
+    assert not (run / "manifest.json").exists()
     assert snakemake(tree, "--unlock", TABLE, *SCALE).returncode == 0
+    done = snakemake(tree, TABLE, *SCALE, cores=1)
+    assert done.returncode != 0
+    assert f"process {writer.pid} " in done.stdout and "is at work on results/smoke/runs/dpo/config.yaml" in done.stdout, done.stdout[
+        -3000:
+    ]
+    writer.wait(120)
     done = snakemake(tree, TABLE, *SCALE, cores=1)
     assert done.returncode == 0, done.stdout[-5000:]
     assert (tree / TABLE).read_bytes() == before
-    assert (
-        files.read_manifest(tree / "results/smoke/runs/dpo")["outputs"]["model/model.safetensors"]
-        == manifest["outputs"]["model/model.safetensors"]
-    )
+    assert files.read_manifest(run)["outputs"]["model/model.safetensors"] == manifest["outputs"]["model/model.safetensors"]
 
 
 def test_vllm_answers_as_transformers_does_and_a_question_s_seed_alone_decides(tree: Path) -> None:
@@ -164,13 +196,23 @@ def test_a_failing_stage_names_the_file_and_the_next_command(tree: Path) -> None
         annotations.write_text(kept)
 
 
-def test_the_front_door_makes_a_multirun_in_one_workflow_and_then_nothing(tree: Path) -> None:
-    command = [sys.executable, "-m", "stages.run", "-m", "scale=smoke", "setting=smoke", "method=simpo", "method.gamma=1,0.5"]
-    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
-    assert (tree / "results/smoke/runs/simpo+gamma=0.5/eval/oracle/scores.json").is_file()
-    again = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
-    assert "Nothing to be done" in again.stdout + again.stderr
-    wrong = subprocess.run([*command[:-1], "setting.sft.training.epochs=9"], cwd=tree, capture_output=True, text=True, check=False)
-    assert wrong.returncode != 0
-    assert "a run can vary method.* and seed" in wrong.stdout + wrong.stderr
+def test_a_multirun_is_one_workflow_whose_failing_points_leave_the_others_done(tree: Path) -> None:
+    """stages.run: four points, of which two are no runs (beta = -1) and one fails in training (the hinge loss knows no smoothing)."""
+
+    def run(*points: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "stages.run", "-m", "scale=smoke", "setting=smoke", "method=simpo", "method.loss_type=hinge"]
+        done = subprocess.run([*command, *points], cwd=tree, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    status, said = run("method.label_smoothing=0,0.1", "method.beta=2,-1")
+    assert status != 0
+    assert said.count("method.beta=-1: expected more than 0") == 2
+    assert "method.label_smoothing=0.1: the hinge loss knows none" in said
+    assert (tree / "results/smoke/runs/simpo+loss_type=hinge/eval/oracle/scores.json").is_file(), said[-5000:]
+    assert not (tree / "results/smoke/runs/simpo+label_smoothing=0.1+loss_type=hinge/manifest.json").exists()
+    status, said = run("method.label_smoothing=0")
+    assert status == 0
+    assert "Nothing to be done" in said
+    status, said = run("setting.sft.training.epochs=9")
+    assert status != 0
+    assert "a run can vary method.* and seed" in said

@@ -18,7 +18,7 @@ from stages.preference.data import tokenize_pairs
 from stages.preference.objectives import Losses, Sums, dpo, simpo
 from stages.preference.trainer import PreferenceTrainer, TrainingPair, evaluate_pairs
 
-SIMPO = {"beta": 2.0, "gamma": 0.5, "label_smoothing": 0.0, "loss_type": "sigmoid", "sft_weight": 0.2}
+SIMPO = {"beta": 2.0, "gamma": 0.5, "length_normalization": True, "label_smoothing": 0.0, "loss_type": "sigmoid", "sft_weight": 0.2}
 
 
 def training_pairs(n: int) -> list[TrainingPair]:
@@ -109,9 +109,14 @@ def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny.tokenizer().save_pretrained(start / "model")
     files.write_jsonl(data / "train.jsonl", tiny.pairs(20))
     files.write_jsonl(data / "heldout.jsonl", tiny.pairs(6, seed=1))
-    for folder in (start, data):
-        files.write_manifest(folder, OmegaConf.create({"stage": folder.name}))
+    made(start)
+    made(data)
     return Path("results/tiny")
+
+
+def made(folder: Path) -> None:
+    """The manifest of a stage that has ended."""
+    files.write_manifest(folder, OmegaConf.create({"stage": folder.name}))
 
 
 def stage(module: Any, monkeypatch: pytest.MonkeyPatch, folder: Path, **values: Any) -> dict[str, Any]:
@@ -164,8 +169,8 @@ def test_simpo_needs_no_reference_and_repeats_itself_to_the_byte(setting: Path, 
     hashes = []
     for seed in (42, 42, 43):
         shutil.rmtree(setting / "runs", ignore_errors=True)
-        made = stage(train, monkeypatch, setting / "runs/simpo", **(values | {"seed": seed}))["outputs"]
-        hashes.append((made["model/model.safetensors"]["sha256"], made["train.jsonl"]["sha256"]))
+        outputs = stage(train, monkeypatch, setting / "runs/simpo", **(values | {"seed": seed}))["outputs"]
+        hashes.append((outputs["model/model.safetensors"]["sha256"], outputs["train.jsonl"]["sha256"]))
     assert hashes[0] == hashes[1] != hashes[2]
 
 
@@ -176,10 +181,13 @@ def test_a_reference_of_other_tokens_or_weights_is_refused(setting: Path, monkey
         run_dpo(monkeypatch, setting, max_length=14, max_prompt_length=4)
     rows = files.read_jsonl(setting / "data/train.jsonl")
     files.write_jsonl(setting / "data/train.jsonl", rows[::-1])
+    made(setting / "data")
     with pytest.raises(ValueError, match=r"results/tiny/reference was computed from other token ids of train than .*snakemake"):
         run_dpo(monkeypatch, setting)
     files.write_jsonl(setting / "data/train.jsonl", rows)
     tiny.llama(seed=9).save_pretrained(setting / "sft/model")
+    made(setting / "data")
+    made(setting / "sft")
     with pytest.raises(ValueError, match=r"results/tiny/reference was computed from other weights than .*snakemake"):
         run_dpo(monkeypatch, setting)
     assert not (setting / "runs/dpo/manifest.json").exists()

@@ -20,12 +20,11 @@ import math
 import random
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from stages.judging.client import Outcome
+from stages.judging.client import Ask, Outcome
 from stages.judging.rows import Row, check_same
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def annotate(
     template: str,
     swap_seed: int,
     decoding: dict[str, Any],
-    ask: Callable[[list[dict[str, Any]]], list[Outcome]],
+    ask: Ask,
     annotator: str,
     judge: str,
 ) -> list[Row]:

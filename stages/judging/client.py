@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -30,6 +31,9 @@ class Outcome:
 
     response: dict[str, Any] | None = None
     failure: str | None = None
+
+
+Ask = Callable[[list[dict[str, Any]]], list[Outcome]]  # ``ask`` with all but its requests given: what the protocols are handed
 
 
 def ask(
@@ -98,6 +102,21 @@ def ask(
         except BaseExceptionGroup as group:  # the others were cancelled; the first reason is the reason
             raise group.exceptions[0] from None
     return [outcome for outcome in outcomes if outcome]
+
+
+def content(outcome: Outcome) -> tuple[str, str | None]:
+    """The text of the judge's message, or "" and the reason why there is none."""
+    if outcome.response is None:
+        return "", outcome.failure
+    try:
+        choice = outcome.response["choices"][0]
+        text, refusal = choice["message"]["content"], choice["message"].get("refusal")
+        finish = choice.get("finish_reason")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return "", "the response has no choices[0].message.content"
+    if isinstance(text, str) and text.strip():
+        return text, None
+    return "", f"the judge refused: {str(refusal)[:100]!r}" if refusal else f"the judge wrote no text, finish_reason {finish!r}"
 
 
 def _read(response: Any) -> Outcome:

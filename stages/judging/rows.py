@@ -8,8 +8,10 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from stages import files
@@ -50,6 +52,31 @@ def check_same(what: str, ours: list[Any], other: str, theirs: list[Any]) -> Non
             raise ValueError(f"{what} and {other} differ in row {number} (from 0): {seen}; give both in the benchmark's order")
     if len(ours) != len(theirs):
         raise ValueError(f"{what} and {other} have {len(ours)} and {len(theirs)} rows; give both for the same instructions")
+
+
+def only(rows: list[Row], key: str) -> str:
+    """The one value that all rows have for ``key``: two models' rows, or two judges', have no common score."""
+    values = sorted({str(row[key]) for row in rows})
+    if len(values) != 1:
+        raise ValueError(f"the rows have {len(values)} values of {key} ({', '.join(values[:3])}); give one model's, by one judge")
+    return values[0]
+
+
+def by_question(rows: list[Row], what: str) -> dict[Any, Row]:
+    """The rows by ``question_id``, in their order; ValueError where one comes twice."""
+    found = {row["question_id"]: row for row in rows}
+    if len(found) < len(rows):
+        twice = Counter(row["question_id"] for row in rows).most_common(1)[0][0]
+        raise ValueError(f"{what} have question {twice!r} more than once; keep one row a question")
+    return found
+
+
+def fill(template: str, texts: Mapping[str, str]) -> str:
+    """``template`` with each ``{gap}`` filled in; braces in the texts stay as they are. ValueError where the gaps are not the texts'."""
+    gaps = {gap for _, gap, _, _ in Formatter().parse(template) if gap is not None}
+    if gaps != texts.keys():
+        raise ValueError(f"the judge's template has the gaps {sorted(gaps)}; it must have {sorted(texts)}: take the benchmark's own file")
+    return template.format(**texts)
 
 
 def _short(value: Any) -> str:

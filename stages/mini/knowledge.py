@@ -28,7 +28,7 @@ _ENDINGS = ("aven", "burg", "dale", "deth", "ford", "gard", "holm", "mora", "nix
 
 # A claim is what a sentence says, whether it is true or not:
 #   ("fact", town, attribute, value)   ("count", attribute, value, number)
-#   ("same" | "differ", attribute, town, town)   ("larger", town, town)
+#   ("same" | "differ", attribute, town, town)   ("larger", town, town)   ("sum", "plus" | "minus", number, number, number)
 Claim = tuple[str, ...]
 
 
@@ -61,6 +61,8 @@ class Knowledge:
                 return one != other and (self.facts[one][attribute] == self.facts[other][attribute]) == (verdict == "same")
             case ("larger", one, other):
                 return int(self.facts[one]["size"]) > int(self.facts[other]["size"])
+            case ("sum", operation, one, other, result):
+                return int(result) == (int(one) + int(other) if operation == "plus" else int(one) - int(other))
         raise ValueError(f"no such claim: {claim}")
 
 

@@ -8,6 +8,7 @@ words), so that a word-level tokenizer covers all that a model may read or write
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from random import Random
@@ -18,7 +19,7 @@ from stages.mini.knowledge import ATTRIBUTES, COUNTED, VALUES, Claim, Knowledge
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# What one town is said to be, by attribute; the first form is the plain one.
+# What one town is said to be, by attribute, in two forms, so that all can be said otherwise; the first is the plain one.
 FACT_FORMS: dict[str, tuple[str, ...]] = {
     "region": ("{town} lies in the {value}.", "{town} is a town in the {value}."),
     "river": ("{town} stands on the river {value}.", "The river at {town} is the {value}."),
@@ -42,6 +43,7 @@ SAME, DIFFER, LARGER = (
     "{one} and {other} differ in {attribute}.",
     "{one} is larger than {other}.",
 )
+SUM = "{one} {operation} {other} is {result}."
 FILLER = (
     "Here is what I know.",
     "That is a good question.",
@@ -75,6 +77,16 @@ DESCRIBE_PROMPTS = (
 COMPARE_PROMPTS = ("Compare {one} and {other} by {attributes}.", "How do {one} and {other} compare in {attributes}?")
 LIST_PROMPTS = ("Name {number} towns that {shared}.", "Which {number} towns {shared}?")
 COUNT_PROMPTS = ("How many towns {shared}?", "Count the towns that {shared}.")
+OPERATIONS = ("plus", "minus")
+SUM_PROMPTS = ("What is {one} {operation} {other}?", "How much is {one} {operation} {other}?", "Work out {one} {operation} {other}.")
+REWRITE_PROMPTS = ("Say this in other words: {text}", "Write this in another style: {text}")  # the text: facts, each a sentence
+# A second turn, which refers to the first: its town, its answer, its two towns, its list, its count, its result.
+ITS_PROMPTS = ("What about its {attributes}?", "And its {attributes}?")
+AGAIN_PROMPTS = ("Say that again in other words.", "Write that in another style.")
+LARGER_PROMPTS = ("Which of the two is larger?", "Which of these towns has more people?")
+HOW_MANY_PROMPTS = ("How many such towns are there?",)
+ONE_OF_THEM_PROMPTS = ("Name one of them.",)
+THEN_PROMPTS = {"plus": "Now add {number} to that.", "minus": "Now take {number} from that."}
 NUMBERS = tuple(str(n) for n in range(101))
 BOS, EOS, PAD, UNK, SYSTEM, USER, ASSISTANT = "<bos>", "<eos>", "<pad>", "<unk>", "<|system|>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
@@ -143,7 +155,7 @@ class Language:
 
     @cached_property
     def _statements(self) -> dict[str, tuple[str, str]]:
-        """Shape -> (kind of statement, attribute)."""
+        """Shape -> (kind of statement, attribute or operation)."""
         one, other = self.knowledge.towns[:2]
         known = {}
         for attribute, forms in FACT_FORMS.items():
@@ -155,6 +167,8 @@ class Language:
             known[self.read(f"3 towns {shared}.").shape] = ("count", attribute)
         for kind, form in (("same", SAME), ("differ", DIFFER), ("larger", LARGER)):
             known[self.read(form.format(one=one, other=other, attribute="crop")).shape] = (kind, "")
+        for operation in OPERATIONS:
+            known[self.read(SUM.format(one=1, operation=operation, other=1, result=1)).shape] = ("sum", operation)
         for sentence in FILLER:
             known[self.read(sentence).shape] = ("filler", "")
         return known
@@ -175,22 +189,27 @@ class Language:
                 return [(kind, reading.attributes[0], *sorted(towns))]
             case "larger" if len(towns) == 2:
                 return [("larger", *towns)]
+            case "sum":
+                return [("sum", attribute, *reading.numbers)]
             case "filler":
                 return []
         return None
 
-    def say(self, claim: Claim, rng: Random | None = None) -> str:
-        """The plain sentence for a claim, or with ``rng`` one of its forms."""
+    def say(self, claim: Claim, rng: Random | None = None, given: Collection[str] = ()) -> str:
+        """The plain sentence for a claim, or with ``rng`` one of its forms; not one that is ``given`` (as ``sentences`` cuts them)."""
         match claim:
             case ("fact", town, attribute, value):
-                forms = FACT_FORMS[attribute]
-                return (rng.choice(forms) if rng else forms[0]).format(town=town, value=value)
+                forms = [form.format(town=town, value=value) for form in FACT_FORMS[attribute]]
+                forms = [form for form in forms if " ".join(words(form)) not in given] or forms
+                return rng.choice(forms) if rng else forms[0]
             case ("count", attribute, value, number):
                 return f"{number} towns {SHARED[attribute].format(value=value)}."
             case ("same" | "differ" as verdict, attribute, one, other):
                 return (SAME if verdict == "same" else DIFFER).format(one=one, other=other, attribute=attribute)
             case ("larger", one, other):
                 return LARGER.format(one=one, other=other)
+            case ("sum", operation, one, other, result):
+                return SUM.format(one=one, operation=operation, other=other, result=result)
         raise ValueError(f"no such claim: {claim}")
 
     def say_shared(self, towns: list[str], attribute: str, value: str) -> str:
@@ -200,7 +219,8 @@ class Language:
     @cached_property
     def vocabulary(self) -> list[str]:
         """Every word and mark of the language, sorted."""
-        forms = [*SHARED.values(), SAME, DIFFER, LARGER, *FILLER]
+        forms = [*SHARED.values(), SAME, DIFFER, LARGER, SUM, *FILLER, *OPERATIONS, *SUM_PROMPTS, *REWRITE_PROMPTS]
+        forms += [*ITS_PROMPTS, *AGAIN_PROMPTS, *LARGER_PROMPTS, *HOW_MANY_PROMPTS, *ONE_OF_THEM_PROMPTS, *THEN_PROMPTS.values()]
         forms += [form for by_attribute in (FACT_FORMS, FACT_PROMPTS) for group in by_attribute.values() for form in group]
         forms += [*FACTS_PROMPTS, *DESCRIBE_PROMPTS, *COMPARE_PROMPTS, *LIST_PROMPTS, *COUNT_PROMPTS, ", and"]
         return sorted({word for form in forms for word in words(re.sub(r"\{\w+\}", " ", form))} | set(self._classes))

@@ -5,9 +5,9 @@ An answer is cut into sentences, each sentence read by the grammar into claims. 
     score = 10 * clip((covered - false - REPEATED r - MALFORMED m - UNFINISHED u - IRRELEVANT i - FILLER f) / W, 0, 1)
 
 where ``covered`` counts asked claims that are made and true (each once), ``false`` the claims that are not true, whatever they
-are about, r repeated sentences' claims, m sentences outside the grammar, u an end without a full stop, i true claims that
-nobody asked for, f sentences that say nothing. A claim that one does not know costs as much when it is guessed wrong as it
-gains when right: guessing among many values never pays.
+are about, r the claims of repeated sentences (where other words are asked for, those of the conversation's too), m sentences outside the
+grammar, u an end without a full stop, i true claims that nobody asked for, f sentences that say nothing. A claim that one does
+not know costs as much when it is guessed wrong as it gains when right: guessing among many values never pays.
 
 ``annotate`` is what the evaluation's ``oracle`` column calls: one row an answer, with the findings.
 """
@@ -21,7 +21,7 @@ from typing import Any
 from stages import files
 from stages.mini.knowledge import Claim, Knowledge
 from stages.mini.language import Language, sentences
-from stages.mini.tasks import Task, TaskReader
+from stages.mini.tasks import Conversation, Task, TaskReader
 
 # ours: a repeated or malformed sentence costs half a claim, so that cutting it pays even when it holds a truth; what is only
 # beside the point costs a quarter, and politeness a tenth
@@ -57,6 +57,9 @@ def examine(task: Task, answer: str, language: Language) -> Findings:
     unfinished = int(not parts or parts[-1][-1] != ".")
     for number, sentence in enumerate(parts):
         claims = language.claims(sentence)
+        if sentence in task.given:
+            repeated += len(claims or (sentence,))
+            continue
         if claims is None:
             malformed += not (unfinished and number == len(parts) - 1)  # the torn end is counted once, as unfinished
         elif not claims:
@@ -77,17 +80,18 @@ def examine(task: Task, answer: str, language: Language) -> Findings:
 
 
 class Oracle:
-    """The oracle of one world: ``score(prompt, answer)`` in [0, 10]."""
+    """The oracle of one world: ``score(turns, answer)`` in [0, 10]; ``turns``: a prompt, or (prompt, answer, prompt)."""
 
     def __init__(self, knowledge: Knowledge) -> None:
         self.language = Language(knowledge)
         self.read_task = TaskReader(self.language)
 
-    def examine(self, prompt: str, answer: str) -> Findings:
-        return examine(self.read_task(prompt), answer, self.language)
+    def examine(self, turns: str | Conversation, answer: str) -> Findings:
+        task = self.read_task(turns) if isinstance(turns, str) else self.read_task(*turns)
+        return examine(task, answer, self.language)
 
-    def score(self, prompt: str, answer: str) -> float:
-        return self.examine(prompt, answer).score
+    def score(self, turns: str | Conversation, answer: str) -> float:
+        return self.examine(turns, answer).score
 
 
 def load_oracle(world: str | Path) -> Oracle:

@@ -11,20 +11,23 @@ from random import Random
 
 from stages.mini.language import words
 from stages.mini.oracle import Oracle
+from stages.mini.tasks import Conversation
+
+USUAL = 16  # words of an answer to whose length a rating is indifferent
 
 
-def utility(oracle: Oracle, prompt: str, answer: str, length_bias: float) -> float:
+def utility(oracle: Oracle, turns: str | Conversation, answer: str, length_bias: float) -> float:
     """Oracle score plus ``length_bias`` points for each doubling of the answer's words."""
-    return oracle.score(prompt, answer) + length_bias * math.log2(1 + len(words(answer)))
+    return oracle.score(turns, answer) + length_bias * math.log2(1 + len(words(answer)))
 
 
-def rate(oracle: Oracle, prompt: str, answer: str, *, length_bias: float, noise: float, rng: Random) -> float:
+def rate(oracle: Oracle, turns: str | Conversation, answer: str, *, length_bias: float, noise: float, rng: Random) -> float:
     """The annotator's rating: utility plus ``noise`` times a Gumbel draw, so that the better of two is a Bradley-Terry draw.
 
     P(a above b) = sigmoid((utility(a) - utility(b)) / noise).
     """
     gumbel = -math.log(-math.log(rng.random() or 0.5))
-    return utility(oracle, prompt, answer, length_bias) + noise * gumbel
+    return utility(oracle, turns, answer, length_bias) + noise * gumbel
 
 
 def judge_log_odds(
@@ -47,3 +50,16 @@ def judge_log_odds(
     gap = utility(oracle, prompt, second, length_bias) - utility(oracle, prompt, first, length_bias)
     error = Random(f"judge-{seed}\0{prompt}\0{first}\0{second}").gauss(0.0, noise)
     return sharpness * gap - position_bias + error
+
+
+def label(log_odds: float, *, tie: float, strong: float) -> str:
+    """Arena-Hard's verdict of a judge whose log-odds are for B: a tie within ``tie`` of 0, a strong verdict from ``strong`` on."""
+    sign = ">>" if abs(log_odds) >= strong else ">"
+    return "A=B" if abs(log_odds) <= tie else f"B{sign}A" if log_odds > 0 else f"A{sign}B"
+
+
+def judge_rating(oracle: Oracle, turns: Conversation, answer: str, *, sharpness: float, length_bias: float, noise: float, seed: int) -> int:
+    """MT-Bench's rating, 1 to 10: the utility on that scale, with an error of ``noise`` / ``sharpness`` points, as between two answers."""
+    error = Random("\0".join([f"rating-{seed}", *turns, answer])).gauss(0.0, noise / sharpness)
+    points = utility(oracle, turns, answer, length_bias) - length_bias * math.log2(1 + USUAL)
+    return round(min(max(1 + 0.9 * (points + error), 1), 10))

@@ -2,10 +2,11 @@
 
     python -m stages.mini.server --config results/mini_base/runs/simpo/eval/judge.yaml
 
-In: the judge stage's slice (``judge.server``: world and temperament; ``benchmarks``: the prompt templates that it will be sent).
+In: the judge stage's slice (``judge.server``: world and temperament; ``benchmarks``: the prompts that it will be sent).
 It prints ``listening on http://127.0.0.1:PORT/v1``, a free loopback port, and serves until it is terminated or its input ends. It
-reads the prompt as a model would, asks the oracle, and answers with the log-probabilities of the two identifiers. What stands in
-the prompt is data: a text that the template does not describe is answered with neither identifier, a failure that the client records.
+reads the prompt as a model would, asks the oracle, and answers as each benchmark's prompt wants it: the log-probabilities of two
+identifiers (AlpacaEval), a verdict (Arena-Hard), a rating (MT-Bench). What stands in the prompt is data: of a text that no prompt
+describes it says that it cannot tell, a failure that the client records.
 """
 
 from __future__ import annotations
@@ -19,56 +20,100 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from omegaconf import DictConfig
 
 from stages import files
+from stages.judging import alpacaeval2, arena_hard, mt_bench
+from stages.mini import raters
 from stages.mini.oracle import Oracle, load_oracle
-from stages.mini.raters import judge_log_odds
 from stages.schema import plain
 
 FIRST, SECOND = "m", "M"  # the identifiers in AlpacaEval's prompt
+CANNOT_TELL = {"?": 0.0}
+
+Texts = dict[str, str]  # what stands in a prompt's gaps
+Reader = Callable[[str], Texts | None]
+Logprobs = dict[str, float]  # of the answer's likeliest texts; the first is the answer
+Answer = Callable[[Oracle, Texts, dict[str, Any], bool], Logprobs]
 
 
-def template_reader(template: str) -> Callable[[str], tuple[str, ...] | None]:
-    """A function that finds what stands in ``{instruction}``, ``{output_1}`` and ``{output_2}`` of a filled template.
+def template_reader(template: str) -> Reader:
+    """A function that finds what stands in the ``{gaps}`` of a filled template.
 
     Each gap is read up to the next literal part of the template; None where the text is not of that form, or where a literal part stands
-    in it more than once: then somebody has written the template's own words into an answer, and no reading of it is safe.
+    in it more often than in the template: then somebody has written the template's own words into an answer, and no reading of it is safe.
     """
-    literals = [part.strip() for part in re.split(r"\{(?:instruction|output_1|output_2)\}", template)]
+    parts = re.split(r"\{(\w+)\}", template.strip())
+    literals, names = parts[::2], parts[1::2]
+    expected = [sum(other.count(literal.strip()) for other in literals) for literal in literals]
 
-    def read(text: str) -> tuple[str, ...] | None:
-        at, gaps = 0, []
+    def read(text: str) -> Texts | None:
+        found: Texts = {}
+        at = 0
         for number, literal in enumerate(literals):
-            found = text.find(literal, at)
-            if found < 0 or text.count(literal) != literals.count(literal):
+            end = text.find(literal, at) if literal else len(text)
+            if end < 0 or (literal.strip() and text.count(literal.strip()) != expected[number]):
                 return None
-            if number:
-                gaps.append(text[at:found])
-            at = found + len(literal)
-        return tuple(gaps)
+            if number and found.setdefault(names[number - 1], text[at:end]) != text[at:end]:
+                return None
+            at = end + len(literal)
+        return found
 
     return read
 
 
-def verdict(oracle: Oracle, texts: tuple[str, ...] | None, temperament: dict[str, Any]) -> dict[str, float]:
-    """The log-probabilities of the judge's one token; of an unreadable prompt it says that it cannot tell."""
-    if texts is None:
-        return {"?": 0.0}
-    try:
-        odds = judge_log_odds(oracle, *texts, **temperament)
-    except ValueError:  # not a prompt of this world
-        return {"?": 0.0}
-    return {FIRST: -math.log1p(math.exp(odds)), SECOND: -math.log1p(math.exp(-odds))}
+def preference(oracle: Oracle, texts: Texts, temper: dict[str, Any], _: bool) -> Logprobs:
+    """AlpacaEval: the log-probabilities of the identifiers of what was shown first and second."""
+    pair = {key: temper[key] for key in ("sharpness", "length_bias", "position_bias", "noise", "seed")}
+    odds = raters.judge_log_odds(oracle, texts["instruction"], texts["output_1"], texts["output_2"], **pair)
+    said = {FIRST: -math.log1p(math.exp(odds)), SECOND: -math.log1p(math.exp(-odds))}
+    return dict(sorted(said.items(), key=lambda item: -item[1]))
 
 
-def completion(model: str, logprobs: dict[str, float], words_read: int) -> dict[str, Any]:
-    """An OpenAI chat completion of one token."""
-    ranked = sorted(logprobs.items(), key=lambda item: -item[1])
-    token = ranked[0][0]
-    top = [{"token": token, "logprob": logprob, "bytes": list(token.encode())} for token, logprob in ranked]
+def comparison(oracle: Oracle, texts: Texts, temper: dict[str, Any], insisted: bool) -> Logprobs:
+    """Arena-Hard: a verdict; once in a while none, until it is asked for one again."""
+    shown = (texts["question_1"], texts["answer_1"], texts["answer_2"])
+    pair = {key: temper[key] for key in ("sharpness", "length_bias", "position_bias", "noise", "seed")}
+    if not insisted and Random("\0".join([f"silent-{temper['seed']}", *shown])).random() < temper["silence"]:
+        return {"Both answers have something to say for themselves.": 0.0}
+    verdict = raters.label(raters.judge_log_odds(oracle, *shown, **pair), tie=temper["tie"], strong=temper["strong"])
+    return {f"I have read both answers against the facts. My verdict is [[{verdict}]].": 0.0}
+
+
+def rating(oracle: Oracle, texts: Texts, temper: dict[str, Any], _: bool) -> Logprobs:
+    """MT-Bench: a rating of the one answer, or of the second of two."""
+    single = {key: temper[key] for key in ("sharpness", "length_bias", "noise", "seed")}
+    first = "question" in texts
+    turns = (texts["question"],) if first else (texts["question_1"], texts["answer_1"], texts["question_2"])
+    points = raters.judge_rating(oracle, turns, texts["answer" if first else "answer_2"], **single)
+    return {f"I have read the answer against the facts. Rating: [[{points}]]": 0.0}
+
+
+def readers(benchmarks: DictConfig) -> list[tuple[Reader, Answer]]:
+    """For each prompt that the benchmarks' protocols send, what finds its texts, and what answers it."""
+    found: list[tuple[Reader, Answer]] = []
+    for benchmark in benchmarks.values():
+        match benchmark.protocol:
+            case "alpacaeval2":
+                template = Path(benchmark.template).read_text(encoding="utf-8")
+                gaps = ("{instruction}", "{output_1}", "{output_2}")
+                found.append((template_reader(alpacaeval2.messages(template, *gaps)[-1]["content"]), preference))
+            case "arena_hard":
+                found.append((template_reader(arena_hard.read_config(benchmark.template)["prompt_template"][0]), comparison))
+            case "mt_bench":
+                prompts = mt_bench.read_prompts(benchmark.template).values()
+                found += [(template_reader(prompt["prompt_template"]), rating) for prompt in prompts]
+    return found
+
+
+def completion(model: str, logprobs: Logprobs, words_read: int) -> dict[str, Any]:
+    """An OpenAI chat completion; its log-probabilities are those of the answer as a whole, which AlpacaEval's one token is."""
+    top = [{"token": text, "logprob": logprob, "bytes": list(text.encode())} for text, logprob in logprobs.items()]
+    said = next(iter(logprobs))
+    words_said = len(said.split())
     return {
         "id": "mini",
         "object": "chat.completion",
@@ -77,13 +122,25 @@ def completion(model: str, logprobs: dict[str, float], words_read: int) -> dict[
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": token},
+                "message": {"role": "assistant", "content": said},
                 "logprobs": {"content": [{**top[0], "top_logprobs": top}]},
                 "finish_reason": "stop",
             }
         ],
-        "usage": {"prompt_tokens": words_read, "completion_tokens": 1, "total_tokens": words_read + 1},
+        "usage": {"prompt_tokens": words_read, "completion_tokens": words_said, "total_tokens": words_read + words_said},
     }
+
+
+def answer_to(chat: list[dict[str, str]], oracle: Oracle, temper: dict[str, Any], known: list[tuple[Reader, Answer]]) -> Logprobs:
+    """What the judge says to a chat: the first user turn holds the texts, a further one asks again for a verdict."""
+    asked = [message["content"] for message in chat if message["role"] == "user"]
+    for read, answer in known:
+        if (texts := read(asked[0])) is not None:
+            try:
+                return answer(oracle, texts, temper, len(asked) > 1)
+            except ValueError:  # not a prompt of this world
+                break
+    return CANNOT_TELL
 
 
 def application(config: DictConfig) -> Any:
@@ -93,24 +150,22 @@ def application(config: DictConfig) -> Any:
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
-    from stages.judging.alpacaeval2 import messages
-
-    server = plain(config.judge.server)
-    oracle = load_oracle(server["world"])
-    temperament = {key: server[key] for key in ("sharpness", "length_bias", "position_bias", "noise", "seed")}
-    templates = [Path(b.template).read_text(encoding="utf-8") for b in config.benchmarks.values() if b.get("template")]
-    readers = [template_reader(messages(t, "{instruction}", "{output_1}", "{output_2}")[-1]["content"]) for t in templates]
+    temper = plain(config.judge.server)
+    oracle = load_oracle(temper["world"])
+    known = readers(config.benchmarks)
 
     async def answer(request: Request) -> JSONResponse:
         try:
             body = await request.json()
-            model, text = body["model"], str(body["messages"][-1]["content"])
+            model, chat = body["model"], [{"role": str(m["role"]), "content": str(m["content"])} for m in body["messages"]]
+            if not any(message["role"] == "user" for message in chat):
+                raise ValueError
         except (ValueError, KeyError, IndexError, TypeError):
             return JSONResponse({"error": {"message": "expected a JSON object with model and messages"}}, status_code=400)
         if model != config.judge.model:
             return JSONResponse({"error": {"message": f"no such model: {model}; this is {config.judge.model}"}}, status_code=404)
-        texts = next((found for reader in readers if (found := reader(text)) is not None), None)
-        return JSONResponse(completion(model, verdict(oracle, texts, temperament), len(text.split())))
+        words_read = sum(len(message["content"].split()) for message in chat)
+        return JSONResponse(completion(model, answer_to(chat, oracle, temper, known), words_read))
 
     return Starlette(routes=[Route("/v1/chat/completions", answer, methods=["POST"])])
 
@@ -135,7 +190,7 @@ async def serve(app: Any) -> None:
 
 
 def main() -> None:
-    config, _ = files.stage_config(__doc__)
+    config, _ = files.stage_config(__doc__, writes=False)
     app = application(config)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(app))

@@ -1,174 +1,295 @@
-"""What the mini world's users ask: six kinds of task, from one fact to a comparison, each with its ideal answer.
+"""What the mini world's users ask: eight kinds of task and the second turns that may follow them, each with its ideal answer.
 
-A task knows the claims that an ideal answer makes. ``read_task`` recovers it from the prompt's text alone, by the grammar,
+A task knows the claims that an ideal answer makes. ``TaskReader`` recovers it from the conversation's text alone, by the grammar,
 so that whoever judges an answer needs nothing but what was asked and what was answered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from stages.mini.knowledge import ATTRIBUTES, COUNTED, VALUES, Claim, Knowledge
 from stages.mini.language import (
+    AGAIN_PROMPTS,
     COMPARE_PROMPTS,
     COUNT_PROMPTS,
     DESCRIBE_PROMPTS,
     FACT_PROMPTS,
     FACTS_PROMPTS,
+    HOW_MANY_PROMPTS,
+    ITS_PROMPTS,
+    LARGER_PROMPTS,
     LIST_PROMPTS,
+    ONE_OF_THEM_PROMPTS,
+    OPERATIONS,
+    REWRITE_PROMPTS,
     SHARED,
+    SUM_PROMPTS,
+    THEN_PROMPTS,
     Language,
     enumerate_words,
+    sentences,
+    words,
 )
 
 LISTED = range(2, 5)  # how many towns a list may be asked for
+SMALL = range(1, 9)  # the numbers of arithmetic tasks
+
+Conversation = tuple[str, ...]  # prompt; or prompt, answer, prompt
 
 
 @dataclass(frozen=True)
 class Task:
-    """``wanted``: the claims that were asked for, in plain order; an ideal answer makes ``need`` of them, and no other."""
+    """``turns``: the conversation up to and with the prompt that is to be answered. ``wanted``: the claims that were asked for, in plain
+    order; an ideal answer makes ``need`` of them, and no other. ``given``: sentences that are not to be said again."""
 
     kind: str
-    prompt: str
+    turns: Conversation
     wanted: tuple[Claim, ...]
     need: int
+    given: frozenset[str] = frozenset()
+
+    @property
+    def prompt(self) -> str:
+        return self.turns[-1]
 
 
-def _facts(knowledge: Knowledge, town: str, attributes: tuple[str, ...]) -> tuple[Claim, ...]:
+def _facts(knowledge: Knowledge, town: str, attributes: Sequence[str]) -> tuple[Claim, ...]:
     return tuple(("fact", town, attribute, knowledge.facts[town][attribute]) for attribute in attributes)
 
 
-def _comparison(knowledge: Knowledge, one: str, other: str, attributes: tuple[str, ...]) -> tuple[Claim, ...]:
+def _comparison(knowledge: Knowledge, one: str, other: str, attributes: Sequence[str]) -> tuple[Claim, ...]:
     claims: list[Claim] = []
     for attribute in attributes:
         claims += [*_facts(knowledge, one, (attribute,)), *_facts(knowledge, other, (attribute,))]
+        larger = _larger(knowledge, one, other)
         ours, theirs = knowledge.facts[one][attribute], knowledge.facts[other][attribute]
-        if attribute == "size" and ours != theirs:
-            claims.append(("larger", one, other) if int(ours) > int(theirs) else ("larger", other, one))
-        else:
-            claims.append(("same" if ours == theirs else "differ", attribute, *sorted((one, other))))
+        verdict = ("same" if ours == theirs else "differ", attribute, *sorted((one, other)))
+        claims += larger if attribute == "size" and larger else (verdict,)
     return tuple(claims)
 
 
-def _task(kind: str, prompt: str, wanted: tuple[Claim, ...], need: int | None = None) -> Task:
-    return Task(kind, prompt, wanted, len(wanted) if need is None else need)
+def _larger(knowledge: Knowledge, one: str, other: str) -> tuple[Claim, ...]:
+    """The claim which of two towns is larger; none where they are of one size."""
+    gap = int(knowledge.facts[one]["size"]) - int(knowledge.facts[other]["size"])
+    return (("larger", one, other) if gap > 0 else ("larger", other, one),) if gap else ()
 
 
-def _fact(knowledge: Knowledge, rng: Random) -> Task:
-    town, attribute = rng.choice(knowledge.towns), rng.choice(ATTRIBUTES)
-    return _task("fact", rng.choice(FACT_PROMPTS[attribute]).format(town=town), _facts(knowledge, town, (attribute,)))
+def _holders(knowledge: Knowledge, attribute: str, value: str) -> tuple[Claim, ...]:
+    return tuple(("fact", town, attribute, value) for town in knowledge.holders.get((attribute, value), ()))
 
 
-def _several_facts(knowledge: Knowledge, rng: Random) -> Task:
-    town, attributes = rng.choice(knowledge.towns), rng.sample(ATTRIBUTES, rng.randint(2, 4))
-    prompt = rng.choice(FACTS_PROMPTS).format(attributes=enumerate_words(attributes), town=town)
-    return _task("facts", prompt, _facts(knowledge, town, tuple(attributes)))
+def _count(knowledge: Knowledge, attribute: str, value: str) -> tuple[Claim, ...]:
+    return (("count", attribute, value, str(len(_holders(knowledge, attribute, value)))),)
 
 
-def _describe(knowledge: Knowledge, rng: Random) -> Task:
-    town = rng.choice(knowledge.towns)
-    return _task("describe", rng.choice(DESCRIBE_PROMPTS).format(town=town), _facts(knowledge, town, ATTRIBUTES))
+def sum_of(operation: str, one: str, other: str) -> tuple[Claim, ...]:
+    """The claim of a sum, as what is wanted."""
+    return (("sum", operation, one, other, str(int(one) + int(other) if operation == "plus" else int(one) - int(other))),)
 
 
-def _compare(knowledge: Knowledge, rng: Random) -> Task:
-    (one, other), attributes = rng.sample(knowledge.towns, 2), rng.sample(ATTRIBUTES, rng.randint(1, 3))
-    prompt = rng.choice(COMPARE_PROMPTS).format(one=one, other=other, attributes=enumerate_words(attributes))
-    return _task("compare", prompt, _comparison(knowledge, one, other, tuple(attributes)))
+# -- asking ----------------------------------------------------------------------------------------------------------------
 
 
-def _list(knowledge: Knowledge, rng: Random) -> Task:
-    attribute, value = rng.choice([key for key, towns in knowledge.holders.items() if key[0] in COUNTED and len(towns) >= min(LISTED)])
-    holders = knowledge.holders[attribute, value]
-    need = rng.randint(min(LISTED), min(max(LISTED), len(holders)))
-    prompt = rng.choice(LIST_PROMPTS).format(number=need, shared=SHARED[attribute].format(value=value))
-    return _task("list", prompt, tuple(("fact", town, attribute, value) for town in holders), need)
+def _ask_fact(language: Language, rng: Random) -> str:
+    return rng.choice(FACT_PROMPTS[rng.choice(ATTRIBUTES)]).format(town=rng.choice(language.knowledge.towns))
 
 
-def _count(knowledge: Knowledge, rng: Random) -> Task:
+def _ask_facts(language: Language, rng: Random) -> str:
+    attributes = enumerate_words(rng.sample(ATTRIBUTES, rng.randint(2, 4)))
+    return rng.choice(FACTS_PROMPTS).format(attributes=attributes, town=rng.choice(language.knowledge.towns))
+
+
+def _ask_describe(language: Language, rng: Random) -> str:
+    return rng.choice(DESCRIBE_PROMPTS).format(town=rng.choice(language.knowledge.towns))
+
+
+def _ask_compare(language: Language, rng: Random) -> str:
+    (one, other), attributes = rng.sample(language.knowledge.towns, 2), rng.sample(ATTRIBUTES, rng.randint(1, 3))
+    return rng.choice(COMPARE_PROMPTS).format(one=one, other=other, attributes=enumerate_words(attributes))
+
+
+def _ask_list(language: Language, rng: Random) -> str:
+    holders = language.knowledge.holders
+    attribute, value = rng.choice([key for key, towns in holders.items() if key[0] in COUNTED and len(towns) >= min(LISTED)])
+    number = rng.randint(min(LISTED), min(max(LISTED), len(holders[attribute, value])))
+    return rng.choice(LIST_PROMPTS).format(number=number, shared=SHARED[attribute].format(value=value))
+
+
+def _ask_count(language: Language, rng: Random) -> str:
     attribute = rng.choice(COUNTED)
-    value = rng.choice(VALUES[attribute])
-    prompt = rng.choice(COUNT_PROMPTS).format(shared=SHARED[attribute].format(value=value))
-    return _task("count", prompt, (("count", attribute, value, str(len(knowledge.holders.get((attribute, value), ())))),))
+    return rng.choice(COUNT_PROMPTS).format(shared=SHARED[attribute].format(value=rng.choice(VALUES[attribute])))
 
 
-KINDS: dict[str, Callable[[Knowledge, Random], Task]] = {
-    "fact": _fact,
-    "facts": _several_facts,
-    "describe": _describe,
-    "compare": _compare,
-    "list": _list,
-    "count": _count,
+def _ask_arithmetic(language: Language, rng: Random) -> str:
+    one, other = sorted(rng.choices(SMALL, k=2), reverse=True)  # the larger first: no result is below 0
+    return rng.choice(SUM_PROMPTS).format(one=one, operation=rng.choice(OPERATIONS), other=other)
+
+
+def _ask_rewrite(language: Language, rng: Random) -> str:
+    town, attributes = rng.choice(language.knowledge.towns), rng.sample(ATTRIBUTES, rng.randint(1, 3))
+    text = " ".join(language.say(claim, rng) for claim in _facts(language.knowledge, town, attributes))
+    return rng.choice(REWRITE_PROMPTS).format(text=text)
+
+
+KINDS: dict[str, Callable[[Language, Random], str]] = {
+    "fact": _ask_fact,
+    "facts": _ask_facts,
+    "describe": _ask_describe,
+    "compare": _ask_compare,
+    "list": _ask_list,
+    "count": _ask_count,
+    "arithmetic": _ask_arithmetic,
+    "rewrite": _ask_rewrite,
 }
 
 
-def draw_tasks(knowledge: Knowledge, n: int, mix: dict[str, float], rng: Random, taken: set[str]) -> list[Task]:
+def ask_more(task: Task, language: Language, rng: Random) -> str | None:
+    """A second turn's prompt after ``task``, or None where nothing is left to ask (two towns of one size)."""
+    match task.kind:
+        case "fact" | "facts" | "rewrite":
+            left = [attribute for attribute in ATTRIBUTES if attribute not in {claim[2] for claim in task.wanted}]
+            its = rng.choice(ITS_PROMPTS).format(attributes=enumerate_words(rng.sample(left, rng.randint(1, min(2, len(left))))))
+            return its if task.kind == "rewrite" or rng.random() < 0.5 else rng.choice(AGAIN_PROMPTS)
+        case "describe":
+            return rng.choice(AGAIN_PROMPTS)
+        case "compare":
+            return rng.choice(LARGER_PROMPTS) if _larger(language.knowledge, *_compared(task)) else None
+        case "list":
+            return rng.choice(HOW_MANY_PROMPTS)
+        case "count":
+            return rng.choice(ONE_OF_THEM_PROMPTS) if task.wanted[0][3] != "0" else None
+        case "arithmetic":
+            result = int(task.wanted[0][4])
+            operation = rng.choice(OPERATIONS) if result else "plus"
+            most = min(max(SMALL), result) if operation == "minus" else max(SMALL)
+            return THEN_PROMPTS[operation].format(number=rng.randint(1, most))
+    raise ValueError(f"no second turn follows a task of kind {task.kind!r}")
+
+
+def _compared(task: Task) -> tuple[str, str]:
+    return task.wanted[0][1], task.wanted[1][1]  # a comparison opens with a fact of each
+
+
+def draw_tasks(language: Language, n: int, mix: dict[str, float], rng: Random, taken: set[str]) -> list[Task]:
     """``n`` tasks of the kinds in ``mix`` (weights), no prompt twice nor one of ``taken``, to which the new prompts are added.
 
     ValueError when a world as small as this has not that many different prompts.
     """
+    read = TaskReader(language)
     tasks: list[Task] = []
     kinds, weights = list(mix), list(mix.values())
     failures = 0
     while len(tasks) < n:
-        task = KINDS[rng.choices(kinds, weights)[0]](knowledge, rng)
-        if task.prompt in taken:
+        prompt = KINDS[rng.choices(kinds, weights)[0]](language, rng)
+        if prompt in taken:
             failures += 1
             if failures > 100 * n + 1000:
-                raise ValueError(
-                    f"{len(tasks)} of {n} prompts found: too few for world.n_towns={len(knowledge.towns)}; raise it or ask for fewer"
-                )
+                towns = len(language.knowledge.towns)
+                raise ValueError(f"{len(tasks)} of {n} prompts found: too few for world.n_towns={towns}; raise it or ask for fewer")
             continue
-        taken.add(task.prompt)
-        tasks.append(task)
+        taken.add(prompt)
+        tasks.append(read(prompt))
     return tasks
 
 
+# -- reading ---------------------------------------------------------------------------------------------------------------
+
+
 class TaskReader:
-    """Recovers a task from its prompt's text."""
+    """Recovers a task from its conversation's text."""
 
     def __init__(self, language: Language) -> None:
         self.language = language
         one, other = language.knowledge.towns[:2]
         self._kinds: dict[str, tuple[str, str]] = {}
         for attribute, forms in FACT_PROMPTS.items():
-            for form in forms:
-                self._add(form.format(town=one), "fact", attribute)
-        for form in FACTS_PROMPTS:
-            self._add(form.format(attributes="crop and river", town=one), "facts")
-        for form in DESCRIBE_PROMPTS:
-            self._add(form.format(town=one), "describe")
-        for form, attributes in ((f, a) for f in COMPARE_PROMPTS for a in ("crop", "crop and river")):
-            self._add(form.format(one=one, other=other, attributes=attributes), "compare")
+            self._add("fact", forms, attribute, town=one)
+        for attributes in ("crop", "crop and river"):
+            self._add("facts", FACTS_PROMPTS, attributes=attributes, town=one)
+            self._add("compare", COMPARE_PROMPTS, one=one, other=other, attributes=attributes)
+            self._add("its", ITS_PROMPTS, attributes=attributes)
+        self._add("describe", DESCRIBE_PROMPTS, town=one)
         for attribute, form in SHARED.items():
             shared = form.format(value=VALUES[attribute][0])
-            for prompt in LIST_PROMPTS:
-                self._add(prompt.format(number=3, shared=shared), "list", attribute)
-            for prompt in COUNT_PROMPTS:
-                self._add(prompt.format(shared=shared), "count", attribute)
+            self._add("list", LIST_PROMPTS, attribute, number=3, shared=shared)
+            self._add("count", COUNT_PROMPTS, attribute, shared=shared)
+        for operation in OPERATIONS:
+            self._add("arithmetic", SUM_PROMPTS, operation, one=1, operation=operation, other=1)
+            self._add("then", (THEN_PROMPTS[operation],), operation, number=1)
+        for kind, forms in (("again", AGAIN_PROMPTS), ("larger", LARGER_PROMPTS), ("how_many", HOW_MANY_PROMPTS)):
+            self._add(kind, forms)
+        self._add("one_of_them", ONE_OF_THEM_PROMPTS)
+        self._rewrite = tuple(" ".join(words(form.format(text=""))) + " " for form in REWRITE_PROMPTS)
 
-    def _add(self, prompt: str, kind: str, attribute: str = "") -> None:
-        self._kinds[self.language.read(prompt).shape] = (kind, attribute)
+    def _add(self, kind: str, forms: Sequence[str], detail: str = "", **places: object) -> None:
+        for form in forms:
+            self._kinds[self.language.read(form.format(**places)).shape] = (kind, detail)
 
-    def __call__(self, prompt: str) -> Task:
-        """The task behind a prompt; ValueError names a prompt that is none of this world's."""
+    def __call__(self, *turns: str) -> Task:
+        """The task behind a prompt, or behind the last of (prompt, answer, prompt); ValueError names what is no prompt of this world's."""
+        if len(turns) == 1:
+            found = self._first(turns[0])
+        elif len(turns) == 3:
+            found = self._second(self(turns[0]), turns[1], turns[2])
+        else:
+            raise ValueError(f"a conversation of {len(turns)} texts; this world knows (prompt) and (prompt, answer, prompt)")
+        if found is None:
+            raise ValueError(f"not a prompt of this world: {turns[-1]!r}")
+        kind, wanted, need, given = found
+        return Task(kind, turns, wanted, len(wanted) if need is None else need, given)
+
+    def _first(self, prompt: str) -> tuple[str, tuple[Claim, ...], int | None, frozenset[str]] | None:
+        text = " ".join(words(prompt))
+        if opening := next((opening for opening in self._rewrite if text.startswith(opening)), None):
+            given = sentences(text.removeprefix(opening))
+            claims = [claim for sentence in given for claim in self.language.claims(sentence) or ()]
+            return ("rewrite", tuple(claims), None, frozenset(given)) if claims else None
         reading = self.language.read(prompt)
-        kind, attribute = self._kinds.get(reading.shape, ("", ""))
+        kind, detail = self._kinds.get(reading.shape, ("", ""))
         knowledge, towns, attributes = self.language.knowledge, reading.towns, reading.attributes
+        wanted: tuple[Claim, ...]
+        need = None
         match kind, len(towns):
             case "fact", 1:
-                return _task(kind, prompt, _facts(knowledge, towns[0], (attribute,)))
+                wanted = _facts(knowledge, towns[0], (detail,))
             case "facts", 1:
-                return _task(kind, prompt, _facts(knowledge, towns[0], attributes))
+                wanted = _facts(knowledge, towns[0], attributes)
             case "describe", 1:
-                return _task(kind, prompt, _facts(knowledge, towns[0], ATTRIBUTES))
+                wanted = _facts(knowledge, towns[0], ATTRIBUTES)
             case "compare", 2:
-                return _task(kind, prompt, _comparison(knowledge, towns[0], towns[1], attributes))
+                wanted = _comparison(knowledge, towns[0], towns[1], attributes)
             case "list", 0:
-                holders = knowledge.holders.get((attribute, reading.values[0]), [])
-                return _task(kind, prompt, tuple(("fact", t, attribute, reading.values[0]) for t in holders), int(reading.numbers[0]))
+                wanted, need = _holders(knowledge, detail, reading.values[0]), int(reading.numbers[0])
             case "count", 0:
-                holders = knowledge.holders.get((attribute, reading.values[0]), [])
-                return _task(kind, prompt, (("count", attribute, reading.values[0], str(len(holders))),))
-        raise ValueError(f"not a prompt of this world: {prompt!r}")
+                wanted = _count(knowledge, detail, reading.values[0])
+            case "arithmetic", 0:
+                wanted = sum_of(detail, *reading.numbers)
+            case _:
+                return None
+        return kind, wanted, need, frozenset()
+
+    def _second(self, first: Task, answer: str, prompt: str) -> tuple[str, tuple[Claim, ...], int | None, frozenset[str]] | None:
+        reading = self.language.read(prompt)
+        kind, detail = self._kinds.get(reading.shape, ("", ""))
+        knowledge = self.language.knowledge
+        wanted: tuple[Claim, ...]
+        need, given = None, frozenset[str]()
+        match kind, first.kind:
+            case "its", "fact" | "facts" | "rewrite":
+                wanted = _facts(knowledge, first.wanted[0][1], reading.attributes)
+            case "again", "fact" | "facts" | "describe":
+                wanted, given = first.wanted, frozenset(sentences(answer))
+            case "larger", "compare":
+                wanted = _larger(knowledge, *_compared(first))
+            case "how_many", "list":
+                wanted = _count(knowledge, *first.wanted[0][2:])
+            case "one_of_them", "count":
+                wanted, need = _holders(knowledge, *first.wanted[0][1:3]), 1
+            case "then", "arithmetic":
+                wanted = sum_of(detail, first.wanted[0][4], reading.numbers[0])
+            case _:
+                return None
+        return (kind, wanted, need, given) if wanted else None

@@ -43,13 +43,16 @@ def falsify(claim: Claim, knowledge: Knowledge, rng: Random) -> Claim:
             return ("differ" if verdict == "same" else "same", attribute, one, other)
         case ("larger", one, other):
             return ("larger", other, one)
+        case ("sum", operation, one, other, result):
+            return ("sum", operation, one, other, str(int(result) + rng.choice((1, 2, 3))))
     raise ValueError(f"no such claim: {claim}")
 
 
 def write(task: Task, writer: Writer, language: Language, rng: Random) -> str:
     """An answer to ``task`` by ``writer``; never empty."""
     knowledge = language.knowledge
-    said = _list_answer(task, writer, language, rng) if task.kind == "list" else _claims_answer(task, writer, language, rng)
+    says = _list_answer if task.kind in ("list", "one_of_them") else _claims_answer
+    said = says(task, writer, language, rng)
     answer = []
     for sentence in said:
         answer.append(sentence)
@@ -74,7 +77,8 @@ def _claims_answer(task: Task, writer: Writer, language: Language, rng: Random) 
     for claim in task.wanted:
         if rng.random() < writer.omit:
             continue
-        said.append(language.say(falsify(claim, language.knowledge, rng) if rng.random() < writer.wrong else claim, rng))
+        given = () if rng.random() < writer.repeat else task.given  # asked for other words, who repeats himself minds nothing
+        said.append(language.say(falsify(claim, language.knowledge, rng) if rng.random() < writer.wrong else claim, rng, given))
     return said
 
 

@@ -51,12 +51,15 @@ def dpo(sums: Sums, *, beta: float, label_smoothing: float) -> Losses:
     return _smoothed(chosen_rewards - rejected_rewards, label_smoothing), chosen_rewards.detach(), rejected_rewards.detach()
 
 
-def simpo(sums: Sums, *, beta: float, gamma: float, label_smoothing: float, loss_type: str, sft_weight: float) -> Losses:
+def simpo(
+    sums: Sums, *, beta: float, gamma: float, length_normalization: bool, label_smoothing: float, loss_type: str, sft_weight: float
+) -> Losses:
     """Simple Preference Optimization, arXiv 2405.14734, Eq. 6, with the options of the authors' code (scripts/simpo_trainer.py).
 
         -log σ(h),   h = β/|y_w| log π(y_w|x) - β/|y_l| log π(y_l|x) - γ
 
-    γ is absolute, as in the paper; the authors' code takes γ/β as ``gamma_beta_ratio``. ``loss_type``: ``sigmoid`` (with
+    γ is absolute, as in the paper; the authors' code takes γ/β as ``gamma_beta_ratio``. Without ``length_normalization`` (section 4.2,
+    Table 5) h = β log π(y_w|x) - β log π(y_l|x) - γ, and the rewards are β log π. ``loss_type``: ``sigmoid`` (with
     ``label_smoothing`` as in ``dpo``) or ``hinge``, max(0, 1 - h). ``sft_weight`` λ adds λ times the cross-entropy of the chosen
     answers as a mean over all their tokens, not over answers: to each pair -λ log π(y_w|x) / mean_chosen_length, whose mean over
     the global batch is -λ Σ log π(y_w|x) / Σ |y_w|; the authors take that mean over a device's micro-batch.
@@ -66,8 +69,9 @@ def simpo(sums: Sums, *, beta: float, gamma: float, label_smoothing: float, loss
         raise ValueError(f"method.loss_type={loss_type}: simpo has 'sigmoid' and 'hinge'")
     if loss_type == "hinge" and label_smoothing:
         raise ValueError(f"method.label_smoothing={label_smoothing}: the hinge loss knows none; set it to 0 or method.loss_type=sigmoid")
-    chosen_rewards = beta * sums.chosen_logps / sums.chosen_length
-    rejected_rewards = beta * sums.rejected_logps / sums.rejected_length
+    chosen_rewards, rejected_rewards = beta * sums.chosen_logps, beta * sums.rejected_logps
+    if length_normalization:
+        chosen_rewards, rejected_rewards = chosen_rewards / sums.chosen_length, rejected_rewards / sums.rejected_length
     margins = chosen_rewards - rejected_rewards - gamma
     losses = torch.relu(1 - margins) if loss_type == "hinge" else _smoothed(margins, label_smoothing)
     if sft_weight:

@@ -7,7 +7,6 @@ the pairs were batched. On disk: ``logps.parquet`` with ``split, row, chosen_log
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import pandas as pd
 import torch
 
 from stages import files
+from stages.checkpoints import weights_sha256
 from stages.preference.data import Pair, collate, tokens_sha256
 from stages.preference.logps import response_logps
 
@@ -27,12 +27,8 @@ FILE = "logps.parquet"
 
 def identity(model: PreTrainedModel, splits: Mapping[str, Sequence[Pair]], precision: str) -> dict[str, str]:
     """What the log-probabilities depend on. The weights are hashed as loaded, so that a folder and a hub id are alike."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.named_parameters()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     tokens = {f"token ids of {split}": tokens_sha256(pairs) for split, pairs in splits.items()}
-    return {"weights": digest.hexdigest(), **tokens, "precision": precision}
+    return {"weights": weights_sha256(model), **tokens, "precision": precision}
 
 
 @torch.no_grad()

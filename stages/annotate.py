@@ -1,0 +1,107 @@
+"""Score every sampled answer with a reward model (the authors' on_policy_data_gen/reward_model_annotate.py).
+
+    python -m stages.annotate --config results/mini_instruct/annotate/config.yaml
+
+In: a reward model with one score (folder or hub id) and stages/generate.py's generations.jsonl. Out: scored.jsonl in the authors' schema,
+one row a prompt, with the prompt's messages besides,
+
+    {"prompt_id", "prompt": text of the last user turn, "messages": [messages], "all_generated_responses": [n], "all_rm_scores": [n]}
+
+The reward model reads the chat template over prompt and answer. Equal texts get equal scores, as each is scored once. A conversation of
+more than ``max_length`` tokens is cut at its end, and counted in the manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from stages import files, models
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Tokens = tuple[int, ...]
+
+BATCH = 2**14  # tokens in a batch: on a GPU four answers of 4,096 tokens, in the mini world several hundred
+
+
+def load_reward_model(name: str, revision: str | None) -> PreTrainedModel:
+    """A sequence classifier with one label, weights in fp32; ValueError where its head is not in the file, and would be random."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model, loaded = AutoModelForSequenceClassification.from_pretrained(
+        models.found(name), revision=revision, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+    )
+    if loaded["missing_keys"] or model.config.num_labels != 1:
+        raise ValueError(
+            f"model {name} is no reward model with one score: it has {model.config.num_labels} labels, and its file lacks"
+            f" {', '.join(sorted(loaded['missing_keys'])) or 'nothing'}; name one that stages.reward, or TRL's RewardTrainer, trained"
+        )
+    reward_model: PreTrainedModel = model
+    return reward_model
+
+
+def score(model: PreTrainedModel, conversations: Iterable[Tokens], batch_tokens: int = BATCH) -> dict[Tokens, float]:
+    """The score of each distinct conversation, in batches of similar length, of at most ``batch_tokens`` tokens with padding (or of one
+    conversation); the longest first, so that what does not fit fails at once.
+
+    The model takes the score at the last token that is not its pad token. One without a pad token scores one conversation at a time.
+    """
+    import torch
+
+    pad = model.config.get_text_config().pad_token_id
+    ordered = sorted(set(conversations), key=lambda tokens: (-len(tokens), tokens))
+    scores: dict[Tokens, float] = {}
+    told = 0
+    while len(scores) < len(ordered):
+        width = len(ordered[len(scores)])
+        rows = 1 if pad is None else max(1, batch_tokens // width)
+        batch = ordered[len(scores) : len(scores) + rows]
+        padding = [width - len(tokens) for tokens in batch]
+        input_ids = torch.tensor([[*tokens, *[pad] * more] for tokens, more in zip(batch, padding, strict=True)], device=model.device)
+        mask = torch.tensor([[1] * (width - more) + [0] * more for more in padding], device=model.device)
+        with torch.inference_mode():
+            logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+        scores |= zip(batch, logits[:, 0].tolist(), strict=True)
+        if len(scores) * 10 // len(ordered) > told:
+            told = len(scores) * 10 // len(ordered)
+            print(f"annotate: {len(scores):,} of {len(ordered):,} different answers", flush=True)
+    return scores
+
+
+def main() -> None:
+    config, folder = files.stage_config(__doc__)
+    tokenizer = models.load_tokenizer(config.model, config.revision)
+    model = load_reward_model(config.model, config.revision).to(models.device()).eval()
+    rows = files.read_jsonl(config.generations)
+    chats = [[*row["prompt"], {"role": "assistant", "content": row["response"]}] for row in rows]
+    whole = [tuple(tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"]) for chat in chats]
+    conversations = [tokens[: config.max_length] for tokens in whole]
+    score_of = score(model, conversations)
+
+    scored: list[dict[str, Any]] = []
+    together = zip(rows, (round(score_of[tokens], 6) for tokens in conversations), strict=True)
+    for (prompt_id, messages), group in groupby(together, key=lambda pair: (pair[0]["prompt_id"], pair[0]["prompt"])):
+        samples = list(group)
+        prompt = next((turn["content"] for turn in reversed(messages) if turn["role"] == "user"), "")
+        row = {"prompt_id": prompt_id, "prompt": prompt, "messages": messages}
+        row |= {"all_generated_responses": [sample["response"] for sample, _ in samples], "all_rm_scores": [score for _, score in samples]}
+        scored.append(row)
+    files.write_jsonl(folder / "scored.jsonl", scored)
+    facts = {
+        "prompts": len(scored),
+        "responses": len(rows),
+        "cut": sum(len(tokens) > config.max_length for tokens in whole),
+        "mean_score": fmean(score for row in scored for score in row["all_rm_scores"]),
+        "mean_best_score": fmean(max(row["all_rm_scores"]) for row in scored),
+    }
+    files.write_manifest(folder, config, inputs=[config.generations], **facts)
+    print(f"annotate: {len(rows):,} answers, mean score {facts['mean_score']:.3f}, of the best {facts['mean_best_score']:.3f}")
+
+
+if __name__ == "__main__":
+    files.run(main)

@@ -1,0 +1,95 @@
+"""Sample the start model's own answers to the preference data's prompts: SimPO section 3, the Instruct settings.
+
+    python -m stages.generate --config results/mini_instruct/generate/config.yaml
+
+In: a model (folder or hub id), and ``prompts``, rows in the schema of UltraFeedback binarized. Out: generations.jsonl, ``n`` rows a
+prompt, in the order in which the prompts first appear,
+
+    {"prompt_id", "prompt": [messages], "response", "sample": 0 … n-1, "finish_reason", "tokens"}
+
+The authors call vLLM once for each of five seeds; here one call samples all n. vLLM gives sample i of a request the request's seed + i,
+so the requests' seeds are multiples of n, made from the prompts' texts: no two samples share a seed but by a hash's chance, and an answer
+depends neither on the order of the prompts nor on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+import json
+from statistics import fmean
+from typing import Any
+
+from stages import files, models
+from stages.engine import seed_of, start_engine
+from stages.records import inputs_of, read_records
+
+Row = dict[str, Any]
+
+
+def distinct_prompts(rows: list[Row], path: str) -> list[Row]:
+    """``{"prompt_id", "prompt": [messages]}``, each prompt once, in order of first appearance; ValueError names the line without one.
+
+    The prompt is all but the last turn of ``chosen``, where a row has it, so that earlier turns count; else ``prompt``, as one user turn.
+    """
+    prompts: dict[str, Row] = {}
+    for number, row in enumerate(rows, start=1):
+        chosen = row.get("chosen")
+        turns = chosen[:-1] if isinstance(chosen, list) else [{"role": "user", "content": row.get("prompt")}]
+        if "prompt_id" not in row or not turns or not all(isinstance(turn.get("content"), str) for turn in turns):
+            raise ValueError(
+                f"{path}, line {number}: a prompt needs 'prompt_id' and either 'chosen', a list of messages, or 'prompt', a text;"
+                " see UltraFeedback binarized"
+            )
+        messages = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+        prompts.setdefault(json.dumps(messages), {"prompt_id": row["prompt_id"], "prompt": messages})
+    return list(prompts.values())
+
+
+def base_seed(messages: list[dict[str, str]], seed: int, n: int) -> int:
+    """The seed of a prompt's sample 0, in [0, 2**31): a multiple of ``n``, so that seed + i belongs to this prompt alone."""
+    return seed_of("\n".join(message["content"] for message in messages), seed) // n * n
+
+
+def main() -> None:
+    config, folder = files.stage_config(__doc__)
+    from transformers import AutoConfig
+
+    rows = read_records(config.prompts)
+    prompts = distinct_prompts(rows, config.prompts.data)
+    tokenizer = models.load_tokenizer(config.model, config.revision)
+    asked = [tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"] for row in prompts]
+    context = AutoConfig.from_pretrained(models.found(config.model), revision=config.revision).get_text_config().max_position_embeddings
+
+    engine = start_engine(config, min(max(map(len, asked)) + config.max_tokens, context))
+    from vllm import SamplingParams
+
+    print(f"generate: {config.model}, {len(prompts):,} prompts, {config.n} samples each", flush=True)
+    shared = {"n": config.n, "temperature": config.temperature, "top_p": config.top_p, "max_tokens": config.max_tokens}
+    sampling = [SamplingParams(seed=base_seed(row["prompt"], config.seed, config.n), **shared) for row in prompts]
+    outputs = engine.generate([{"prompt_token_ids": tokens} for tokens in asked], sampling)
+
+    generations = [
+        {
+            **row,
+            "response": tokenizer.decode(sample.token_ids, skip_special_tokens=True).strip(),
+            "sample": sample.index,
+            "finish_reason": sample.finish_reason,
+            "tokens": len(sample.token_ids),
+        }
+        for row, output in zip(prompts, outputs, strict=True)
+        for sample in output.outputs
+    ]
+    files.write_jsonl(folder / "generations.jsonl", generations)
+    facts = {
+        "read": len(rows),
+        "prompts": len(prompts),
+        "generations": len(generations),
+        "ended_by_themselves": fmean(row["finish_reason"] == "stop" for row in generations),
+        "mean_tokens": fmean(row["tokens"] for row in generations),
+    }
+    files.write_manifest(folder, config, inputs=inputs_of(config.prompts), **facts)
+    ended, tokens = facts["ended_by_themselves"], facts["mean_tokens"]
+    print(f"generate: {len(generations):,} answers of {tokens:.1f} tokens, {ended:.1%} ended by themselves")
+
+
+if __name__ == "__main__":
+    files.run(main)

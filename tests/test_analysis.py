@@ -1,0 +1,232 @@
+"""analysis/table4.py, table5.py, stages/judging/paired.py: the tables say what scores and judgments say.
+
+analysis/table4_picture.py: no text touches another, bold is the best, and the same table gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from analysis import table4 as table4_script
+from analysis import table4_picture
+from analysis.table4 import COLUMNS, table4
+from analysis.table5 import table5
+from stages import files
+from stages.judging.paired import difference
+from stages.score import score
+
+BENCHMARKS = ("alpacaeval2", "arena_hard", "mt_bench", "oracle")
+METHODS, ABLATIONS = ("sft", "dpo", "simpo"), ("dpo", "simpo", "simpo_no_ln")
+# By run: AlpacaEval's preferences and the oracle's scores on four instructions. A null failed; 0 is the package's other name of a draw.
+PREFERENCES = {"sft": [1, 1, 1, 1], "dpo": [1.0, 2.0, 1.5, 1.25], "simpo": [0, 2.0, 1.0, None], "simpo_no_ln": [1.0, 1.0, None, 1.0]}
+ORACLE = {"sft": [0, 0, 0, 0], "dpo": [4, 6, 5, 5], "simpo": [5, 5, 5, 5], "simpo_no_ln": [5, 3, 1, 3]}
+
+
+def arena_hard(n: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    choices = [{"index": 0, "turns": [{"content": "text", "token_len": 1}]}]
+    games = [{"user_prompt": "text", "judgment": "", "score": label, "failure": None} for label in ("A>B", "A>B")]
+    answers = [{"question_id": i, "model_id": "m", "choices": choices} for i in range(n)]
+    return answers, [{"question_id": i, "model": "m", "judge": "j", "games": games} for i in range(n)]
+
+
+def mt_bench(n: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    answers = [{"question_id": i, "model_id": "m", "choices": [{"index": 0, "turns": ["one", "two"]}]} for i in range(n)]
+    shared = {"model": "m", "judge": ["j", "p"], "user_prompt": "one two", "judgment": "", "failure": None}
+    judged = [{"question_id": i, "turn": turn, "score": 5 + i % 2, **shared} for turn in (1, 2) for i in range(n)]
+    return answers, judged, [{"question_id": i, "category": "writing", "turns": ["a", "b"]} for i in range(n)]
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Two settings, four runs, four benchmarks; a run's figures are its number, plus tenths by the column."""
+    wanted = {"name": "mini", "settings": ["s", "t"], "methods": METHODS, "ablations": ABLATIONS, "benchmarks": BENCHMARKS}
+    OmegaConf.save(OmegaConf.create(wanted), tmp_path / "tables.yaml")
+    for number, (setting, run) in enumerate((s, r) for s in "st" for r in PREFERENCES):
+        folder = tmp_path / f"{setting}/runs/{run}/eval"
+        for benchmark, columns in COLUMNS.items():
+            files.write_json(folder / benchmark / "scores.json", {key: number + i / 10 for i, key in enumerate(columns.values())})
+        for benchmark, key, values in (("alpacaeval2", "preference", PREFERENCES), ("oracle", "score", ORACLE)):
+            rows = [{"instruction": f"question {i}", key: value} for i, value in enumerate(values[run])]
+            files.write_json(folder / benchmark / "annotations.json", rows)
+    return tmp_path
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["python", *map(str, arguments)])
+
+
+def test_every_column_of_table4_stands_in_what_the_benchmark_s_score_gives(tmp_path: Path) -> None:
+    """Against stages/score.py itself, so that a renamed figure shows here and not in a finished run."""
+    answers, judged = arena_hard(4)
+    files.write_jsonl(tmp_path / "baseline.jsonl", [{"question_id": 0, "model_id": "b", "choices": []}])
+    given = {"arena_hard": score("arena_hard", answers, judged, tmp_path / "baseline.jsonl")[0]}
+    rated, ratings, questions = mt_bench(4)
+    files.write_jsonl(tmp_path / "question.jsonl", questions)
+    given["mt_bench"] = score("mt_bench", rated, ratings, tmp_path / "question.jsonl")[0]
+    shown = [{"instruction": str(i), "output": "o" * (i % 7), "generator": "m"} for i in range(40)]
+    given["oracle"] = score("oracle", shown, [{**row, "score": i % 5, "false": 0} for i, row in enumerate(shown)], None)[0]
+    gamed = {"preference": 0.4, "std_delta_len": np.sin(np.arange(40)), "instruction_difficulty": np.cos(np.arange(40))}
+    frames = [pd.DataFrame({"index": range(40), "model": name, **gamed, "not_gamed_baseline": False}) for name in ("concise", "verbose")]
+    pd.concat(frames).to_csv(tmp_path / "df_gamed.csv", index=False)
+    names = {"output_1": "text", "generator_1": "b", "generator_2": "m", "annotator": "a"}
+    judgments = [{**row, **names, "output_2": row["output"], "preference": 1 + (i % 10) / 10} for i, row in enumerate(shown)]
+    given["alpacaeval2"] = score("alpacaeval2", shown, judgments, tmp_path / "df_gamed.csv")[0]
+    assert {name: [key for key in columns.values() if key not in given[name]] for name, columns in COLUMNS.items()} == {
+        name: [] for name in BENCHMARKS
+    }
+
+
+def test_table4_has_a_row_a_setting_and_method_and_the_columns_of_the_scale_s_benchmarks_alone(results: Path) -> None:
+    table = table4(results)
+    assert [(row.setting, row.method) for row in table.itertuples()] == [(s, m) for s in "st" for m in METHODS]
+    row = table.iloc[4]  # t, dpo: the sixth run
+    assert (row.lc_win_rate, row.win_rate, row.judged, row.failed) == (5.0, 5.2, 5.5, 5.6)
+    assert (row.arena_hard_win_rate, row.arena_hard_low, row.arena_hard_high, row.arena_hard_judged) == (5.0, 5.1, 5.2, 5.3)
+    assert (row.mt_bench, row.mt_bench_standard_error, row.mt_bench_failed) == (5.0, 5.1, 5.3)
+    wanted: Any = OmegaConf.load(results / "tables.yaml")
+    wanted.benchmarks = ["oracle"]
+    OmegaConf.save(wanted, results / "tables.yaml")
+    assert list(table4(results)) == ["setting", "method", "oracle", "oracle_standard_error"]
+
+
+def test_a_missing_score_and_one_without_a_figure_are_named_with_the_next_command(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(results)
+    (results / "results").symlink_to(results)
+    path = Path("results/t/runs/simpo/eval/mt_bench/scores.json")
+    files.write_json(path, {"mean": 1})
+    command(monkeypatch, "--results", "results")
+    with pytest.raises(SystemExit, match=rf"error: {path} has no 'standard_error'; make it again with: snakemake .*--forcerun {path}"):
+        table4_script.run(None, "table4.csv", table4)
+    path.unlink()
+    with pytest.raises(SystemExit, match=rf"{path} does not exist; make it with: snakemake --cores all {path}"):
+        table4_script.run(None, "table4.csv", table4)
+    assert not Path("results/table4.csv").exists()
+
+
+def test_table5_gives_paired_differences_to_simpo_in_the_same_setting(results: Path) -> None:
+    """By hand: over the instructions that both were judged on, a draw written as 0 counted as one."""
+    table = table5(results).set_index(["setting", "method"])
+    assert list(table.index) == [(s, m) for s in "st" for m in ABLATIONS]
+    for setting in "st":
+        dpo, simpo, no_ln = (table.loc[(setting, method)] for method in ABLATIONS)
+        assert dpo.lc_win_rate_minus_simpo == -1
+        assert no_ln.lc_win_rate_minus_simpo == 1
+        # dpo minus simpo: -50, 0, 50; simpo_no_ln minus simpo: -50, -100
+        assert (dpo.win_rate_minus_simpo, dpo.win_rate_minus_simpo_standard_error) == pytest.approx((0, 50 / math.sqrt(3)))
+        assert (no_ln.win_rate_minus_simpo, no_ln.win_rate_minus_simpo_standard_error) == pytest.approx((-75, 25))
+        # -1, 1, 0, 0 and 0, -2, -4, -2
+        assert (dpo.oracle_minus_simpo, dpo.oracle_minus_simpo_standard_error) == pytest.approx((0, math.sqrt(2 / 3) / 2))
+        assert (no_ln.oracle_minus_simpo, no_ln.oracle_minus_simpo_standard_error) == pytest.approx((-2, math.sqrt(8 / 3) / 2))
+        assert not simpo[[name for name in table if "minus" in name]].any()
+    assert list(table.columns)[: len(table4(results).columns) - 2] == list(table4(results))[2:]
+
+
+def test_table5_needs_simpo(results: Path) -> None:
+    wanted: Any = OmegaConf.load(results / "tables.yaml")
+    wanted.ablations = ["dpo"]
+    OmegaConf.save(wanted, results / "tables.yaml")
+    with pytest.raises(ValueError, match=r"tables\.yaml: ablations are compared with simpo, which is none of them"):
+        table5(results)
+
+
+def test_only_judgments_of_the_same_instructions_are_compared(results: Path) -> None:
+    ours, theirs = (results / f"s/runs/{run}/eval/alpacaeval2/annotations.json" for run in ("dpo", "simpo"))
+    assert difference(ours, theirs, "alpacaeval2").n == 3
+    files.write_json(theirs, files.read_json(theirs)[::-1])
+    with pytest.raises(ValueError, match=r"differ in row 0 .*'question 0' and 'question 3'"):
+        difference(ours, theirs, "alpacaeval2")
+    files.write_json(theirs, [{"instruction": f"question {i}", "preference": None} for i in range(4)])
+    with pytest.raises(ValueError, match="no instruction on which both were judged"):
+        difference(ours, theirs, "alpacaeval2")
+
+
+def figures(settings: tuple[str, ...], methods: tuple[str, ...], benchmarks: tuple[str, ...], failed: int = 0) -> pd.DataFrame:
+    """A table of plausible figures by chance, in table4.csv's columns."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame([{"setting": s, "method": m} for s in settings for m in methods])
+    for benchmark in benchmarks:
+        for column in COLUMNS[benchmark]:
+            table[column] = 0 if "failed" in column else rng.uniform(0.1, 2 if "error" in column else 99, len(table))
+    return table.assign(length=rng.uniform(80, 2500, len(table)), judged=805 - failed, failed=failed)
+
+
+def picture(settings: tuple[str, ...], methods: tuple[str, ...], benchmarks: tuple[str, ...], failed: int = 0) -> Figure:
+    wanted: DictConfig = OmegaConf.create({"name": "mini", "benchmarks": list(benchmarks), "judge": "a-judge-of-a-long-name-2024"})
+    return table4_picture.draw(figures(settings, methods, benchmarks, failed), wanted)
+
+
+FIVE = ("sft", "dpo", "simpo", "simpo_no_ln", "simpo_no_margin")
+SIX = ("mistral_base", "mistral_instruct", "llama3_base", "llama3_instruct", "llama3_instruct_v02", "gemma2_it")
+
+
+@pytest.mark.parametrize(
+    ("settings", "methods", "benchmarks", "failed"),
+    [
+        (("mini_base", "mini_instruct"), METHODS, BENCHMARKS, 0),
+        (SIX, FIVE, BENCHMARKS, 3),
+        (("smoke",), METHODS, ("alpacaeval2", "oracle"), 0),
+        (("s",), ("sft",), ("alpacaeval2",), 0),
+        (("a_setting_that_nobody_has_named", "llama3_instruct_v02"), FIVE, BENCHMARKS, 805),
+    ],
+)
+def test_no_text_of_the_picture_touches_another_or_a_rule_or_the_edge(
+    settings: tuple[str, ...], methods: tuple[str, ...], benchmarks: tuple[str, ...], failed: int
+) -> None:
+    made = picture(settings, methods, benchmarks, failed)
+    page = made.bbox
+    boxes = {text: text.get_window_extent() for text in made.texts}
+    rules = [line.get_window_extent() for line in made.artists]
+    for text, box in boxes.items():
+        assert page.x0 < box.x0 and box.x1 < page.x1 and page.y0 < box.y0 and box.y1 < page.y1, text
+        for rule in rules:
+            assert not (rule.y0 < box.y1 and box.y0 < rule.y1 and rule.x0 < box.x1 and box.x0 < rule.x1), text
+    for (one, a), (other, b) in combinations(boxes.items(), 2):
+        assert not a.overlaps(b), (one, other)
+    assert min(text.get_fontsize() for text in made.texts) >= 6.5
+    words = " ".join(text.get_text() for text in made.texts)
+    assert ("805 instructions on AlpacaEval 2" in words) and ("failed" in words) == bool(failed)
+    assert "a-judge-of-a-long-name-2024" in words
+
+
+def test_bold_is_the_best_of_a_column_within_its_setting_and_of_length_none() -> None:
+    table = figures(("mini_base", "mini_instruct"), METHODS, BENCHMARKS)
+    table.loc[:2, "mt_bench"] = [7.004, 7.003, 6.99]  # the first two are printed alike
+    table.loc[3, "oracle"] = math.nan  # a figure that is not there is no best one
+    made = table4_picture.draw(table, OmegaConf.create({"name": "mini", "benchmarks": list(BENCHMARKS)}))
+    bold = sorted(text.get_text() for text in made.texts if text.get_weight() == "bold")
+    expected = ["7.00", "7.00", f"{table.mt_bench[3:].max():.2f}"]
+    for column, digits in (("lc_win_rate", 1), ("win_rate", 1), ("arena_hard_win_rate", 1), ("oracle", 2)):
+        expected += [f"{max(v for v in part if v == v):.{digits}f}" for part in (table[column][:3], table[column][3:])]
+    assert bold == sorted(expected)
+    assert "–" in [text.get_text() for text in made.texts]
+
+
+def test_the_picture_is_made_from_the_table_at_a_slide_s_size_and_the_same_bytes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command(monkeypatch, "--results", tmp_path, "--out", tmp_path / "one")
+    with pytest.raises(SystemExit, match=r"table4\.csv does not exist; make it with: snakemake"):
+        table4_picture.main()
+    OmegaConf.save(OmegaConf.create({"name": "mini", "benchmarks": list(BENCHMARKS)}), tmp_path / "tables.yaml")
+    figures(SIX, FIVE, BENCHMARKS).to_csv(tmp_path / "table4.csv", index=False)
+    table4_picture.main()
+    command(monkeypatch, "--results", tmp_path, "--out", tmp_path / "two")
+    table4_picture.main()
+    one, two = (tmp_path / f"{name}/figures/table4.png" for name in ("one", "two"))
+    with Image.open(one) as image:
+        assert image.format == "PNG"
+        assert image.width == 2560 and 1300 < image.height <= 1440
+        assert image.info["dpi"] == pytest.approx((200, 200), abs=0.1)
+        assert set(image.info) == {"dpi"}  # no date, no version
+    assert one.read_bytes() == two.read_bytes()

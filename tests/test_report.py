@@ -1,0 +1,219 @@
+"""stages/report.py: each criterion of the mini world against figures computed by hand on a tiny world and fabricated runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from random import Random
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+
+from stages import files, report
+from stages.config import compose_config
+from stages.judging import alpacaeval2
+from stages.mini import oracle as oracle_module
+from stages.mini.oracle import Oracle, load_oracle
+from stages.mini.writers import Writer, write
+from stages.world import make_world
+
+PLAIN = Writer(0, 0, 0, 0, 0, 0)
+WORLD, SETTING = "results/worlds/smoke", "results/smoke"
+Rows = list[dict[str, Any]]
+
+
+def save(path: str, rows: Rows) -> None:
+    (files.write_jsonl if path.endswith(".jsonl") else files.write_json)(path, rows)
+
+
+def answer(run: str, outputs: Rows, preferences: list[float | None], ended: int) -> None:
+    """What the stages answer and judge leave of a run; the first ``ended`` answers end by themselves."""
+    folder = f"{SETTING}/runs/{run}/eval"
+    rows = [{**row, "generator": run, "tokens": 9, "finish_reason": "stop" if i < ended else "length"} for i, row in enumerate(outputs)]
+    save(f"{folder}/alpacaeval2/model_outputs.json", rows)
+    judged = [{**row, "preference": preference} for row, preference in zip(rows, preferences, strict=True)]
+    save(f"{folder}/alpacaeval2/annotations.json", judged)
+    save(f"{folder}/oracle/annotations.json", oracle_module.annotate(rows, WORLD))
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny world; SFT answers as its student does and DPO as its master, the baseline itself; on-policy samples, pairs, gamed rows."""
+    tree = tmp_path_factory.mktemp("tree")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tree)
+        world = compose_config("scale=smoke", "setting=smoke").world
+        files.write_manifest(Path(WORLD), world, **make_world(world, Path(WORLD)))
+        n = world.alpacaeval2.n
+        outputs = {name: files.read_json(f"{WORLD}/alpacaeval2/writers/{name}.json") for name in ("student", "concise", "verbose")}
+        outputs["master"] = files.read_json(f"{WORLD}/alpacaeval2/baseline.json")
+        answer("sft", outputs["student"], [1.25] * (n - 1) + [None], ended=n - 6)
+        answer("dpo", outputs["master"], [1.25, 1.75] * (n // 2), ended=n)
+        answer("simpo", outputs["student"], [1.25] * n, ended=n)
+
+        save(f"{SETTING}/generate/generations.jsonl", generations(load_oracle(WORLD)))
+        train = [{side: [{"content": text}] for side, text in (("chosen", "a b c"), ("rejected", "a b."))} for _ in range(2)]
+        save(f"{SETTING}/data/train.jsonl", [*train, {"chosen": [{"content": "a b c d"}], "rejected": [{"content": "a b c d"}]}])
+        rng = np.random.default_rng(0)
+        frames = []
+        for name in ("concise", "verbose"):
+            gap = pd.Series([len(a["output"]) - len(b["output"]) for a, b in zip(outputs["master"], outputs[name], strict=True)])
+            columns = {"preference": rng.uniform(0, 1, n), "std_delta_len": gap / gap.std(), "instruction_difficulty": np.sin(range(n))}
+            frames.append(pd.DataFrame({"index": range(n), "model": name, **columns, "not_gamed_baseline": False}))
+        path = Path("results/calibration/smoke/df_gamed.csv")
+        path.parent.mkdir(parents=True)
+        pd.concat(frames).sample(frac=1, random_state=0).to_csv(path, index=False)  # in any order
+        for folder in (f"{SETTING}/generate", f"{SETTING}/data", str(path.parent)):
+            files.write_manifest(Path(folder), OmegaConf.create())
+        scale = {"name": "smoke", "settings": ["smoke"], "methods": ["sft", "dpo"], "ablations": ["dpo", "simpo"]}
+        config = {"stage": "report", "version": 1, "world": WORLD, "gamed": str(path), "scale": scale, "generated": ["smoke"]}
+        OmegaConf.save(OmegaConf.create(config), "results/world_report.yaml")
+    return tree
+
+
+def generations(oracle: Oracle) -> Rows:
+    """Two samples for each of the world's preference prompts, further turns among them: an ideal answer, and none."""
+    rows = []
+    for pair in files.read_jsonl(f"{WORLD}/preferences.jsonl"):
+        prompt = pair["chosen"][:-1]
+        task = oracle.read_task(*(message["content"] for message in prompt))
+        for sample, text in enumerate((write(task, PLAIN, oracle.language, Random(0)), "")):
+            rows.append({"prompt_id": pair["prompt_id"], "prompt": prompt, "response": text, "sample": sample})
+    assert {len(row["prompt"]) for row in rows} == {1, 3}
+    return rows
+
+
+def run_stage(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Rows:
+    """stages.report through its command line, in ``tree``."""
+    monkeypatch.chdir(tree)
+    monkeypatch.setattr(sys, "argv", ["report", "--config", "results/world_report.yaml"])
+    report.main()
+    rows: Rows = json.loads(Path("results/world_report.json").read_text())
+    return rows
+
+
+@pytest.fixture(scope="module")
+def rows(tree: Path) -> Rows:
+    with pytest.MonkeyPatch.context() as patch:
+        return run_stage(tree, patch)
+
+
+def the(rows: Rows, criterion: str, method: str | None = None) -> dict[str, Any]:
+    found = [row for row in rows if row["criterion"] == criterion and row["method"] == method]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_the_start_model_s_criteria(tree: Path, rows: Rows) -> None:
+    judged = [files.read_json(tree / f"{SETTING}/runs/{run}/eval/oracle/annotations.json") for run in ("sft", "dpo")]
+    student, master = (fmean(row["score"] for row in run) for run in judged)  # the baseline's author is the master
+    share = the(rows, "share of the best writer's score", "sft")
+    assert share["value"] == pytest.approx(student / master)
+    assert share["met"] == (0.35 <= student / master <= 0.65)
+    ended = the(rows, "share that ends by itself", "sft")
+    assert (ended["value"], ended["wanted"], ended["met"]) == (54 / 60, [0.95, None], False)
+
+
+def test_spread_is_the_95th_by_the_5th_percentile_of_words() -> None:
+    texts = ["w " * n for n in range(1, 22)]  # 1 to 21 words: the percentiles are 2 and 20
+    assert report.spread(texts) == pytest.approx(10)
+    row = report.criterion("spread", report.spread(["", "a"]), 5.0)  # a tenth of a word and less: still a number
+    assert row["value"] == pytest.approx(0.95 / 0.05)
+    row = report.criterion("spread", report.spread([""] * 20 + ["a"] * 2), 5.0)  # of nothing there is no multiple
+    assert (row["value"], row["met"]) == (None, False)
+
+
+def test_the_best_of_an_ideal_answer_and_none_lifts_by_half(tree: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 and 0 points: the best is 5 above their mean, whatever the prompt; a best writer without errors gets 10."""
+    monkeypatch.chdir(tree)
+    oracle = load_oracle(WORLD)
+    assert report.lift_of_best(generations(oracle), PLAIN, oracle, 0) == pytest.approx(0.5)
+    lift = the(rows, "lift of the best of n")
+    assert 0.5 < lift["value"] < 0.6  # the world's best writer does err
+    assert (lift["wanted"], lift["met"]) == ([0.15, None], True)
+
+
+def test_chosen_are_longer_by_mean_words(tree: Path, rows: Rows) -> None:
+    facts = files.read_json(tree / WORLD / "manifest.json")["preferences"]
+    longer = the(rows, "chosen longer than rejected")
+    assert longer["value"] == pytest.approx(facts["mean_words_chosen"] / facts["mean_words_rejected"] - 1, abs=2e-3)
+    assert longer["met"] == (0.05 <= longer["value"] <= 0.25)
+    training = the(rows, "chosen longer than rejected, training pairs")  # (3 + 3 + 4) and (3 + 3 + 4) words, a full stop being one
+    assert (training["value"], training["wanted"], training["met"]) == (0, None, None)
+
+
+def test_padded_answers_are_scored_as_a_model_s(tree: Path, rows: Rows) -> None:
+    """Against stages/judging/alpacaeval2.py:score on annotations of the verbose writer."""
+    gamed = alpacaeval2.read_gamed(tree / "results/calibration/smoke/df_gamed.csv")
+    baseline, verbose = (files.read_json(tree / WORLD / "alpacaeval2" / name) for name in ("baseline.json", "writers/verbose.json"))
+    preferred = dict(gamed[gamed["model"] == "verbose"][["index", "preference"]].itertuples(index=False))
+    judged = []
+    for i, (theirs, ours) in enumerate(zip(baseline, verbose, strict=True)):
+        texts = {"instruction": ours["instruction"], "output_1": theirs["output"], "output_2": ours["output"]}
+        judged.append({**texts, "generator_1": "master", "generator_2": "verbose", "annotator": "j", "preference": 1 + preferred[i]})
+    scores = alpacaeval2.score(verbose, judged, gamed)
+    raw, controlled = (the(rows, f"{kind} win rate of padded answers")["value"] for kind in ("raw", "length-controlled"))
+    assert (raw, controlled) == pytest.approx((scores["win_rate"], scores["length_controlled_winrate"]))
+    gap = the(rows, "gap of raw and length-controlled")
+    assert gap["value"] == pytest.approx(abs(raw - controlled))
+    assert gap["met"] == (gap["value"] >= 1)
+
+
+def test_effects_are_paired_with_sft_over_what_both_were_judged_on(rows: Rows) -> None:
+    """DPO wins 50 points more on every other of 60 instructions; SFT's last judgment failed. Answers equal to SFT's have no effect."""
+    gains = [0.0, 50.0] * 30
+    gains.pop()
+    effect = the(rows, "win rate minus SFT's", "dpo")
+    error = np.std(gains, ddof=1) / np.sqrt(59)
+    assert (effect["value"], effect["standard_error"]) == pytest.approx((fmean(gains), error))
+    assert effect["met"] is None
+    known = the(rows, "standard error against SFT", "dpo")
+    assert (known["value"], known["wanted"], known["met"]) == (pytest.approx(error), [None, 1.2], False)
+    oracle = the(rows, "oracle minus SFT's", "dpo")
+    largest = the(rows, "largest effect")
+    ratio = max(fmean(gains) / error, oracle["value"] / oracle["standard_error"])
+    assert (largest["value"], largest["met"]) == (pytest.approx(ratio), ratio >= 3)
+    same = the(rows, "oracle minus SFT's", "simpo")
+    assert (same["value"], same["standard_error"]) == (0, 0)
+    assert the(rows, "standard error against SFT", "simpo")["met"] is True
+
+
+def test_the_report_is_printed_and_one_that_misses_is_no_error(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = run_stage(tree, monkeypatch)
+    shown = capsys.readouterr().out
+    judged = [row["met"] for row in rows if row["wanted"]]
+    assert {True, False} <= set(judged)
+    assert shown.count("MISSED") == judged.count(False)
+    assert f"report: {sum(judged)} of {len(judged)} criteria met" in shown
+    assert len(shown.splitlines()) == len(rows) + 2
+    assert all(row["met"] is None for row in rows if not row["wanted"])
+
+
+@pytest.mark.parametrize(
+    ("path", "again"),
+    [
+        (f"{SETTING}/runs/simpo/eval/alpacaeval2/annotations.json", f"{SETTING}/runs/simpo/eval/alpacaeval2/annotations.json"),
+        (f"{SETTING}/generate/generations.jsonl", f"{SETTING}/generate/manifest.json"),
+        ("results/calibration/smoke/df_gamed.csv", "results/calibration/smoke/manifest.json"),
+    ],
+)
+def test_a_missing_file_is_named_with_the_next_command(tree: Path, monkeypatch: pytest.MonkeyPatch, path: str, again: str) -> None:
+    kept = (tree / path).read_bytes()
+    (tree / path).unlink()
+    try:
+        with pytest.raises(ValueError, match=rf"{path} .*make it again with: snakemake --cores all --forcerun {again} -- {again}"):
+            run_stage(tree, monkeypatch)
+    finally:
+        (tree / path).write_bytes(kept)
+
+
+def test_without_sft_there_is_nothing_to_compare_with() -> None:
+    with pytest.raises(ValueError, match="scale.methods is dpo: without sft there is nothing to compare with; add it"):
+        report.report({"world": WORLD, "gamed": "", "scale": {"methods": ["dpo"]}, "generated": []}, Path("results"))
