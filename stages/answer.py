@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from stages import files, models
 from stages.engine import seed_of, start_engine
 from stages.judging.rows import Row, read_rows
+from stages.preference.data import question_tokens
 
 
 @dataclass
@@ -56,29 +57,29 @@ def read_questions(name: str, benchmark: DictConfig) -> list[Asked]:
     return asked
 
 
-def answer_turns(engine: Any, tokenizer: Any, asked: list[Asked], benchmarks: DictConfig) -> None:
+def answer_turns(engine: Any, tokenizer: Any, asked: list[Asked], config: DictConfig) -> None:
     """Add the next turn's answer to each of ``asked``."""
     from vllm import SamplingParams
 
-    prompts, sampling = [], []
+    prompts, sampling, stops = [], [], list(config.stop_token_ids)
     for one in asked:
-        benchmark = benchmarks[one.benchmark]
+        benchmark = config.benchmarks[one.benchmark]
         seed = seed_of("\0".join(one.prompts[: len(one.texts) + 1]), benchmark.seed)
-        sampling.append(SamplingParams(temperature=one.temperature, top_p=benchmark.top_p, max_tokens=benchmark.max_tokens, seed=seed))
-        chat = tokenizer.apply_chat_template(one.messages(), add_generation_prompt=True, tokenize=True, return_dict=True)
-        prompts.append({"prompt_token_ids": chat["input_ids"]})
+        shared = {"top_p": benchmark.top_p, "max_tokens": benchmark.max_tokens, "stop_token_ids": stops}
+        sampling.append(SamplingParams(temperature=one.temperature, seed=seed, **shared))
+        prompts.append({"prompt_token_ids": question_tokens(one.messages(), tokenizer, empty_system=config.empty_system)})
     for one, output in zip(asked, engine.generate(prompts, sampling), strict=True):
         one.answers.append(output.outputs[0])
         one.texts.append(tokenizer.decode(output.outputs[0].token_ids, skip_special_tokens=True).strip())
 
 
-def longest(tokenizer: Any, asked: list[Asked], benchmarks: DictConfig) -> int:
+def longest(tokenizer: Any, asked: list[Asked], config: DictConfig) -> int:
     """An upper bound on the tokens of any conversation: all prompts, all answers at their longest, and the template's marks."""
 
     def bound(one: Asked) -> int:
         chat = [{"role": "user", "content": " ".join(one.prompts)}]
-        tokens = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
-        return len(one.prompts) * (benchmarks[one.benchmark].max_tokens + 32) + len(tokens)
+        tokens = question_tokens(chat, tokenizer, empty_system=config.empty_system)
+        return len(one.prompts) * (config.benchmarks[one.benchmark].max_tokens + 32) + len(tokens)
 
     return max(map(bound, asked))
 
@@ -101,12 +102,12 @@ def row_of(one: Asked, protocol: str, model: str) -> Row:
 
 def main() -> None:
     config, folder = files.stage_config(__doc__)
-    tokenizer = models.load_tokenizer(config.model, config.revision)
+    tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
     asked = [one for name, benchmark in config.benchmarks.items() for one in read_questions(name, benchmark)]
-    engine = start_engine(config, longest(tokenizer, asked, config.benchmarks))
+    engine = start_engine(config, longest(tokenizer, asked, config))
     print(f"answer: {config.model}, {len(asked)} questions", flush=True)
     while waiting := [one for one in asked if len(one.texts) < len(one.prompts)]:
-        answer_turns(engine, tokenizer, waiting, config.benchmarks)
+        answer_turns(engine, tokenizer, waiting, config)
     for name, benchmark in config.benchmarks.items():
         done = [one for one in asked if one.benchmark == name]
         rows = [row_of(one, benchmark.protocol, config.run) for one in done]

@@ -355,7 +355,9 @@ def _answer(plan: Plan, *, setting: str, run: str, **_: str) -> Slice:
         name: {**{key: config.benchmarks[name][key] for key in ("protocol", "questions")}, **config.benchmarks[name].answering}
         for name in plan.answered
     }
-    return f"results/{setting}/runs/{run}/eval/answer.yaml", {"setting": setting, "run": run, **model, "benchmarks": benchmarks}
+    shared = {"empty_system": config.setting.pairs.empty_system, "stop_token_ids": config.setting.stop_token_ids}
+    values = {"setting": setting, "run": run, **model, **shared, "benchmarks": benchmarks}
+    return f"results/{setting}/runs/{run}/eval/answer.yaml", values
 
 
 def _judge(plan: Plan, *, setting: str, run: str, **_: str) -> Slice:

@@ -20,15 +20,18 @@ def seed_of(text: str, seed: int) -> int:
 
 
 def start_engine(config: DictConfig, max_length: int) -> Any:
-    """vLLM over the model, in this process; on a CPU with the settings that it needs there."""
+    """vLLM over the model, in this process, for conversations of ``max_length`` tokens or of the model's own limit."""
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # halves the start
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
     import torch
+    from transformers import AutoConfig
     from vllm import LLM
 
-    arguments: dict[str, Any] = {"model": models.found(config.model), "revision": config.revision, "max_model_len": max_length}
+    context = AutoConfig.from_pretrained(models.found(config.model), revision=config.revision).get_text_config().max_position_embeddings
+    max_length = min(max_length, context)
+    arguments: dict[str, Any] = {"model": config.model, "revision": config.revision, "max_model_len": max_length}
     arguments |= {"load_format": "safetensors", "seed": 0}
     if not torch.cuda.is_available():
         # A CPU generator has no offset, which chunked prefill of a seeded request asks for; one thread a job, as everywhere.

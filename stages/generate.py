@@ -20,6 +20,7 @@ from typing import Any
 
 from stages import files, models
 from stages.engine import seed_of, start_engine
+from stages.preference.data import question_tokens
 from stages.records import inputs_of, read_records
 
 Row = dict[str, Any]
@@ -51,15 +52,11 @@ def base_seed(messages: list[dict[str, str]], seed: int, n: int) -> int:
 
 def main() -> None:
     config, folder = files.stage_config(__doc__)
-    from transformers import AutoConfig
-
     rows = read_records(config.prompts)
     prompts = distinct_prompts(rows, config.prompts.data)
-    tokenizer = models.load_tokenizer(config.model, config.revision)
-    asked = [tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"] for row in prompts]
-    context = AutoConfig.from_pretrained(models.found(config.model), revision=config.revision).get_text_config().max_position_embeddings
-
-    engine = start_engine(config, min(max(map(len, asked)) + config.max_tokens, context))
+    tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
+    asked = [question_tokens(row["prompt"], tokenizer, empty_system=False) for row in prompts]  # the authors' decode.py inserts none
+    engine = start_engine(config, max(map(len, asked)) + config.max_tokens)
     from vllm import SamplingParams
 
     print(f"generate: {config.model}, {len(prompts):,} prompts, {config.n} samples each", flush=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,22 +26,41 @@ if TYPE_CHECKING:
 def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
     """The causal language model in a folder or on the hub, weights in fp32."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(found(name), revision=revision, dtype=torch.float32, use_safetensors=True)
+    with loading(name, revision):
+        config = AutoConfig.from_pretrained(found(name), revision=revision)
+        # sdpa leaves out the soft cap of Gemma-2's attention scores without a word; for Gemma-2 the authors, too, take eager attention.
+        attention = "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else "sdpa"
+        how = {"dtype": torch.float32, "use_safetensors": True, "attn_implementation": attention}
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, config=config, revision=revision, **how)
     return model
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model; it must have a chat template."""
+def load_tokenizer(name: str, revision: str | None = None, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, with ``chat_template`` where it is given; else it must have one of its own."""
     from transformers import AutoTokenizer
 
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(found(name), revision=revision)
+    with loading(name, revision):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(found(name), revision=revision)
+    tokenizer.chat_template = chat_template or tokenizer.chat_template
     if not tokenizer.chat_template:
-        raise ValueError(
-            f"the tokenizer of {name} has no chat template; use a model that has been fine-tuned for chat, or add one to its folder"
-        )
+        raise ValueError(f"the tokenizer of {name} has no chat template; give one as chat_template beside the model in conf/setting")
     return tokenizer
+
+
+@contextmanager
+def loading(name: str, revision: str | None) -> Iterator[None]:
+    """A ValueError in one sentence where the files of a model cannot be reached or read."""
+    try:
+        yield
+    except OSError as error:
+        at = f" at revision {revision}" if revision else ""
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"model {name}{at} cannot be loaded: {reason}; give a folder, or a hub id that this machine has in its cache or reaches"
+            " (with HF_TOKEN where a licence must be accepted first)"
+        ) from None
 
 
 def found(name: str) -> str:

@@ -2,7 +2,7 @@
 
     python -m stages.pairs --config results/mini_base/data/config.yaml
 
-In: JSON lines, each row in one of two schemas: preferences as UltraFeedback binarized (``prompt_id``, ``chosen`` and ``rejected`` as
+In: rows, each in one of two schemas: preferences as UltraFeedback binarized (``prompt_id``, ``chosen`` and ``rejected`` as
 messages, ``score_chosen``, ``score_rejected``; the authors' released sets, with ``all_rm_scores`` instead of the two, also do), or answers
 with their scores as stages/annotate.py writes them, of which the best is chosen and the worst rejected (SimPO section 3, the Instruct
 settings). Out: train.jsonl and heldout.jsonl, rows of
@@ -45,8 +45,6 @@ def split_turns(row: Row, where: str) -> Row:
         messages = row.get(side)
         if not isinstance(messages, list) or len(messages) < 2 or messages[-1].get("role") != "assistant":
             raise ValueError(f"{where}: {side!r} must be a list of messages that ends with the assistant's; see UltraFeedback binarized")
-        if not messages[-1].get("content", "").strip():
-            raise ValueError(f"{where}: {side!r} is an empty answer; remove the row")
     if row["chosen"][:-1] != row["rejected"][:-1]:
         raise ValueError(f"{where}: 'chosen' and 'rejected' answer different prompts")
     if scores := row.get("all_rm_scores"):

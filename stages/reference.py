@@ -16,7 +16,7 @@ def main() -> None:
     from stages.preference import refcache
     from stages.preference.data import read_splits
 
-    tokenizer = models.load_tokenizer(config.model, config.revision)
+    tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
     model = models.load_model(config.model, config.revision).to(models.device()).eval()
     splits = read_splits(config, tokenizer)
     label = f"reference: {config.setting}"

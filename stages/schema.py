@@ -153,6 +153,7 @@ class Data:
 class Sft:
     model: str = MISSING
     revision: str | None = MISSING
+    chat_template: str | None = None
     data: Data = field(default_factory=Data)
     training: Supervised = field(default_factory=Supervised)
 
@@ -230,8 +231,11 @@ class Answering:
 
 @dataclass
 class Start:
+    """What the preference methods start from; ``chat_template`` in place of the tokenizer's own, which a model trained from it keeps."""
+
     model: str = MISSING
     revision: str | None = MISSING
+    chat_template: str | None = None
 
 
 @dataclass
@@ -249,6 +253,7 @@ class Setting:
     pairs: Pairs = field(default_factory=Pairs)
     training: PreferenceTraining = field(default_factory=PreferenceTraining)
     decoding: dict[str, Answering] = MISSING
+    stop_token_ids: list[int] = field(default_factory=list)
     tuned: dict[str, dict[str, Any]] = MISSING
 
 

@@ -18,7 +18,7 @@ def main() -> None:
     from transformers import set_seed
 
     set_seed(config.seed)
-    tokenizer = models.load_tokenizer(config.model, config.revision)
+    tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
     model = models.load_model(config.model, config.revision)
     data = Dataset.from_list([{"messages": row["messages"]} for row in read_records(config.data)])
     print(f"sft: {config.model} on {len(data):,} conversations of {config.data.data}")

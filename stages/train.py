@@ -26,7 +26,7 @@ def main() -> None:
 
     method, micro_batch = config.method, config.runtime.micro_batch
     set_seed(config.seed)
-    tokenizer = models.load_tokenizer(config.model, config.revision)
+    tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
     model = models.load_model(config.model, config.revision)
     splits = read_splits(config, tokenizer)
     pairs = {split: [TrainingPair(pair) for pair in read] for split, read in splits.items()}

@@ -14,12 +14,12 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from checkout import copy_to
 from omegaconf import OmegaConf
 
 from stages import files, models
 from stages.engine import seed_of, start_engine
 
-ROOT = Path(__file__).parent.parent
 TABLE = "results/table4.csv"
 SCALE = ("--config", "scale=smoke")
 
@@ -41,11 +41,7 @@ def scheduled(tree: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what git would take, in which all that the smoke scale asks for has been made."""
-    tree = tmp_path_factory.mktemp("tree")
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True)
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, tree / name)
+    tree = copy_to(tmp_path_factory.mktemp("tree"))
     done = snakemake(tree, *SCALE)
     assert done.returncode == 0, done.stdout[-5000:]
     return tree

@@ -1,4 +1,4 @@
-"""A tiny random Llama and word-level tokenizers with chat templates in the style of the paper's models, made in a test."""
+"""Tiny random Llama, Mistral and Gemma-2, and word-level tokenizers with chat templates in the style of the paper's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import torch
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
 
 WORDS = [f"w{n}" for n in range(40)]
 MARKS = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|system|>", "<|user|>", "<|assistant|>", "[INST]", "[/INST]"]
@@ -55,14 +64,37 @@ def tokenizer(template: str = LLAMA3, bos: str = "<s>", eos: str = "</s>") -> Pr
     return fast
 
 
+# Two layers, hidden size 32, random weights that differ enough for losses to say something.
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
 def llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
-    """Two layers, hidden size 32, random weights that differ enough for losses to say something."""
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     set_seed(seed)
-    config = LlamaConfig(
-        vocab_size=64, max_position_embeddings=256, initializer_range=0.3, bos_token_id=1, eos_token_id=2, **sizes, **changes
-    )
-    return LlamaForCausalLM(config)
+    return LlamaForCausalLM(LlamaConfig(**SIZES, **changes))
+
+
+def mistral(seed: int = 0, **changes: Any) -> MistralForCausalLM:
+    """A Mistral whose attention reaches eight tokens back: less than most texts of ``pairs``."""
+    set_seed(seed)
+    return MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8, **changes))
+
+
+def gemma2(seed: int = 0, **changes: Any) -> Gemma2ForCausalLM:
+    """A Gemma-2, its odd layers with a sliding window; its soft caps are so low that leaving one out shows."""
+    set_seed(seed)
+    caps = {"attn_logit_softcapping": 1.0, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 8}
+    return Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8, pad_token_id=0, sliding_window=8, **caps, **changes))
 
 
 def pairs(n: int, seed: int = 0) -> list[dict[str, Any]]:

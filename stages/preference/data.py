@@ -88,11 +88,9 @@ def render_pair(row: Row, tokenizer: PreTrainedTokenizerBase, where: str, *, emp
 
     The authors render the last turn by itself. Many templates refuse that, or put a default system turn in front of it; the difference of
     the renderings with and without the turn is the same text wherever theirs works. ``empty_system``: the authors'
-    ``auto_insert_empty_system_msg``, which opens a prompt without system turn with an empty one if the template mentions system turns.
+    ``auto_insert_empty_system_msg``.
     """
-    prompt, template = row["prompt"], str(tokenizer.chat_template)
-    if empty_system and prompt[0]["role"] != "system" and ("system" in template or "<|im_start|>" in template):
-        prompt = [{"role": "system", "content": ""}, *prompt]
+    prompt = with_system(row["prompt"], tokenizer) if empty_system else row["prompt"]
     for side in ("chosen", "rejected"):
         if not row[side] or not row[side][-1]["content"].strip():
             raise ValueError(f"{where}: {side!r} is an empty answer; remove the row")
@@ -105,6 +103,22 @@ def render_pair(row: Row, tokenizer: PreTrainedTokenizerBase, where: str, *, emp
     if not all(text.startswith(before) for text in after):
         raise ValueError(f"{where}: the model's chat template renders the prompt differently once an answer follows; change the template")
     return before, after[0][len(before) :], after[1][len(before) :]
+
+
+def with_system(messages: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+    """The authors' ``auto_insert_empty_system_msg``: an empty system turn in front, if there is none and the template mentions such."""
+    template = str(tokenizer.chat_template)
+    if messages[0]["role"] == "system" or not ("system" in template or "<|im_start|>" in template):
+        return messages
+    return [{"role": "system", "content": ""}, *messages]
+
+
+def question_tokens(messages: list[Row], tokenizer: PreTrainedTokenizerBase, *, empty_system: bool) -> list[int]:
+    """Token ids of a conversation that the model shall answer, as ``tokenize_pair`` opens it: BOS in front where the template has none."""
+    asked = with_system(messages, tokenizer) if empty_system else messages
+    tokens: list[int] = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
+    bos = tokenizer.bos_token_id
+    return tokens if bos is None or tokens[:1] == [bos] else [bos, *tokens]
 
 
 def truncate(
