@@ -25,6 +25,7 @@ wildcard_constraints:
     benchmark=r"\w+",
     setting=r"\w+",
     run=r"[\w+=.-]+",
+    table=r"table[45]",
 
 
 rule all:
@@ -203,28 +204,16 @@ rule score:
         "python -m stages.score {params.options} --answers {input.answers} --judgments {input.judgments} --out {output} 2> {log}"
 
 
-rule table4:
+rule table:
     input:
         config="results/tables.yaml",
-        scores=PLAN.scores(PLAN.runs("methods")),
+        scores=lambda w: PLAN.scores(PLAN.runs({"table4": "methods", "table5": "ablations"}[w.table])),
     output:
-        "results/table4.csv",
+        "results/{table}.csv",
     log:
-        "results/table4.log",
+        "results/{table}.log",
     shell:
-        "python -m analysis.table4 --results results --out results 2> {log}"
-
-
-rule table5:
-    input:
-        config="results/tables.yaml",
-        scores=PLAN.scores(PLAN.runs("ablations")),
-    output:
-        "results/table5.csv",
-    log:
-        "results/table5.log",
-    shell:
-        "python -m analysis.table5 --results results --out results 2> {log}"
+        "python -m analysis.{wildcards.table} --results results --out results 2> {log}"
 
 
 rule table4_picture:

@@ -1,7 +1,7 @@
 """``plan()``: the bridge from Hydra, which owns values, to Snakemake, which owns files.
 
-``plan(scale)`` composes the configuration once for each setting and method that is asked for, and writes for each stage the
-*slice* that the stage depends on, only when its text changed. A slice is a plain input of the stage's rule, so Snakemake
+``plan(scale)`` composes the scale, each setting and each method that is asked for once, and writes for each stage the *slice* of
+the configuration that the stage depends on, only when its text changed. A slice is a plain input of the stage's rule, so Snakemake
 reruns what a changed value touches and nothing else. Nothing but the Snakefile's main process and ``stages.run`` calls it.
 
 What a slice names under ``results/`` another stage makes: the first three parts of such a path are that stage's folder, and
@@ -57,12 +57,12 @@ JUDGMENTS = {
 }
 SCORED_WITH = {"alpacaeval2": ("gamed",), "arena_hard": ("baseline",), "mt_bench": ("questions",)}  # options of stages/score.py
 MADE_HERE = ("pretrain", "sft", "generate", "reward", "annotate")  # the parts of a setting that may be null
-_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 # Names that conf/ may give and that this version cannot run yet: planning what needs one stops, and says so.
 NOT_READY = {
     "llm-blender/PairRM": "PairRM",
     "RLHFlow/ArmoRM-Llama3-8B-v0.1": "ArmoRM",
 }
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def compose_raw(name: str = "config", overrides: Iterable[str] = ()) -> DictConfig:

@@ -194,7 +194,9 @@ def run(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         main()
-    except (ValueError, FileNotFoundError, OmegaConfBaseException) as error:
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error.filename} does not exist; {again(error.filename)}" if error.filename else f"error: {error}")
+    except (ValueError, OmegaConfBaseException) as error:
         sys.exit(f"error: {error}")
 
 

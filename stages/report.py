@@ -62,6 +62,7 @@ def criterion(
     standard_error: float | None = None,
 ) -> Row:
     """A row of the report; without ``low`` and ``high`` the value is only reported. One that is no number is null, and meets nothing."""
+    value = float(value)  # numpy's too: JSON knows none of its truth values
     wanted = None if low is None and high is None else [low, high]
     met = (low is None or value >= low) and (high is None or value <= high)
     return {
@@ -76,7 +77,7 @@ def criterion(
 
 
 def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    return value if math.isfinite(value) else None
 
 
 def extra_length(pairs: list[Row]) -> float:

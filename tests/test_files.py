@@ -211,3 +211,17 @@ def test_the_table_is_what_the_scores_say_and_names_a_missing_one(tmp_path: Path
     (tmp_path / "s/runs/dpo/eval/oracle/scores.json").unlink()
     with pytest.raises(ValueError, match=r"runs/dpo/eval/oracle/scores\.json does not exist; make it with: snakemake"):
         table4(tmp_path)
+
+
+def test_a_missing_file_is_named_with_the_command_that_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """files.run: a missing asset, a missing file of the user's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files.signal, "signal", lambda *_: None)  # pytest keeps its own handlers
+    for name, advice in (
+        ("results/assets/arena_hard/judge_config.yaml", "snakemake --cores all --forcerun results/assets/arena_hard/manifest.json"),
+        ("my.jsonl", "replace it by a whole file"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            files.run(lambda name=name: print(Path(name).read_text()))
+        assert str(caught.value).startswith(f"error: {name} does not exist; ")
+        assert advice in str(caught.value)

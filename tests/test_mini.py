@@ -312,9 +312,9 @@ def test_the_world_meets_its_criteria_that_need_no_training(world: tuple[Path, d
 def test_the_readme_tells_this_world_s_size(world: tuple[Path, dict]) -> None:
     folder, facts = world
     knowledge = files.read_json(folder / "knowledge.json")
-    assert (len(knowledge), {len(of_town) for of_town in knowledge.values()}) == (80, {7})
+    assert (len(knowledge), {len(of_town) for of_town in knowledge.values()}) == (60, {7})
     readme = " ".join((CONF.parent / "README.md").read_text().split())
-    assert "Eighty invented towns with seven facts each" in readme
+    assert "Sixty invented towns with seven facts each" in readme
     assert f"a controlled English of {facts['vocabulary']} words" in readme
 
 
