@@ -84,40 +84,45 @@ def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokeni
     partial.rename(final)
 
 
-def sft_trainer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset, config: DictConfig, folder: Path) -> SFTTrainer:
-    """TRL's SFTTrainer over every token of ``data`` (texts or conversations), packed into rows of ``training.max_length`` tokens.
+def trl_arguments(config: DictConfig, folder: Path) -> dict[str, Any]:
+    """What the configurations of TRL's trainers have in common, from a slice with ``training`` (stages/schema.py:Supervised).
 
-    ``config.training``: learning_rate, epochs, batch_size (rows a step), max_length, scheduler, warmup_ratio, weight_decay,
-    max_grad_norm, precision; ``config.seed``; ``config.runtime.micro_batch`` rows at a time. Packing under sdpa is exact, whatever TRL's
-    warning about flash attention says: position ids restart with each text, there is no attention mask, and Transformers then keeps the
-    texts apart (tests/test_models.py).
+    ``training.batch_size`` rows a step, ``config.runtime.micro_batch`` at a time. ValueError where the one is no multiple of the other.
     """
-    from trl import SFTConfig, SFTTrainer
-
     micro_batch, training = config.runtime.micro_batch, config.training
     if training.batch_size % micro_batch:
         raise ValueError(f"batch_size={training.batch_size} is not a multiple of the runtime's micro_batch={micro_batch}")
-    args = SFTConfig(
-        output_dir=str(folder / ".work"),
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=training.batch_size // micro_batch,
-        learning_rate=training.learning_rate,
-        num_train_epochs=training.epochs,
-        lr_scheduler_type=training.scheduler,
-        warmup_steps=training.warmup_ratio,
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        max_length=training.max_length,
-        packing=True,
-        bf16=training.precision == "bf16",
-        gradient_checkpointing=training.precision == "bf16",
-        seed=config.seed,
-        data_seed=config.seed,
-        logging_steps=1,  # a sum over several steps would be lost between two attempts
-        save_strategy="no",  # stages/checkpoints.py saves
-        report_to="none",
-        use_cpu=device() == "cpu",
-    )
+    return {
+        "output_dir": str(folder / ".work"),
+        "per_device_train_batch_size": micro_batch,
+        "gradient_accumulation_steps": training.batch_size // micro_batch,
+        "learning_rate": training.learning_rate,
+        "num_train_epochs": training.epochs,
+        "lr_scheduler_type": training.scheduler,
+        "warmup_steps": training.warmup_ratio,
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "max_length": training.max_length,
+        "bf16": training.precision == "bf16",
+        "gradient_checkpointing": training.precision == "bf16",
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "logging_steps": 1,  # a sum over several steps would be lost between two attempts
+        "save_strategy": "no",  # stages/checkpoints.py saves
+        "report_to": "none",
+        "use_cpu": device() == "cpu",
+    }
+
+
+def sft_trainer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset, config: DictConfig, folder: Path) -> SFTTrainer:
+    """TRL's SFTTrainer over every token of ``data`` (texts or conversations), packed into rows of ``training.max_length`` tokens.
+
+    Packing under sdpa is exact, whatever TRL's warning about flash attention says: position ids restart with each text, there is no
+    attention mask, and Transformers then keeps the texts apart (tests/test_models.py).
+    """
+    from trl import SFTConfig, SFTTrainer
+
+    args = SFTConfig(packing=True, **trl_arguments(config, folder))
     return SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer)
 
 

@@ -39,9 +39,8 @@ def main() -> None:
     from transformers import AutoModelForSequenceClassification, set_seed
     from trl import RewardConfig, RewardTrainer
 
-    micro_batch, training = config.runtime.micro_batch, config.training
-    if training.batch_size % micro_batch:
-        raise ValueError(f"batch_size={training.batch_size} is not a multiple of the runtime's micro_batch={micro_batch}")
+    # TRL averages an evaluation over batches: only batches of one weigh each pair the same.
+    args = RewardConfig(per_device_eval_batch_size=1, **models.trl_arguments(config, folder))
     pairs = conversations(read_records(config.data), config.data.data)
     if not 0 < config.heldout < len(pairs):
         raise ValueError(
@@ -53,32 +52,11 @@ def main() -> None:
     model = AutoModelForSequenceClassification.from_pretrained(
         models.found(config.model), revision=config.revision, num_labels=1, dtype="float32", use_safetensors=True
     )
-    args = RewardConfig(
-        output_dir=str(folder / ".work"),
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=training.batch_size // micro_batch,
-        per_device_eval_batch_size=1,  # TRL averages over batches: only batches of one weigh each pair the same
-        learning_rate=training.learning_rate,
-        num_train_epochs=training.epochs,
-        lr_scheduler_type=training.scheduler,
-        warmup_steps=training.warmup_ratio,
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        max_length=training.max_length,
-        bf16=training.precision == "bf16",
-        gradient_checkpointing=training.precision == "bf16",
-        seed=config.seed,
-        data_seed=config.seed,
-        logging_steps=1,  # a sum over several steps would be lost between two attempts
-        save_strategy="no",  # stages/checkpoints.py saves
-        report_to="none",
-        use_cpu=models.device() == "cpu",
-    )
     splits = {"train_dataset": Dataset.from_list(pairs[config.heldout :]), "eval_dataset": Dataset.from_list(pairs[: config.heldout])}
     trainer = RewardTrainer(model=model, args=args, processing_class=tokenizer, **splits)  # also sets the pad token
     counts = {"train": len(trainer.train_dataset), "heldout": len(trainer.eval_dataset)}
     if not all(counts.values()):
-        raise ValueError(f"reward.training.max_length={training.max_length} leaves {counts} of the {len(pairs)} pairs; raise it")
+        raise ValueError(f"reward.training.max_length={config.training.max_length} leaves {counts} of the {len(pairs)} pairs; raise it")
     print(f"reward: {config.model} on {counts['train']:,} pairs of {config.data.data}", flush=True)
     models.show_progress(trainer, "reward")
     facts = checkpoints.train(trainer, config, "reward")
