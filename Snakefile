@@ -1,8 +1,7 @@
 """The experiments of SimPO (arXiv 2405.14734): `snakemake --cores all results/table4.csv`; `-n` says what would run and why.
 
-Hydra owns the values (conf/), this file the files: one rule a stage. `plan` writes for each stage the part of the configuration that
-the stage depends on, its `config`, only when it changed; `PLAN.made` are the results of other stages that this part names.
-"""
+Hydra owns the values (conf/), this file the files: one rule a stage. `plan` writes each stage's part of the configuration, its `config`,
+only when it changed; `PLAN.made` are the results of other stages that this part names, `PLAN.knobs` what changes nothing but the speed."""
 
 import os
 import sys
@@ -21,7 +20,6 @@ RUN = "results/{setting}/runs/{run}"
 
 
 wildcard_constraints:
-    world=r"\w+",
     benchmark=r"\w+",
     setting=r"\w+",
     run=r"[\w+=.-]+",
@@ -75,8 +73,10 @@ rule pretrain:
         "results/{setting}/pretrain/manifest.json",
     log:
         "results/{setting}/pretrain/stage.log",
+    resources:
+        knobs=PLAN.knobs["pretrain"],
     shell:
-        "python -m stages.pretrain --config {input.config} {PLAN.knobs[pretrain]} 2> {log}"
+        "python -m stages.pretrain --config {input.config} {resources.knobs} 2> {log}"
 
 
 rule sft:
@@ -87,8 +87,10 @@ rule sft:
         "results/{setting}/sft/manifest.json",
     log:
         "results/{setting}/sft/stage.log",
+    resources:
+        knobs=PLAN.knobs["sft"],
     shell:
-        "python -m stages.sft --config {input.config} {PLAN.knobs[sft]} 2> {log}"
+        "python -m stages.sft --config {input.config} {resources.knobs} 2> {log}"
 
 
 rule generate:
@@ -111,8 +113,10 @@ rule reward:
         "results/{setting}/reward/manifest.json",
     log:
         "results/{setting}/reward/stage.log",
+    resources:
+        knobs=PLAN.knobs["reward"],
     shell:
-        "python -m stages.reward --config {input.config} {PLAN.knobs[reward]} 2> {log}"
+        "python -m stages.reward --config {input.config} {resources.knobs} 2> {log}"
 
 
 rule annotate:
@@ -147,8 +151,10 @@ rule reference:
         "results/{setting}/reference/manifest.json",
     log:
         "results/{setting}/reference/stage.log",
+    resources:
+        knobs=PLAN.knobs["reference"],
     shell:
-        "python -m stages.reference --config {input.config} {PLAN.knobs[reference]} 2> {log}"
+        "python -m stages.reference --config {input.config} {resources.knobs} 2> {log}"
 
 
 rule train:
@@ -159,8 +165,10 @@ rule train:
         f"{RUN}/manifest.json",
     log:
         f"{RUN}/stage.log",
+    resources:
+        knobs=PLAN.knobs["train"],
     shell:
-        "python -m stages.train --config {input.config} {PLAN.knobs[train]} 2> {log}"
+        "python -m stages.train --config {input.config} {resources.knobs} 2> {log}"
 
 
 rule answer:
@@ -184,8 +192,10 @@ rule judge:
         [f"{RUN}/eval/{PLAN.judgments(benchmark)}" for benchmark in PLAN.benchmarks],
     log:
         f"{RUN}/eval/judge.log",
+    resources:
+        knobs=PLAN.knobs["judge"],
     shell:
-        "python -m stages.judge --config {input.config} {PLAN.knobs[judge]} 2> {log}"
+        "python -m stages.judge --config {input.config} {resources.knobs} 2> {log}"
 
 
 rule score:

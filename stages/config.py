@@ -98,8 +98,8 @@ class Plan:
         self.scale = plain(self._raw.scale)
         self.base = self.setting(self.scale["settings"][0])  # for what no setting changes
         # What changes the speed and never the result: options of a stage's command, which no rerun depends on.
-        knobs = {stage: " ".join(f"{key}={value}" for key, value in given.items()) for stage, given in self.base.runtime.items()}
-        self.knobs = {stage: f"--runtime {given}" for stage, given in knobs.items()}
+        given = {stage: " ".join(f"{key}={value}" for key, value in knobs.items()) for stage, knobs in self.base.runtime.items()}
+        self.knobs = {stage: f"--runtime {given.get(stage, '')}" for stage in VERSIONS}
         self.benchmarks = list(self.base.benchmarks)
         self.answered = [name for name in self.benchmarks if self.base.benchmarks[name].answers == name]
 
