@@ -94,7 +94,7 @@ class Plan:
         self._raw = compose_raw(overrides=[f"scale={scale}"] if scale else [])
         self._settings: dict[str, DictConfig] = {}
         self._methods: dict[tuple[str, str], DictConfig] = {}
-        self._slices: dict[tuple[str, ...], tuple[str, dict[str, Any]]] = {}
+        self._slices: dict[tuple[Any, ...], tuple[str, dict[str, Any]]] = {}
         self.scale = plain(self._raw.scale)
         self.base = self.setting(self.scale["settings"][0])  # for what no setting changes
         # What changes the speed and never the result: options of a stage's command, which no rerun depends on.
@@ -162,7 +162,7 @@ class Plan:
         return path
 
     def _slice(self, stage: str, **where: str) -> tuple[str, dict[str, Any]]:
-        key = (stage, *sorted(where.values()))
+        key = (stage, *sorted(where.items()))
         if key not in self._slices:
             path, values = _SLICES[stage](self, **where)
             self._slices[key] = path, _as_plain(values)
@@ -180,11 +180,11 @@ class Plan:
 
     def write(self, named: Iterable[str]) -> None:
         """Every slice that the scale's targets need, and those of the runs whose files are ``named``: paths below results/."""
-        written: set[tuple[str, ...]] = set()
+        written: set[tuple[Any, ...]] = set()
 
         def write(stage: str, **where: str) -> None:
             """The slice of a stage, and of all stages that make what it names."""
-            if (key := (stage, *where.values())) not in written:
+            if (key := (stage, *sorted(where.items()))) not in written:
                 written.add(key)
                 self.slice(stage, **where)
                 for manifest in self.made(stage, **where):

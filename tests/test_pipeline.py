@@ -58,7 +58,7 @@ def test_the_tables_have_a_row_a_method_and_no_empty_cell(tree: Path) -> None:
         assert table["lc_standard_error"].notna().all()
     assert (tree / "results/figures/table4.png").read_bytes().startswith(b"\x89PNG")
     report = files.read_json(tree / "results/world_report.json")
-    assert report
+    assert {row["setting"] for row in report} == {None, "smoke", "smoke_on_policy"}
 
 
 def test_every_question_of_every_benchmark_is_answered_and_judged(tree: Path) -> None:
