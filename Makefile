@@ -35,7 +35,7 @@ lint: .venv
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/snakefmt --check Snakefile
-	.venv/bin/mypy stages analysis
+	.venv/bin/mypy stages analysis perf
 	@echo 'snakemake --lint: every finding but "conda environment", which envs/ stands for'
 	@! .venv/bin/snakemake --lint 2>&1 | grep '^    \* ' | grep -v 'conda environment'
 

@@ -167,8 +167,9 @@ rule train:
         f"{RUN}/stage.log",
     resources:
         knobs=PLAN.knobs["train"],
+        launcher=PLAN.launcher,
     shell:
-        "python -m stages.train --config {input.config} {resources.knobs} 2> {log}"
+        "python -m {resources.launcher}stages.train --config {input.config} {resources.knobs} 2> {log}"
 
 
 rule answer:
@@ -224,6 +225,18 @@ rule table:
         "results/{table}.log",
     shell:
         "python -m analysis.{wildcards.table} --results results --out results 2> {log}"
+
+
+rule tuning:
+    input:
+        config="results/tuning.yaml",
+        trials=lambda w: PLAN.trainings(trial[:2] for trial in PLAN.trials),
+    output:
+        "results/tuning.csv",
+    log:
+        "results/tuning.log",
+    shell:
+        "python -m analysis.tuning --results results --out results 2> {log}"
 
 
 rule table4_picture:

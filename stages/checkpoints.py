@@ -4,7 +4,8 @@
 leaves alone before a retry. Transformers resumes from a half-saved checkpoint without a word, to another result; so a marker, written last,
 lists a whole one's files, and names the training that it belongs to: its configuration, start model and data. Only a whole checkpoint of
 the same training is resumed. What is restored is all that a step depends on: weights, optimizer, schedule, place in the data, random
-states. ``.work/attempts.log`` has a line an attempt, and the traceback of each that failed. One process, on any device.
+states. ``.work/attempts.log`` has a line an attempt, and the traceback of each that failed. Of several processes the first keeps house; a
+training started by one number of processes may go on with another, to the same weights within rounding.
 """
 
 from __future__ import annotations
@@ -39,13 +40,16 @@ def train(trainer: Trainer, config: DictConfig, label: str) -> dict[str, Any]:
     ``config.runtime.save_steps``: optimizer steps between two checkpoints; a tenth of the training where it is not given. SIGTERM
     finishes the step, saves, and exits with status 143. A new checkpoint is whole on disk before the one before it goes.
     """
+    import torch
     from transformers import TrainerCallback
 
     save_steps = config.runtime.get("save_steps")
     if save_steps is not None and (not isinstance(save_steps, int) or save_steps < 1):
         raise ValueError(f"--runtime save_steps={save_steps}: expected a whole number of steps, at least 1")
     work, identity = Path(trainer.args.output_dir), identify(trainer, config)
-    start = newest(work, identity)
+    first, together = trainer.is_world_process_zero(), trainer.accelerator
+    with together.main_process_first():  # what the first removes the others do not find
+        start = newest(work, identity)
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     terminated = False
 
@@ -54,6 +58,8 @@ def train(trainer: Trainer, config: DictConfig, label: str) -> dict[str, Any]:
         terminated = True
 
     def note(text: str) -> None:
+        if not first:
+            return
         with (work / "attempts.log").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()}, training {name}: {text}\n")
 
@@ -61,15 +67,21 @@ def train(trainer: Trainer, config: DictConfig, label: str) -> dict[str, Any]:
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             at = f"at step {state.global_step} of {state.max_steps}"
             note(f"resuming {at}" if start else f"starting {at}")
-            if start:
+            if start and first:
                 print(f"{label}: resuming {at}", flush=True)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            nonlocal terminated
+            if together.num_processes > 1:  # SIGTERM reaches them at different steps: all end after the same one
+                terminated = bool(together.reduce(torch.tensor(float(terminated), device=args.device), "sum"))
             every = save_steps or ceil(state.max_steps / 10)
             control.should_training_stop |= terminated
             control.should_save = terminated or state.global_step % every == 0 or state.global_step == state.max_steps
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            together.wait_for_everyone()  # each writes its own random states
+            if not first:
+                return
             saved = work / f"checkpoint-{state.global_step}"
             complete(saved, identity, state.global_step)
             for other in work.glob("checkpoint-*"):
@@ -88,8 +100,13 @@ def train(trainer: Trainer, config: DictConfig, label: str) -> dict[str, Any]:
     steps = trainer.state.global_step
     if terminated:
         note(f"ended by SIGTERM at step {steps}")
-        print(f"{label}: ended by SIGTERM at step {steps} of {trainer.state.max_steps}; the same command goes on from there", flush=True)
+        if first:
+            print(
+                f"{label}: ended by SIGTERM at step {steps} of {trainer.state.max_steps}; the same command goes on from there", flush=True
+            )
         sys.exit(files.TERMINATED)
+    if not first:
+        return {}
     attempts = (work / "attempts.log").read_text(encoding="utf-8")
     return {"steps": steps, "resumed_at": [int(step) for step in re.findall(rf"training {name}: resuming at step (\d+)", attempts)]}
 

@@ -13,15 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import fields
-from functools import cache
+from functools import cache, cached_property
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from stages import files, runs
 from stages.schema import ConfigError, Method, check_range, leaves, nearest, plain, validate, validate_method
@@ -40,8 +43,8 @@ VERSIONS = {
     "reward": 1,
     "annotate": 1,
     "pairs": 1,
-    "reference": 1,
-    "train": 1,
+    "reference": 2,
+    "train": 2,
     "answer": 1,
     "judge": 1,
     "score": 1,
@@ -87,6 +90,15 @@ class Run(NamedTuple):
     seed: int
 
 
+class Trial(NamedTuple):
+    """A run of a sweep in a setting, and all that the sweep gives it: key and value, also where that is the setting's default."""
+
+    setting: str
+    run: str
+    method: str
+    varied: dict[str, runs.Value]
+
+
 class Plan:
     """All that Snakemake needs to know of the configuration of one scale."""
 
@@ -100,6 +112,9 @@ class Plan:
         # What changes the speed and never the result: options of a stage's command, which no rerun depends on.
         given = {stage: " ".join(f"{key}={value}" for key, value in knobs.items()) for stage, knobs in self.base.runtime.items()}
         self.knobs = {stage: f"--runtime {given.get(stage, '')}" for stage in VERSIONS}
+        # What starts a training: accelerate, where it is to be several processes.
+        processes = self.base.runtime["train"].get("processes", 1)
+        self.launcher = f"accelerate.commands.launch --num_processes {processes} -m " if processes > 1 else ""
         self.benchmarks = list(self.base.benchmarks)
         self.answered = [name for name in self.benchmarks if self.base.benchmarks[name].answers == name]
 
@@ -126,7 +141,7 @@ class Plan:
         if key == "seed":
             return self.base.seed
         config = self.method(setting, method)
-        varying = [str(k) for k in config if k not in ("name", "objective", "reference") and config[k] is not None]
+        varying = [str(k) for k in config if k not in ("name", "objective", "reference", "mismatched") and config[k] is not None]
         if key not in varying:
             raise ConfigError(f"{key}: a run of {method} cannot vary it{nearest(key, [*varying, 'seed'])}")
         return config[key]
@@ -179,7 +194,7 @@ class Plan:
         return sorted(f"{folder}/manifest.json" for folder in folders if folder != own)
 
     def write(self, named: Iterable[str]) -> None:
-        """Every slice that the scale's targets need, and those of the runs whose files are ``named``: paths below results/."""
+        """Every slice that the scale's targets need, and that the files ``named`` need: paths of runs, or of the table of all trials."""
         written: set[tuple[Any, ...]] = set()
 
         def write(stage: str, **where: str) -> None:
@@ -191,7 +206,19 @@ class Plan:
                     made, by = stage_of(manifest)
                     write(made, **by)
 
-        for setting, run in [*self.runs(), *self._runs_in(named)]:
+        evaluated, trained = self.runs(), list[tuple[str, str]]()
+        for name in named:
+            match PurePosixPath(name).parts:
+                case ("results", "tuning.csv"):
+                    write("tuning")
+                    trained += [trial[:2] for trial in self.trials]
+                case ("results", setting, "runs", run, "manifest.json"):
+                    trained.append((setting, run))
+                case ("results", setting, "runs", run, _, *_):
+                    evaluated.append((setting, run))
+        for setting, run in trained:
+            write("train", setting=setting, run=run)
+        for setting, run in evaluated:
             for stage in ("answer", "judge"):
                 write(stage, setting=setting, run=run)
             for benchmark in self.benchmarks:
@@ -204,16 +231,34 @@ class Plan:
         if self.base.world is not None:
             write("report")
 
-    def _runs_in(self, named: Iterable[str]) -> list[tuple[str, str]]:
-        parts = [PurePosixPath(name).parts for name in named]
-        return [(part[1], part[3]) for part in parts if len(part) > 4 and (part[0], part[2]) == ("results", "runs")]
-
     # -- targets ------------------------------------------------------------------------------------------------------
 
     def runs(self, *parts: str) -> list[tuple[str, str]]:
         """(setting, run) of every row of the tables, or of the scale's ``parts`` alone: methods (Table 4), ablations (Table 5)."""
         methods = dict.fromkeys(method for part in parts or ("methods", "ablations") for method in self.scale[part])
         return [(setting, method) for setting in self.scale["settings"] for method in methods]
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """Every run that the sweeps conf/sweep/<scale>/<method>.yaml of the scale's methods name in its settings, in the grids' order."""
+        name = self.scale["name"]
+        methods = dict.fromkeys([*self.scale["methods"], *self.scale["ablations"]])
+        grids = {method: sweep(f"{name}/{method}") for method in methods if (CONF / f"sweep/{name}/{method}.yaml").is_file()}
+        if not grids:
+            raise ConfigError(f"scale {name} has no trials: write conf/sweep/{name}/<method>.yaml for methods of conf/scale/{name}.yaml")
+        found = []
+        for setting, (method, grid) in product(self.scale["settings"], grids.items()):
+            for values in product(*grid.values()):
+                varied = dict(zip(grid, values, strict=True))
+                try:
+                    found.append(Trial(setting, self.run_name(setting, method, varied), method, varied))
+                except ValueError as error:
+                    raise ConfigError(f"conf/sweep/{name}/{method}.yaml, in {setting}: {error}") from None
+        return found
+
+    def trainings(self, wanted: Iterable[tuple[str, str]]) -> list[str]:
+        """The manifests of trained runs."""
+        return [f"results/{setting}/runs/{run}/{files.MANIFEST}" for setting, run in wanted]
 
     def answers(self, benchmark: str) -> str:
         """The answers that a benchmark judges, in the folder eval/ of a run."""
@@ -342,7 +387,7 @@ def _train(plan: Plan, *, setting: str, run: str, **_: str) -> Slice:
     shared = {key: value for key, value in config.setting.training.items() if key not in ("epochs", "batch_size", "precision")}
     given = {key: value for key, value in method.items() if key in known and key != "reference"}
     hyperparameters = {key: value for key, value in method.items() if key not in known}
-    reference = f"results/{setting}/reference" if method.reference == "cached" else None
+    reference = f"results/{setting}/reference" if method.reference == "cached" else method.reference
     values = {"setting": setting, "run": run, "seed": seed, **_lengths(config), "reference": reference}
     return f"results/{setting}/runs/{run}/config.yaml", {**values, "method": {**given, **shared, "hyperparameters": hyperparameters}}
 
@@ -381,6 +426,10 @@ def _tables(plan: Plan, **_: str) -> Slice:
     return "results/tables.yaml", {**plan.scale, "benchmarks": plan.benchmarks, "judge": plan.base.judge.model}
 
 
+def _tuning(plan: Plan, **_: str) -> Slice:
+    return "results/tuning.yaml", {"trials": [trial._asdict() for trial in plan.trials]}
+
+
 def _report(plan: Plan, **_: str) -> Slice:
     generated = [name for name in plan.scale["settings"] if plan.setting(name).setting.generate is not None]
     config = {"world": f"results/worlds/{plan.base.world.name}", "gamed": plan.base.benchmarks.alpacaeval2.gamed}
@@ -403,15 +452,46 @@ _SLICES: dict[str, Callable[..., Slice]] = {
     "judge": _judge,
     "score": _score,
     "tables": _tables,
+    "tuning": _tuning,
     "report": _report,
 }
 
 
 def plan(scale: str | None = None, named: Iterable[str] = ()) -> Plan:
-    """The plan of a scale (``None``: conf/config.yaml's), its slices written, and those of the runs whose files are ``named``."""
+    """The plan of a scale (``None``: conf/config.yaml's), its slices written, and those that the files ``named`` need."""
     made = Plan(scale)
     made.write(named)
     return made
+
+
+def sweep(name: str) -> dict[str, list[Any]]:
+    """What conf/sweep/<scale>/<method>.yaml, its ``name`` <scale>/<method>, varies: the keys of a run's name, each with its values.
+
+    Read with Hydra's own grammar, so that the runs are those of its multirun. ConfigError names file and key.
+    """
+    where, method = f"conf/sweep/{name}.yaml", PurePosixPath(name).name
+    try:
+        params = OmegaConf.select(OmegaConf.load(CONF / f"sweep/{name}.yaml"), "hydra.sweeper.params", throw_on_missing=True) or {}
+        overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+        texts = {
+            str(override.get_key_element()): list(override.sweep_string_iterator())
+            if override.is_sweep_override()
+            else [override.get_value_element_as_str()]
+            for override in overrides
+        }
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError) as error:
+        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
+    if texts.pop("method", None) != [method]:
+        raise ConfigError(f"{where}: hydra.sweeper.params.method must stand there and be {method}: a sweep is of the method in its name")
+    for key in texts:
+        if key != "seed" and not key.startswith("method."):
+            raise ConfigError(f"{where}: hydra.sweeper.params.{key}: a sweep can vary method.* and seed")
+    return {key.removeprefix("method."): [value_of(text) for text in values] for key, values in texts.items()}
+
+
+def value_of(text: str) -> Any:
+    """The value that Hydra and YAML read in the text of an override."""
+    return OmegaConf.from_dotlist([f"value={text}"]).value
 
 
 @cache

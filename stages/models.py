@@ -148,7 +148,7 @@ def show_progress(trainer: Trainer, label: str, lines: int = 10) -> None:
             self.began, self.first, self.due = time.time(), state.global_step, state.global_step
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-            if logs and "loss" in logs and state.global_step >= self.due:
+            if state.is_world_process_zero and logs and "loss" in logs and state.global_step >= self.due:
                 left = (time.time() - self.began) / (state.global_step - self.first) * (state.max_steps - state.global_step)
                 print(
                     f"{label}: step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.4f}, {left:.0f} s left", flush=True

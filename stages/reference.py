@@ -1,9 +1,9 @@
 """The reference model's log-probabilities of the preference pairs: once a setting, for every method, beta and gamma.
 
-    python -m stages.reference --config results/mini_base/reference/config.yaml --runtime micro_batch=16
+    python -m stages.reference --config results/mini_base/reference/config.yaml --runtime token_budget=2048
 
-In: the start model, train.jsonl and heldout.jsonl of the pairs. Out: logps.parquet (stages/preference/refcache.py) and a manifest
-with the identity of what it was computed from.
+In: the start model, train.jsonl and heldout.jsonl of the pairs, as they are and with the answers of other rows, which KTO needs.
+Out: logps.parquet (stages/preference/refcache.py) and a manifest with the identity of what it was computed from.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ def main() -> None:
     config, folder = files.stage_config(__doc__)
     from stages.preference import refcache
     from stages.preference.data import read_splits
+    from stages.preference.logps import right_layout
 
     tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
     model = models.load_model(config.model, config.revision).to(models.device()).eval()
     splits = read_splits(config, tokenizer)
-    label = f"reference: {config.setting}"
+    layout = right_layout(model, splits["train"], config.precision)
     frames = {
-        split: refcache.compute(model, pairs, config.runtime.micro_batch, config.precision, f"{label} {split}")
+        split: refcache.compute(model, pairs, config.runtime.token_budget, layout, config.precision, f"reference: {config.setting} {split}")
         for split, pairs in splits.items()
     }
     refcache.write(folder, frames)

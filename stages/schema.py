@@ -261,12 +261,15 @@ class Setting:
 class Method:
     """A method: its objective and how it is trained. All further keys are the objective's hyperparameters (objectives.py).
 
-    Every key but ``name``, ``objective`` and ``reference`` may differ between runs, and is then part of the run's name.
+    ``reference``: null, ``cached`` (computed once a setting) or ``live`` (computed as training goes); ``mismatched``: whether the objective
+    needs the KL that is estimated on other rows' answers. Every key but ``name``, ``objective`` and these two may differ between runs,
+    and is then part of the run's name.
     """
 
     name: str = MISSING
     objective: str | None = MISSING
     reference: str | None = None
+    mismatched: bool = False
     learning_rate: float | None = None
     epochs: int | None = None
     batch_size: int | None = None
@@ -345,6 +348,13 @@ RANGES: dict[str, tuple[float, bool, float]] = {
     "gamma": (0, True, 1e4),
     "label_smoothing": (0, True, 0.5),
     "sft_weight": (0, True, 1e4),
+    "nll_weight": (0, True, 1e4),
+    "odds_weight": (0, True, 1e4),
+    "chosen_weight": (0, True, 1e4),
+    "rejected_weight": (0, True, 1e4),
+    "delta": (0, True, 1e4),
+    "tau": (0, False, 1e4),
+    "alpha": (0, True, 1e4),
     "epochs": (0, False, 1000),
     "batch_size": (0, False, 1e6),
     "max_length": (0, False, 1e7),
@@ -391,6 +401,8 @@ def validate_method(config: DictConfig) -> DictConfig:
         if key not in hyperparameters:
             raise ConfigError(f"conf/method/{method['name']}.yaml lacks {key!r}, which objective {method['objective']!r} needs")
     container = _merge(Method, {key: value for key, value in method.items() if key in known}, "method.") | hyperparameters
+    if container["reference"] not in (None, "cached", "live"):
+        raise ConfigError(f"method.reference={container['reference']}: expected null, cached or live")
     for key, value in container.items():
         check_range(f"method.{key}", value)
     return OmegaConf.create(container)

@@ -1,15 +1,18 @@
 """Train one run: the start model on preference pairs, with one objective and its hyperparameters.
 
-    python -m stages.train --config results/mini_base/runs/simpo/config.yaml --runtime micro_batch=8
+    python -m stages.train --config results/mini_base/runs/simpo/config.yaml --runtime token_budget=1024
 
-In: the start model, the pairs, and the reference's log-probabilities where the method has ``reference: cached``. Out: model/,
-train.jsonl (a row an optimizer step), and a manifest with the figures on the held-out pairs. Killed, it goes on where it was
-(stages/checkpoints.py).
+In: the start model, the pairs, and the reference's log-probabilities where the method has ``reference: cached``; with ``live`` the start
+model computes them as training goes. Out: model/, train.jsonl (a row an optimizer step), and a manifest with the figures on the
+held-out pairs. Killed, it goes on where it was (stages/checkpoints.py). A loss that is no number ends it with exit status 3, the last
+checkpoint kept. Several processes: ``python -m accelerate.commands.launch --num_processes 4 -m stages.train …``; the first one writes.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from itertools import repeat
+from typing import Any
 
 from stages import checkpoints, files, models
 from stages.schema import plain
@@ -19,24 +22,24 @@ def main() -> None:
     config, folder = files.stage_config(__doc__)
     from transformers import TrainingArguments, set_seed
 
-    from stages.preference import refcache
+    from stages.preference import objectives, refcache
     from stages.preference.data import read_splits
-    from stages.preference.objectives import OBJECTIVES
     from stages.preference.trainer import PreferenceTrainer, TrainingPair, evaluate_pairs
 
-    method, micro_batch = config.method, config.runtime.micro_batch
+    method, runtime = config.method, config.runtime
     set_seed(config.seed)
     tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
     model = models.load_model(config.model, config.revision)
     splits = read_splits(config, tokenizer)
-    pairs = {split: [TrainingPair(pair) for pair in read] for split, read in splits.items()}
-    if config.reference:
+    sums: dict[str, Any] = {split: repeat(None) for split in splits}
+    live = models.load_model(config.model, config.revision) if config.reference == "live" else None
+    if config.reference and live is None:
         files.verify(config.reference)
         sums = refcache.read(config.reference, refcache.identity(model, splits, config.precision))
-        pairs = {split: [TrainingPair(*both) for both in zip(read, sums[split], strict=True)] for split, read in splits.items()}
-    objective = partial(OBJECTIVES[method.objective], **plain(method.hyperparameters))
+    objective = partial(objectives.named(method.objective), **plain(method.hyperparameters))
     label = f"train: {config.setting} {config.run}"
-    print(f"{label}: {len(pairs['train']):,} pairs from {config.model}", flush=True)
+    if files.first_process():
+        print(f"{label}: {len(splits['train']):,} pairs from {config.model}", flush=True)
     args = TrainingArguments(
         output_dir=str(folder / ".work"),
         per_device_train_batch_size=method.batch_size,
@@ -49,28 +52,41 @@ def main() -> None:
         adam_beta1=method.adam_beta1,
         adam_beta2=method.adam_beta2,
         adam_epsilon=method.adam_epsilon,
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         bf16=config.precision == "bf16",
-        gradient_checkpointing=config.precision == "bf16",
+        gradient_checkpointing=bool(runtime.get("gradient_checkpointing", 0)),
         seed=config.seed,
         data_seed=config.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # a loss that is no number is an error, not a step to leave out of the log
+        logging_nan_inf_filter=False,  # a loss that is no number is an error, not a step to leave out
         save_strategy="no",  # stages/checkpoints.py saves
         report_to="none",
         use_cpu=models.device() == "cpu",
         remove_unused_columns=False,
     )
-    trainer = PreferenceTrainer(model, args, pairs["train"], objective, micro_batch)
+
+    def pairs_of(split: str) -> list[TrainingPair]:
+        columns = [splits[split], sums[split]]
+        if method.mismatched:
+            columns += [splits[f"mismatched {split}"], sums[f"mismatched {split}"]]
+        return [TrainingPair(*row) for row in zip(*columns, strict=False)]
+
+    trainer = PreferenceTrainer(model, args, pairs_of("train"), objective, runtime.token_budget, reference=live)
     models.show_progress(trainer, label)
     facts = checkpoints.train(trainer, config, label)
+    if not files.first_process():
+        return
+    if live is not None:
+        how = (runtime.token_budget, trainer.layout, config.precision)
+        for split in ("heldout", "mismatched heldout"):
+            sums[split] = refcache.sums(refcache.compute(live, splits[split], *how, f"{label}, reference"))
+    heldout = evaluate_pairs(model, pairs_of("heldout"), objective, runtime.token_budget, trainer.layout)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     # Sorted: the rows that come out of a checkpoint are, and the file shall not tell where the training was resumed.
     files.write_jsonl(folder / "train.jsonl", [{key: entry[key] for key in sorted(entry) if key != "epoch"} for entry in history])
-    heldout = evaluate_pairs(model, pairs["heldout"], objective, micro_batch)
     models.save_model(folder, model, tokenizer)
-    inputs = [f"{config.pairs}/{files.MANIFEST}"] + ([f"{config.reference}/{files.MANIFEST}"] if config.reference else [])
-    files.write_manifest(folder, config, inputs=inputs, **facts, device=str(args.device), heldout=heldout)
+    inputs = [f"{made}/{files.MANIFEST}" for made in (config.pairs, config.reference) if made not in (None, "live")]
+    facts |= {"device": str(args.device), "layout": trainer.layout, "heldout_pairs": len(splits["heldout"]), "heldout": heldout}
+    files.write_manifest(folder, config, inputs=inputs, **facts)
     checkpoints.remove(folder)
     print(f"{label}: held-out accuracy {heldout['rewards/accuracies']:.3f}, margin {heldout['rewards/margins']:.3f}")
 

@@ -223,6 +223,8 @@ def test_a_value_makes_again_what_it_reaches_and_nothing_else(plan: Plan, monkey
         if name not in kept:
             kept[name] = compose(name, overrides)
         config = kept[name].copy()
+        if name == "config" and change:  # the other methods are planned as these are; the one whose values change is among them
+            config.scale.methods = list(dict.fromkeys(["sft", "dpo", "simpo", *(path[2] for path, _ in change if path[1:2] == ("tuned",))]))
         for path, value in change:
             # A setting's key is changed in the setting that has all stages, and in the one whose model it starts from where it has it.
             group = name.partition("/")[0]
@@ -262,6 +264,7 @@ def test_a_value_makes_again_what_it_reaches_and_nothing_else(plan: Plan, monkey
             assert {run for _, run in found} <= {f"{s}/{m}" for s in ("mini_base", "mini_instruct") for m in METHODS_LIKE_SIMPO}, key
         if key.startswith("setting.tuned."):
             method, name = path[2:]
+            assert method in changed.scale["methods"] or method in changed.scale["ablations"]
             ablations = ABLATIONS_WITH[name] if method == "simpo" else set()  # they take these of SimPO's values
             assert {run.partition("/")[2] for _, run in found} == {method, *ablations}, key
         walked += 1

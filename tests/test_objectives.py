@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import batch_parts, llama, pairs, tokenizer
+from tiny import batch_parts, double, engine_loss, llama, pairs, tokenizer
 from torch import Tensor
 
-from stages.preference import logps, objectives
-from stages.preference.data import Pair, collate, tokenize_pairs
+from stages.preference.data import Pair, tokenize_pairs
 from stages.preference.objectives import Sums, dpo, simpo
-from stages.preference.trainer import TrainingPair, global_batch, pair_sums
 
 RELATIVE = 1e-10
 PLAIN = {"beta": 2.0, "gamma": 1.2, "length_normalization": True, "label_smoothing": 0.0, "loss_type": "sigmoid", "sft_weight": 0.0}
@@ -23,20 +21,12 @@ PLAIN = {"beta": 2.0, "gamma": 1.2, "length_normalization": True, "label_smoothi
 
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
-    return llama().double()
+    return double(llama())
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[Pair]:
     return tokenize_pairs(pairs(7), tokenizer(), "pairs", max_length=200, max_prompt_length=100, empty_system=False)
-
-
-def ours(model: Any, rows: list[Pair], objective: Any, reference: list[tuple[float, float]] | None = None, micro_batch: int = 3) -> Tensor:
-    """The loss of the global batch through the engine: padded micro-batches, hidden states of the answers only."""
-    training = [TrainingPair(row, reference[index] if reference else None) for index, row in enumerate(rows)]
-    batch = global_batch(training, micro_batch)
-    shares = [objective(pair_sums(model, micro, batch["mean_chosen_length"]))[0].sum() for micro in batch["micro_batches"]]
-    return torch.stack(shares).sum() / batch["pairs"]
 
 
 def gradients(model: torch.nn.Module, loss: Tensor) -> list[Tensor]:
@@ -76,7 +66,7 @@ def test_simpo_is_the_papers_formula_with_its_gradient(model: Any, rows: list[Pa
     values = PLAIN | changes
     sums, lengths = batch_parts(model, rows)
     expected = written_simpo(sums, lengths, *values.values())
-    check_equal(model, ours(model, rows, partial(simpo, **values)), expected)
+    check_equal(model, engine_loss(model, rows, partial(simpo, **values)), expected)
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.2])
@@ -84,19 +74,21 @@ def test_dpo_is_the_papers_formula_with_its_gradient(model: Any, rows: list[Pair
     """objectives.dpo: Eq. 7 on unpadded forwards of each sequence with another model as the reference, within 1e-10."""
     n = len(rows)
     with torch.no_grad():
-        reference, _ = batch_parts(llama(seed=1).double(), rows)
+        reference, _ = batch_parts(double(llama(seed=1)), rows)
     sums, _ = batch_parts(model, rows)
     h = torch.stack([0.1 * ((sums[i] - reference[i]) - (sums[n + i] - reference[n + i])) for i in range(n)])
     expected = (-(1 - eps) * torch.log(torch.sigmoid(h)) - eps * torch.log(torch.sigmoid(-h))).mean()
     cached = [(reference[i].item(), reference[n + i].item()) for i in range(n)]
-    check_equal(model, ours(model, rows, partial(dpo, beta=0.1, label_smoothing=eps), cached), expected)
+    check_equal(model, engine_loss(model, rows, partial(dpo, beta=0.1, label_smoothing=eps), cached), expected)
 
 
 def test_dpo_starts_at_ln_2(model: Any, rows: list[Pair]) -> None:
     """objectives.dpo: with the policy as its own reference every pair's loss is ln 2, and no reward differs from 0."""
     with torch.no_grad():
         sums, _ = batch_parts(model, rows)
-        loss = ours(model, rows, partial(dpo, beta=0.1, label_smoothing=0.0), [(sums[i].item(), sums[7 + i].item()) for i in range(7)])
+        loss = engine_loss(
+            model, rows, partial(dpo, beta=0.1, label_smoothing=0.0), [(sums[i].item(), sums[7 + i].item()) for i in range(7)]
+        )
     assert loss.item() == pytest.approx(math.log(2), abs=1e-12)
 
 
@@ -119,7 +111,7 @@ def test_simpo_is_trls(model: Any, rows: list[Pair], loss_type: str) -> None:
     chosen = averages[:n] - (gamma / beta if loss_type == "hinge" else 0.0)
     theirs = CPOTrainer.cpo_loss(trainer, chosen, averages[n:])[0].mean()
     values = PLAIN | {"beta": beta, "gamma": gamma, "loss_type": "hinge" if loss_type == "hinge" else "sigmoid"}
-    check_equal(model, ours(model, rows, partial(simpo, **values)), theirs)
+    check_equal(model, engine_loss(model, rows, partial(simpo, **values)), theirs)
 
 
 def test_rewards_are_logged_without_margin_and_without_gradient() -> None:
@@ -143,61 +135,3 @@ def test_options_that_contradict_each_other_are_errors() -> None:
         simpo(sums, **PLAIN | {"loss_type": "hinge", "label_smoothing": 0.1})
     with pytest.raises(ValueError, match="method.reference=cached"):
         dpo(sums, beta=0.1, label_smoothing=0.0)
-    assert set(objectives.OBJECTIVES) >= objectives.NEEDS_REFERENCE
-
-
-def test_padding_changes_nothing(model: Any, rows: list[Pair]) -> None:
-    """data.collate, logps.response_logps: a pair beside a much longer one has the sums that it has alone, whatever token pads it."""
-    long = {"prompt": [1] + [5] * 60, "chosen": [6] * 80, "rejected": [7] * 3}
-    alone, count = logps.response_logps(model, *collate(rows[:1], 0).values())
-    beside, counts = logps.response_logps(model, *collate([rows[0], long], 9).values())
-    assert torch.allclose(beside[[0, 2]], alone, rtol=1e-12, atol=0)
-    assert counts[[0, 2]].tolist() == count.tolist() == [len(rows[0]["chosen"]), len(rows[0]["rejected"])]
-
-
-@pytest.mark.parametrize("softcap", [None, 2.0])
-def test_tiles_change_nothing(model: Any, softcap: float | None) -> None:
-    """logps.token_logps: in tiles of four tokens the same values and gradients as at once; nothing larger than a tile is ever projected."""
-    hidden, target = torch.randn(23, 32, dtype=torch.float64, requires_grad=True), torch.randint(64, (23,))
-    seen: list[int] = []
-    hook = model.lm_head.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
-    results = []
-    for tile in (64 * 4, 64 * 23):
-        values = logps.token_logps(hidden, model.lm_head, target, softcap, tile)
-        results.append((values.detach(), *torch.autograd.grad(values.sin().sum(), (hidden, model.lm_head.weight))))
-    hook.remove()
-    assert seen[-1] == 23 and max(seen[:-1]) == 4
-    for tiled, whole in zip(*results, strict=True):
-        assert torch.allclose(tiled, whole, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize("family", ["Mistral", "Gemma2"])
-def test_other_architectures_have_their_own_logits(rows: list[Pair], family: str) -> None:
-    """logps.response_logps: Mistral's window and Gemma-2's soft caps give the log-probabilities of the model's own forward."""
-    import transformers
-
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    extra = (
-        {"head_dim": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 1.0, "attn_logit_softcapping": 1.0}
-        if family == "Gemma2"
-        else {}
-    )
-    config = getattr(transformers, f"{family}Config")(
-        vocab_size=64, sliding_window=8, initializer_range=0.3, attn_implementation="eager", pad_token_id=0, **sizes, **extra
-    )
-    model = getattr(transformers, f"{family}ForCausalLM")(config).double().eval()
-    with torch.no_grad():
-        sums, _ = batch_parts(model, rows)
-        got, _ = logps.response_logps(model, *collate(rows, 0).values())
-    assert torch.allclose(got, torch.stack(sums), rtol=1e-6 if family == "Gemma2" else 1e-10, atol=0)
-
-
-def test_half_precision_keeps_its_sums_in_float32(rows: list[Pair]) -> None:
-    """logps.response_logps: under bf16 autocast log-probabilities and sums are float32 and near those of fp32."""
-    model = llama()
-    with torch.no_grad():
-        full, _ = logps.response_logps(model, *collate(rows, 0).values())
-        with torch.autocast("cpu", torch.bfloat16):
-            half, _ = logps.response_logps(model, *collate(rows, 0).values())
-    assert full.dtype == half.dtype == torch.float32
-    assert torch.allclose(half, full, rtol=0.05)

@@ -24,8 +24,9 @@ from transformers import AutoModelForCausalLM
 from stages import config as bridge
 from stages import files, models, pairs, reference, sft, train
 from stages.config import ConfigError, Plan
-from stages.preference.data import collate, question_tokens, tokenize_pair, tokenize_pairs
-from stages.preference.logps import response_logps
+from stages.preference.data import question_tokens, tokenize_pair, tokenize_pairs
+from stages.preference.logps import answer_logps, reading, right_layout
+from stages.preference.packing import collate
 from stages.records import inputs_of, read_records
 from stages.schema import plain
 
@@ -85,7 +86,7 @@ def paper() -> Plan:
 
 def test_the_settings_are_the_papers_six(paper: Plan) -> None:
     assert paper.scale["settings"] == list(AUTHORS)
-    assert paper.scale["methods"] == ["sft", "dpo", "simpo"]
+    assert paper.scale["methods"] == Plan().scale["methods"]
     assert (paper.base.world, paper.benchmarks) == (None, list(FILES))
     judge = paper.base.judge
     assert (judge.name, judge.model, judge.server) == ("weighted_alpaca_eval_gpt4_turbo", "gpt-4-1106-preview", None)
@@ -160,7 +161,7 @@ def test_assets_are_pinned_and_their_names_are_apart(paper: Plan) -> None:
 # -- the plan -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_dry_run_plans_table_4_and_nothing_else(tmp_path: Path) -> None:
+def test_the_dry_run_plans_table_4_and_nothing_else(tmp_path: Path, paper: Plan) -> None:
     command = [sys.executable, "-m", "snakemake", "-d", str(tmp_path), "-n", "results/table4.csv", "--config", "scale=paper"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
@@ -169,8 +170,8 @@ def test_the_dry_run_plans_table_4_and_nothing_else(tmp_path: Path) -> None:
     expected = {"results/table4.csv", *(f"results/assets/{benchmark}/manifest.json" for benchmark in FILES)}
     for setting in AUTHORS:
         expected |= {f"results/{setting}/{part}/manifest.json" for part in ("data", "reference")}
-        expected |= {f"results/{setting}/runs/{method}/manifest.json" for method in ("dpo", "simpo")}
-        for run in ("sft", "dpo", "simpo"):
+        expected |= {f"results/{setting}/runs/{method}/manifest.json" for method in paper.scale["methods"] if method != "sft"}
+        for run in paper.scale["methods"]:
             for benchmark, names in FILES.items():
                 expected |= {f"results/{setting}/runs/{run}/eval/{benchmark}/{name}" for name in (*names, "scores.json")}
     assert set(planned) == expected
@@ -312,28 +313,26 @@ def in_the_cache(hub: Path, name: str, revision: str) -> Path:
 def stage(module: Any, monkeypatch: pytest.MonkeyPatch, path: str, micro_batch: int = 4, **changes: Any) -> dict[str, Any]:
     """Run a stage as its rule does, on the slice ``path`` of the plan with ``changes``; its manifest."""
     files.write_text(path, OmegaConf.to_yaml(OmegaConf.merge(OmegaConf.load(path), changes)))
-    monkeypatch.setattr("sys.argv", [module.__name__, "--config", path, "--runtime", f"micro_batch={micro_batch}"])
+    monkeypatch.setattr("sys.argv", [module.__name__, "--config", path, "--runtime", f"micro_batch={micro_batch}", "token_budget=100"])
     module.main()
     return files.read_manifest(Path(path).parent)
 
 
 @pytest.mark.parametrize("setting", FAMILIES)
 def test_log_probabilities_are_those_of_a_plain_eager_forward(work: Path, setting: str) -> None:
-    """load_model, response_logps: sliding windows and both of Gemma-2's soft caps are as in a padded forward with eager attention."""
+    """load_model, right_layout: sliding windows and both of Gemma-2's soft caps are as in a forward of each text with eager attention."""
     folder = start_model(setting, "model")
     tokenizer = models.load_tokenizer(folder)
     limits: dict[str, Any] = {"max_length": 200, "max_prompt_length": 100, "empty_system": setting == "mistral_base"}
-    batch = collate(tokenize_pairs(tiny.pairs(6), tokenizer, "pairs", **limits), pad=0)
-    assert batch["input_ids"].shape[1] > 16  # longer than the sliding windows
+    rows = tokenize_pairs(tiny.pairs(6), tokenizer, "pairs", **limits)
+    assert max(len(row["prompt"]) + len(row["chosen"]) for row in rows) > 16  # longer than the sliding windows
     plainly = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    with torch.no_grad():
-        found, lengths = response_logps(models.load_model(folder).eval(), **batch)
-        ends = [int(batch["source"][batch["sequence"] == i][-1]) % batch["input_ids"].shape[1] + 2 for i in range(len(lengths))]
-        mask = (torch.arange(batch["input_ids"].shape[1]) < torch.tensor(ends)[:, None]).long()
-        logits = plainly(input_ids=batch["input_ids"], attention_mask=mask).logits
-        logps = torch.log_softmax(logits[:, :-1], -1).gather(2, batch["input_ids"][:, 1:, None])[..., 0]
-    expected = [logps[i, end - 1 - int(length) : end - 1].sum() for i, (end, length) in enumerate(zip(ends, lengths, strict=True))]
-    assert torch.allclose(found, torch.stack(expected), rtol=1e-4, atol=1e-3)
+    model = models.load_model(folder).eval()
+    layout = right_layout(model, rows, "fp32")
+    assert layout == "shared"
+    with torch.no_grad(), reading(model, layout):
+        found = answer_logps(model, **collate(rows, layout))
+        assert torch.allclose(found, torch.stack(tiny.batch_parts(plainly, rows)[0]), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("setting", FAMILIES)

@@ -212,3 +212,19 @@ def test_a_multirun_is_one_workflow_whose_failing_points_leave_the_others_done(t
     status, said = run("setting.sft.training.epochs=9")
     assert status != 0
     assert "a run can vary method.* and seed" in said
+
+
+def test_the_trials_of_a_sweep_make_their_table_without_an_answer_and_the_front_door_finds_them_made(tree: Path) -> None:
+    """Snakefile's rule tuning with analysis/tuning.py on real manifests; stages.run with the same sweep."""
+    done = snakemake(tree, "results/tuning.csv", *SCALE)
+    assert done.returncode == 0, done.stdout[-5000:]
+    table = pd.read_csv(tree / "results/tuning.csv")
+    assert table["setting"].tolist() == ["smoke", "smoke", "smoke_on_policy", "smoke_on_policy"]
+    assert table["accuracy"].between(0, 1).all() and (table["heldout_pairs"] > 1).all()
+    assert table.groupby("setting")["chosen"].sum().tolist() == [1, 1]
+    for row in table.itertuples():
+        assert f"{row.learning_rate}" in done.stdout
+        assert not (tree / f"results/{row.setting}/runs/{row.run}/eval").exists()
+    command = [sys.executable, "-m", "stages.run", "+sweep=smoke/simpo", "setting=smoke,smoke_on_policy"]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+    assert "Nothing to be done" in done.stdout + done.stderr

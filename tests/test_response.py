@@ -8,7 +8,8 @@ import pytest
 import tiny
 from jinja2 import TemplateError
 
-from stages.preference.data import collate, render_pair, tokenize_pair, tokenize_pairs, tokens_sha256, truncate
+from stages.preference.data import render_pair, tokenize_pair, tokenize_pairs, tokens_sha256, truncate
+from stages.preference.packing import collate
 
 Q, A, B = "w1 w2", "w3 w4 w5", "w6"
 ROW = {
@@ -144,17 +145,27 @@ def test_an_empty_answer_names_its_row() -> None:
 
 
 def test_a_batch_trains_the_answers_and_nothing_else() -> None:
-    """collate: targets are the answers' tokens in order, each predicted from the position before it; no prompt, no padding."""
+    """packing.collate: targets are the answers' tokens in order, each predicted from the position before it, which for the first of both
+    answers is the prompt's last; a rejected answer goes on where the prompt ends, and reads nothing of the chosen one."""
     rows = [
         {"prompt": [1, 10, 11], "chosen": [12, 13, 2], "rejected": [14, 2]},
         {"prompt": [1, 20], "chosen": [21, 2], "rejected": [22, 23, 24, 2]},
     ]
-    batch = collate(rows, 0)
-    assert batch["input_ids"].tolist() == [[1, 10, 11, 12, 13, 2], [1, 20, 21, 2, 0, 0], [1, 10, 11, 14, 2, 0], [1, 20, 22, 23, 24, 2]]
+    batch = collate(rows, "shared")
+    assert batch["input_ids"].tolist() == [[1, 10, 11, 12, 13, 14, 1, 20, 21, 22, 23, 24]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2, 2, 3, 4]]
+    assert batch["source"].tolist() == [2, 3, 4, 7, 8, 2, 5, 7, 9, 10, 11]
+    plan = batch["shared_prompt"]
+    assert [part.tolist() for part in plan["keys"].tensor_split(plan["key_ends"][1:-1].long())] == [
+        [0, 1, 2, 3, 4],
+        [0, 1, 2, 5],
+        [6, 7, 8],
+        [6, 7, 9, 10, 11],
+    ]
+    assert plan["query_ends"].tolist() == [0, 5, 6, 9, 12]
     assert batch["target"].tolist() == [12, 13, 2, 21, 2, 14, 2, 22, 23, 24, 2]
     assert batch["sequence"].tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 3]
     assert batch["length"].tolist() == [3, 2, 2, 4]
-    assert (batch["input_ids"].flatten()[batch["source"] + 1] == batch["target"]).all()
 
 
 def test_the_token_hash_sees_every_border() -> None:

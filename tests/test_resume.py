@@ -51,7 +51,7 @@ LENGTHS = {"max_length": 200, "max_prompt_length": 100, "empty_system": False, "
 START = {"setting": "tiny", "model": "results/tiny/sft/model", "revision": None, "pairs": "results/tiny/data", **LENGTHS}
 SCHEDULE = {"epochs": 4, "batch_size": 2, "scheduler": "cosine", "warmup_ratio": 0.1, "weight_decay": 0.0, "max_grad_norm": 1.0}
 ADAM = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8}
-DPO = {"name": "dpo", "objective": "dpo", "learning_rate": 1e-3, **SCHEDULE, **ADAM}
+DPO = {"name": "dpo", "objective": "dpo", "mismatched": False, "learning_rate": 1e-3, **SCHEDULE, **ADAM}
 SLICES: dict[str, dict[str, Any]] = {
     "reference": {"stage": "reference", **START},
     "train": {
@@ -64,9 +64,9 @@ SLICES: dict[str, dict[str, Any]] = {
         "training": {"learning_rate": 1e-3, **SCHEDULE, "max_length": 32, "precision": "fp32"},
     },
 }
-RUNTIME = {"reference": ["micro_batch=4"], "train": ["micro_batch=2", "save_steps=4"], "pretrain": ["micro_batch=1", "save_steps=4"]}
+RUNTIME = {"reference": ["token_budget=100"], "train": ["token_budget=60", "save_steps=4"], "pretrain": ["micro_batch=1", "save_steps=4"]}
 
-COMMAND = [sys.executable, "-m", "stages.train", "--runtime", "micro_batch=2", "--config"]
+COMMAND = [sys.executable, "-m", "stages.train", "--runtime", "token_budget=60", "--config"]
 
 Stage = tuple[int, Callable[[], int]]  # a process id, and a function that waits for the process to end and returns its exit status
 Begin = Callable[..., Stage]

@@ -20,6 +20,9 @@ from transformers import (
     set_seed,
 )
 
+from stages.preference.logps import answer_logps, reading
+from stages.preference.trainer import TrainingPair, global_batch, log_ratios, pair_sums, plan_of
+
 WORDS = [f"w{n}" for n in range(40)]
 MARKS = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|system|>", "<|user|>", "<|assistant|>", "[INST]", "[/INST]"]
 MARKS += ["<start_of_turn>", "<end_of_turn>", "system", "user", "assistant", "model", "\n", "\n\n", " "]
@@ -81,7 +84,16 @@ SIZES = {
 
 def llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     set_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(**SIZES, **changes))
+    return LlamaForCausalLM(LlamaConfig(**SIZES | changes))
+
+
+def double(model: Any) -> Any:
+    """``model`` in float64 throughout: Transformers' RMSNorm computes in float32 whatever its weights are, so that the gradient of a prompt
+    that is computed once differs from the sum over two in the eighth digit."""
+    for module in model.double().modules():
+        if type(module).__name__ in ("LlamaRMSNorm", "MistralRMSNorm"):
+            module.forward = lambda x, m=module: m.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + m.variance_epsilon)
+    return model
 
 
 def mistral(seed: int = 0, **changes: Any) -> MistralForCausalLM:
@@ -124,3 +136,22 @@ def batch_parts(model: torch.nn.Module, rows: list[dict[str, list[int]]]) -> tup
             sums.append(logps[start:].gather(1, ids[0, 1 + start :, None]).sum())
             lengths.append(len(row[side]))
     return sums, lengths
+
+
+def engine_loss(
+    model: Any, rows: list[Any], objective: Any, references: list[Any] | None = None, *, budget: int = 60, layout: str = "shared"
+) -> torch.Tensor:
+    """The loss of ``rows`` as one global batch, through packs as the trainer makes them, with its graph.
+
+    ``references``: of each row the reference's sums (chosen, rejected), or ((chosen, rejected), mismatched pair, its sums).
+    """
+    given = references or [None] * len(rows)
+    extra = [part if part and isinstance(part[0], tuple) else (part,) for part in given]
+    batch = global_batch([TrainingPair(row, *part) for row, part in zip(rows, extra, strict=True)], budget, layout)
+    assert sum(pack["count"] for pack in batch["packs"]) == len(rows)
+    with reading(model, layout):
+        with torch.no_grad():
+            ratios = [log_ratios(answer_logps(model, **plan_of(pack)), pack) for pack in batch["mismatched"]]
+        kl = torch.stack(ratios).sum() / (2 * len(rows)) if ratios else None
+        sums = [pair_sums(answer_logps(model, **plan_of(pack)), pack, batch["mean_chosen_length"], kl) for pack in batch["packs"]]
+    return torch.stack([objective(part)[0].sum() for part in sums]).sum() / batch["pairs"]

@@ -1,18 +1,11 @@
-"""Preference pairs as token ids: what an answer is, how it is cut, and padded batches. As in princeton-nlp/SimPO, scripts/run_simpo.py
+"""Preference pairs as token ids: what an answer is, and how it is cut. As in princeton-nlp/SimPO, scripts/run_simpo.py
 (``apply_chat_template``) and scripts/simpo_trainer.py (``tokenize_row``).
 
 The prompt is the chat template over all turns but the last, without generation prompt. The answer is what the template adds for the
 last turn: |y| and all averages include the assistant's header and the end-of-turn token. Prompt and answer are tokenised together;
 BOS goes in front and EOS at the end where they are missing.
 
-In: rows of stages/pairs.py. Out: rows {"prompt": [ids], "chosen": [ids], "rejected": [ids]}, the prompt shared by both answers; and
-batches of B pairs as 2B sequences, the chosen first:
-
-    input_ids [2B, T]   padded on the right
-    source    [N]       positions in the flattened [2B * T] whose hidden state predicts a trained token
-    target    [N]       that token
-    sequence  [N]       its sequence, 0 to 2B-1
-    length    [2B]      trained tokens
+In: rows of stages/pairs.py. Out: rows {"prompt": [ids], "chosen": [ids], "rejected": [ids]}, the prompt shared by both answers.
 """
 
 from __future__ import annotations
@@ -21,10 +14,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from jinja2 import TemplateError
 from omegaconf import DictConfig
-from torch import Tensor
 
 from stages import files
 
@@ -33,14 +24,19 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Pair = dict[str, list[int]]
-Batch = dict[str, Tensor]
+
+
+SPLITS = ("train", "heldout")
 
 
 def read_splits(config: DictConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Pair]]:
-    """The tokenised pairs of train.jsonl and heldout.jsonl in ``config.pairs``, cut to the lengths in ``config``."""
+    """The tokenised pairs of train.jsonl and heldout.jsonl in ``config.pairs``, cut to the lengths in ``config``; under the names
+    ``mismatched train`` and ``mismatched heldout`` their prompts with other rows' answers."""
     limits = {key: config[key] for key in ("max_length", "max_prompt_length", "empty_system")}
-    paths = {split: f"{config.pairs}/{split}.jsonl" for split in ("train", "heldout")}
-    return {split: tokenize_pairs(files.read_jsonl(path), tokenizer, path, **limits) for split, path in paths.items()}
+    paths = {split: f"{config.pairs}/{split}.jsonl" for split in SPLITS}
+    splits = {split: tokenize_pairs(files.read_jsonl(path), tokenizer, path, **limits) for split, path in paths.items()}
+    lengths = {"max_length": config.max_length, "max_prompt_length": config.max_prompt_length}
+    return splits | {f"mismatched {split}": mismatched(pairs, **lengths) for split, pairs in splits.items()}
 
 
 def tokenize_pairs(
@@ -138,29 +134,18 @@ def truncate(
     return prompt, chosen, rejected
 
 
-def collate(rows: Sequence[Pair], pad: int) -> Batch:
-    """A padded batch of B pairs (see the top of the file); ``pad`` may be any token, none of its hidden states is used.
+def mismatched(pairs: Sequence[Pair], *, max_length: int, max_prompt_length: int) -> list[Pair]:
+    """Each row's prompt with the next row's answers, the last with the first's, cut as pairs are: what KTO's KL is estimated on.
 
-    There is no attention mask: causal attention never looks right, where all padding is, and no target is taken from there. The index
-    plan is made here, on the host, because a boolean mask on a GPU would wait for it in every micro-batch.
+    KTO's authors and TRL draw them from the micro-batch; fixed by the row of the data, the reference's sums of them can be computed once.
     """
-    pairs = [(row["prompt"], row[side]) for side in ("chosen", "rejected") for row in rows]
-    width = max(len(prompt) + len(answer) for prompt, answer in pairs)
-    input_ids = torch.full((len(pairs), width), pad)
-    source, target, sequence = [], [], []
-    for index, (prompt, answer) in enumerate(pairs):
-        tokens = torch.tensor(prompt + answer)
-        input_ids[index, : len(tokens)] = tokens
-        source.append(torch.arange(len(prompt) - 1, len(tokens) - 1) + index * width)
-        target.append(tokens[len(prompt) :])
-        sequence.append(torch.full((len(answer),), index))
-    return {
-        "input_ids": input_ids,
-        "source": torch.cat(source),
-        "target": torch.cat(target),
-        "sequence": torch.cat(sequence),
-        "length": torch.tensor([len(answer) for _, answer in pairs]),
-    }
+    limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
+    rows = []
+    for number, pair in enumerate(pairs):
+        other = pairs[(number + 1) % len(pairs)]
+        prompt, chosen, rejected = truncate(pair["prompt"], other["chosen"], other["rejected"], **limits)
+        rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+    return rows
 
 
 def tokens_sha256(rows: Iterable[Pair]) -> str:

@@ -1,54 +1,169 @@
 """Sums of the log-probabilities of answers under a causal language model.
 
 Only hidden states that predict a trained token reach the output layer, in tiles: the largest tensor of logits has ``TILE`` elements,
-whatever the batch, the prompts and the vocabulary. In: a model and a batch of stages/preference/data.py. Out: tensors [2B].
+whatever the batch, the prompts and the vocabulary. In: a model and a pack of stages/preference/packing.py. Out: tensors [2n].
 Log-probabilities are float32 under fp32 and bf16; in a float64 model all is float64.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
+
+from stages import files
+from stages.preference import attention
+from stages.preference.data import Pair
+from stages.preference.packing import LAYOUTS, collate, to_device, tokens_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TILE = 2**25  # elements: 128 MiB of float32, 256 tokens of Llama-3's vocabulary, 55,000 of the mini world's
+# Elements of a tile. CPU: 128 MiB of float32, 1,024 tokens of a vocabulary of 32,768. CUDA: 1 GiB, 2,092 tokens of Llama-3's, as large
+# products are the fast ones.
+TILE = {"cpu": 2**25, "cuda": 2**28}
 
 
-def response_logps(
-    model: PreTrainedModel, input_ids: Tensor, source: Tensor, target: Tensor, sequence: Tensor, length: Tensor
-) -> tuple[Tensor, Tensor]:
-    """log π(y|x) of each sequence, summed over its trained tokens, and their number, both [2B]; the tensors are those of a batch, in order.
+def answer_logps(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    source: Tensor,
+    target: Tensor,
+    sequence: Tensor,
+    length: Tensor,
+    position_ids: Tensor | None = None,
+    shared_prompt: dict[str, Any] | None = None,
+) -> Tensor:
+    """log π(y|x) of each sequence, summed over its trained tokens, [2n]; the arguments after ``model`` are a pack's tensors.
 
-    bf16 is the caller's autocast, over fp32 weights.
+    The model computes under the attention of the pack's layout (``reading``). bf16 is the caller's autocast, over fp32 weights.
     """
-    config = model.config.get_text_config()
-    if getattr(config, "logit_scale", 1.0) != 1.0 or getattr(config, "logits_scaling", 1.0) != 1.0:
-        raise ValueError(f"model type {config.model_type} scales its logits, which this module does not; use Llama, Mistral or Gemma-2")
-    hidden = model.base_model(input_ids, use_cache=False).last_hidden_state.flatten(0, 1).index_select(0, source)
-    logps = token_logps(hidden, model.get_output_embeddings(), target, getattr(config, "final_logit_softcapping", None))
-    return logps.new_zeros(len(length)).index_add(0, sequence, logps), length
+    config, head = model.config.get_text_config(), model.get_output_embeddings()
+    if getattr(config, "logit_scale", 1.0) != 1.0 or getattr(config, "logits_scaling", 1.0) != 1.0 or head.bias is not None:
+        raise ValueError(
+            f"model type {config.model_type} scales or shifts its logits, which this module does not; use Llama, Mistral or Gemma-2"
+        )
+    shared = {} if shared_prompt is None else {"shared_prompt": shared_prompt}
+    hidden = model.base_model(input_ids, position_ids=position_ids, use_cache=False, **shared).last_hidden_state
+    hidden = hidden.flatten(0, 1).index_select(0, source)
+    tile = TILE.get(hidden.device.type, TILE["cpu"])
+    logps = token_logps(hidden, head.weight, target, getattr(config, "final_logit_softcapping", None), tile)
+    return logps.new_zeros(len(length)).index_add(0, sequence, logps)
 
 
-def token_logps(hidden: Tensor, head: nn.Linear, target: Tensor, softcap: float | None, tile: int = TILE) -> Tensor:
-    """The log-probability of each target, [N]; hidden: [N, hidden size]; head: the output layer; softcap: Gemma-2's, c tanh(logits / c).
+def token_logps(hidden: Tensor, weight: Tensor, target: Tensor, softcap: float | None, tile: int) -> Tensor:
+    """The log-probability of each target, [N]; hidden [N, h], weight [V, h] of the output layer, softcap: Gemma-2's c tanh(logits / c)."""
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    logps: Tensor = _TokenLogps.apply(hidden, weight, target, softcap, max(1, tile // len(weight)), dtype)
+    return logps
 
-    Where one tile is not enough, each tile's logits are computed again in the backward pass instead of being kept.
+
+class _TokenLogps(torch.autograd.Function):
+    """In tiles of ``rows`` tokens, in place. One tile alone keeps its probabilities for the backward pass; several are computed again."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, softcap: float | None, rows: int, dtype: torch.dtype) -> Tensor:
+        ctx.softcap, ctx.rows, ctx.dtype, ctx.kept = softcap, rows, dtype, None
+        head = weight.to(dtype)
+        logps, normalizers = [], []
+        for part, wanted in zip(hidden.split(rows), target.split(rows), strict=True):
+            logits = _logits(part, head, softcap)
+            picked = logits.gather(1, wanted.unsqueeze(1)).squeeze(1)
+            highest = logits.amax(1, keepdim=True)
+            total = logits.sub_(highest).exp_().sum(1, keepdim=True)
+            normalizer = (total.log() + highest).squeeze(1)
+            logps.append(picked - normalizer)
+            normalizers.append(normalizer)
+            if len(hidden) <= rows and softcap is None and any(ctx.needs_input_grad):
+                ctx.kept = logits.div_(total)
+        ctx.save_for_backward(hidden, weight, target, torch.cat(normalizers))
+        return torch.cat(logps)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        hidden, weight, target, normalizers = ctx.saved_tensors
+        head = weight.to(ctx.dtype)
+        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        parts = (tensor.split(ctx.rows) for tensor in (hidden, target, normalizers, grad, grad_hidden))
+        for part, wanted, normalizer, scale, out in zip(*parts, strict=True):
+            if ctx.kept is not None:
+                change = ctx.kept
+            else:
+                logits = _logits(part, head, ctx.softcap)
+                slope = None if ctx.softcap is None else 1 - (logits / ctx.softcap) ** 2
+                change = logits.sub_(normalizer.unsqueeze(1)).exp_()
+            change.scatter_add_(1, wanted.unsqueeze(1), change.new_full((len(wanted), 1), -1.0))
+            change.mul_(-scale.unsqueeze(1))
+            if ctx.kept is None and slope is not None:
+                change.mul_(slope)
+            low = change.to(ctx.dtype)
+            out.copy_(low @ head)
+            if ctx.dtype == weight.dtype:
+                grad_weight.addmm_(low.T, part.to(ctx.dtype))
+            else:
+                grad_weight += low.T @ part.to(ctx.dtype)
+        ctx.kept = None
+        return grad_hidden, grad_weight, None, None, None, None
+
+
+def _logits(hidden: Tensor, head: Tensor, softcap: float | None) -> Tensor:
+    """In float32 at least; [rows, V]."""
+    logits = hidden.to(head.dtype) @ head.T
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
+
+
+@contextmanager
+def reading(model: PreTrainedModel, layout: str) -> Iterator[None]:
+    """Within the block ``model`` computes under the attention of a layout: ``shared_prompt``, or the one that it came with."""
+    before = model.config._attn_implementation
+    if layout == "shared":
+        model.set_attn_implementation(attention.NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@torch.no_grad()
+def right_layout(model: PreTrainedModel, pairs: Sequence[Pair], precision: str) -> str:
+    """The first of LAYOUTS in which ``model`` gives the log-probabilities of its own eager attention, padded; and a line that says which.
+
+    Held on the longest pair and the shortest, so that a window or a soft cap that a layout leaves out shows; eager attention itself, by the
+    layout ``padded``, is what is left. Weights where they are; the tolerance is a mean per token of 1e-4, under bf16 of 0.05.
     """
+    sample = [min(pairs, key=lambda pair: tokens_of(pair, "shared")), max(pairs, key=lambda pair: tokens_of(pair, "shared"))]
+    before, training = model.config._attn_implementation, model.training
+    model.eval()
 
-    def one(hidden: Tensor, target: Tensor) -> Tensor:
-        logits = head(hidden)
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
-        return -cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), target, reduction="none")
+    def averages(layout: str) -> Tensor:
+        batch = to_device(collate(sample, layout), model.device)
+        with reading(model, layout), torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return answer_logps(model, **batch) / batch["length"]
 
-    rows = max(1, tile // head.weight.shape[0])
-    if len(target) <= rows:
-        return one(hidden, target)
-    tiles = zip(hidden.split(rows), target.split(rows), strict=True)
-    return torch.cat([checkpoint(one, *inputs, use_reentrant=False) for inputs in tiles])
+    model.set_attn_implementation("eager")
+    expected = averages("padded")
+    model.set_attn_implementation(before)
+    reasons = []
+    for layout in LAYOUTS:
+        try:
+            gap = float((averages(layout) - expected).abs().max())
+        except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+            reasons.append(f"{layout}: {str(error).splitlines()[0]}")
+            continue
+        if gap <= (0.05 if precision == "bf16" else 1e-4):
+            break
+        reasons.append(f"{layout}: {gap:.2g} a token away from eager attention")
+    else:
+        layout = "padded"
+        model.set_attn_implementation("eager")
+    model.train(training)
+    under = attention.NAME if layout == "shared" else model.config._attn_implementation
+    if files.first_process():
+        why = "".join(f"; not {reason}" for reason in reasons)
+        print(f"layout: {layout}, attention {under}, checked against eager attention{why}", flush=True)
+    return layout

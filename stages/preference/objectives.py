@@ -2,15 +2,23 @@
 
     losses_B, chosen_rewards_B, rejected_rewards_B = dpo(sums, beta=0.1, label_smoothing=0.0)
 
-In: ``Sums`` of B pairs. Out: three tensors [B]: the loss, and the implicit rewards of both answers as they are logged, without gradient.
-The mean of the losses over a global batch is the batch's loss. Hyperparameters are keyword-only and have no defaults: conf/method/*.yaml
-holds every one of them, and stages/config.py reads their names here.
+In: ``Sums`` of B pairs. Out: three tensors [B]: the loss, and the implicit rewards of both answers as they are logged, without gradient:
+what the objective ranks the answers by, so that the pairs with the higher chosen reward are its accuracy. The mean of the losses over a
+global batch is the batch's loss. The equations are those of SimPO's Table 3 (arXiv 2405.14734), in its order; DEVIATIONS.md says where
+one is read differently. An objective of one's own is one function here, which ``named`` finds, and one file in conf/method.
+Hyperparameters are keyword-only and have no defaults: that file holds every one of them, and stages/schema.py reads their names here.
 
-Letters: B pairs, y_w the chosen and y_l the rejected answer, π the policy, ref the reference, |y| the number of trained tokens.
+Letters: B pairs, y_w the chosen and y_l the rejected answer, π the policy, ref the reference, |y| the number of trained tokens,
+Δ = log π(y|x) - log ref(y|x). log π(y|x) is a sum over the answer's trained tokens, log π(y|x) / |y| their mean.
+
+``nll`` says what the cross-entropy of the chosen answer, a term of some objectives, is divided by; its tokens are always the trained ones:
+``sum``: by nothing, -log π(y_w|x), as Table 3 prints it; ``mean``: by |y_w|, a mean over each answer; ``token_mean``: by the mean of |y_w|
+over the global batch, whose mean over the batch is a mean over all chosen tokens, as in TRL's and the CPO authors' code.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -34,6 +42,39 @@ class Sums:
     mean_chosen_length: float
     reference_chosen_logps: Tensor | None = None  # [B] log ref(y_w|x)
     reference_rejected_logps: Tensor | None = None  # [B] log ref(y_l|x)
+    kl: Tensor | None = None  # [] mean over the global batch of log π(y'|x) - log ref(y'|x) over mismatched pairs, without gradient (KTO)
+
+
+def named(name: str) -> Callable[..., Losses]:
+    """The objective ``name``: a public function of this module with keyword-only hyperparameters. ValueError names those that exist."""
+    functions = {key: value for key, value in globals().items() if inspect.isfunction(value) and value.__module__ == __name__}
+    known = {key: value for key, value in functions.items() if not key.startswith("_") and value.__code__.co_kwonlyargcount}
+    if name not in known:
+        raise ValueError(f"method.objective={name}: stages/preference/objectives.py has {', '.join(known)}")
+    return known[name]
+
+
+def rrhf(sums: Sums, *, nll_weight: float, nll: str) -> Losses:
+    """Rank Responses to align Human Feedback, arXiv 2304.05302, for two answers.
+
+        max(0, -1/|y_w| log π(y_w|x) + 1/|y_l| log π(y_l|x)) - λ log π(y_w|x)
+
+    Means in the ranking term; λ is ``nll_weight``, its term's normalisation ``nll`` (see above). Rewards: 1/|y| log π.
+    """
+    chosen_rewards, rejected_rewards = sums.chosen_logps / sums.chosen_length, sums.rejected_logps / sums.rejected_length
+    losses = torch.relu(rejected_rewards - chosen_rewards) + nll_weight * _nll(sums, nll)
+    return losses, chosen_rewards.detach(), rejected_rewards.detach()
+
+
+def slic_hf(sums: Sums, *, delta: float, nll_weight: float, nll: str) -> Losses:
+    """Sequence Likelihood Calibration with Human Feedback, arXiv 2305.10425, regularised with the chosen answer.
+
+        max(0, δ - log π(y_w|x) + log π(y_l|x)) - λ log π(y_w|x)
+
+    Sums in the ranking term; δ is ``delta``, λ is ``nll_weight``, its term's normalisation ``nll`` (see above). Rewards: log π.
+    """
+    losses = torch.relu(delta - sums.chosen_logps + sums.rejected_logps) + nll_weight * _nll(sums, nll)
+    return losses, sums.chosen_logps.detach(), sums.rejected_logps.detach()
 
 
 def dpo(sums: Sums, *, beta: float, label_smoothing: float) -> Losses:
@@ -41,14 +82,83 @@ def dpo(sums: Sums, *, beta: float, label_smoothing: float) -> Losses:
 
         -log σ(h),   h = β (log π(y_w|x)/ref(y_w|x) - log π(y_l|x)/ref(y_l|x))
 
-    ``label_smoothing`` ε is the share of labels assumed flipped: -(1-ε) log σ(h) - ε log σ(-h) (the DPO authors' code).
+    Sums. ``label_smoothing`` ε is the share of labels assumed flipped: -(1-ε) log σ(h) - ε log σ(-h) (the DPO authors' code).
     Rewards: β log π/ref.
     """
-    if sums.reference_chosen_logps is None or sums.reference_rejected_logps is None:
-        raise ValueError("objective dpo needs the reference's log-probabilities; set method.reference=cached")
-    chosen_rewards = beta * (sums.chosen_logps - sums.reference_chosen_logps)
-    rejected_rewards = beta * (sums.rejected_logps - sums.reference_rejected_logps)
+    chosen_rewards, rejected_rewards = (beta * ratios for ratios in _log_ratios(sums, "dpo"))
     return _smoothed(chosen_rewards - rejected_rewards, label_smoothing), chosen_rewards.detach(), rejected_rewards.detach()
+
+
+def ipo(sums: Sums, *, tau: float) -> Losses:
+    """Identity Preference Optimization, arXiv 2310.12036, Eq. 17.
+
+        (log π(y_w|x)/ref(y_w|x) - log π(y_l|x)/ref(y_l|x) - 1/(2τ))²
+
+    Sums, as printed; TRL divides each log-ratio by |y| first. τ is ``tau``: the margin is drawn to 1/(2τ), from above too.
+    Rewards: log π/ref.
+    """
+    chosen_rewards, rejected_rewards = _log_ratios(sums, "ipo")
+    return (chosen_rewards - rejected_rewards - 1 / (2 * tau)) ** 2, chosen_rewards.detach(), rejected_rewards.detach()
+
+
+def cpo(sums: Sums, *, beta: float, nll_weight: float, nll: str) -> Losses:
+    """Contrastive Preference Optimization, arXiv 2401.08417: DPO with a uniform reference, and behaviour cloning.
+
+        -log σ(β log π(y_w|x) - β log π(y_l|x)) - λ log π(y_w|x)
+
+    Sums in the contrastive term; λ is ``nll_weight``, its term's normalisation ``nll`` (see above). Rewards: β log π.
+    """
+    chosen_rewards, rejected_rewards = beta * sums.chosen_logps, beta * sums.rejected_logps
+    losses = -logsigmoid(chosen_rewards - rejected_rewards) + nll_weight * _nll(sums, nll)
+    return losses, chosen_rewards.detach(), rejected_rewards.detach()
+
+
+def kto(sums: Sums, *, beta: float, chosen_weight: float, rejected_weight: float) -> Losses:
+    """Kahneman-Tversky Optimization, arXiv 2402.01306, of a pair split into a desirable and an undesirable answer.
+
+        ½ [λ_w (1 - σ(β Δ_w - z)) + λ_l (1 - σ(z - β Δ_l))],   z = max(0, β kl)
+
+    Sums. kl estimates KL(π || ref) on the batch's questions with the answers of others, and carries no gradient (``Sums.kl``). The half
+    makes the batch's loss the mean over its single labels, as in KTO's paper and TRL. λ_w is ``chosen_weight``, λ_l ``rejected_weight``.
+    Table 3 prints -λ_w σ(β Δ_w - z) + λ_l σ(z - β Δ_l): its second sign is a misprint, as minimising that term raises y_l.
+    Rewards: β log π/ref.
+    """
+    chosen_rewards, rejected_rewards = (beta * ratios for ratios in _log_ratios(sums, "kto"))
+    if sums.kl is None:
+        raise ValueError("objective kto needs the log-ratios of mismatched pairs; set method.mismatched=true")
+    z = (beta * sums.kl).clamp(min=0)
+    # 1 - σ(h) = σ(-h), without the cancellation.
+    losses = (chosen_weight * torch.sigmoid(z - chosen_rewards) + rejected_weight * torch.sigmoid(rejected_rewards - z)) / 2
+    return losses, chosen_rewards.detach(), rejected_rewards.detach()
+
+
+def orpo(sums: Sums, *, odds_weight: float) -> Losses:
+    """Odds Ratio Preference Optimization, arXiv 2403.07691, Eq. 6 and 7.
+
+        -log p(y_w|x) - λ log σ(log odds(y_w|x) - log odds(y_l|x)),   odds = p / (1 - p),   p = exp(1/|y| log π)
+
+    Means throughout, the cross-entropy too, and of the answer alone. λ is ``odds_weight``. Rewards: log odds.
+    """
+    chosen, rejected = sums.chosen_logps / sums.chosen_length, sums.rejected_logps / sums.rejected_length
+    chosen_rewards, rejected_rewards = _log_odds(chosen), _log_odds(rejected)
+    losses = -chosen - odds_weight * logsigmoid(chosen_rewards - rejected_rewards)
+    return losses, chosen_rewards.detach(), rejected_rewards.detach()
+
+
+def rdpo(sums: Sums, *, beta: float, alpha: float) -> Losses:
+    """Length-regularised DPO, arXiv 2403.19159.
+
+        -log σ(β Δ_w - β Δ_l + α|y_w| - α|y_l|)
+
+    Sums. The preferences follow a reward r, but the policy shall maximise r - α|y| under DPO's KL constraint. Its optimum is
+    π ∝ ref exp((r - α|y|)/β), hence r = β Δ + α|y| + a constant of x, and r in the Bradley-Terry model is the loss: a longer y_w explains a
+    part of the preference by its length, and needs less of Δ. ``alpha`` is a reward a token. Rewards: r, that is β log π/ref + α|y|.
+    """
+    chosen_ratios, rejected_ratios = _log_ratios(sums, "rdpo")
+    # add, as the product of a number and integers would be rounded to float32.
+    chosen_rewards = (beta * chosen_ratios).add(sums.chosen_length, alpha=alpha)
+    rejected_rewards = (beta * rejected_ratios).add(sums.rejected_length, alpha=alpha)
+    return -logsigmoid(chosen_rewards - rejected_rewards), chosen_rewards.detach(), rejected_rewards.detach()
 
 
 def simpo(
@@ -61,8 +171,7 @@ def simpo(
     γ is absolute, as in the paper; the authors' code takes γ/β as ``gamma_beta_ratio``. Without ``length_normalization`` (section 4.2,
     Table 5) h = β log π(y_w|x) - β log π(y_l|x) - γ, and the rewards are β log π. ``loss_type``: ``sigmoid`` (with
     ``label_smoothing`` as in ``dpo``) or ``hinge``, max(0, 1 - h). ``sft_weight`` λ adds λ times the cross-entropy of the chosen
-    answers as a mean over all their tokens, not over answers: to each pair -λ log π(y_w|x) / mean_chosen_length, whose mean over
-    the global batch is -λ Σ log π(y_w|x) / Σ |y_w|; the authors take that mean over a device's micro-batch.
+    answers as a mean over all their tokens (``token_mean``, see above); the authors take that mean over a device's micro-batch.
     Rewards: β/|y| log π, without γ.
     """
     if loss_type not in ("sigmoid", "hinge"):
@@ -75,15 +184,32 @@ def simpo(
     margins = chosen_rewards - rejected_rewards - gamma
     losses = torch.relu(1 - margins) if loss_type == "hinge" else _smoothed(margins, label_smoothing)
     if sft_weight:
-        losses = losses - sft_weight * sums.chosen_logps / sums.mean_chosen_length
+        losses = losses + sft_weight * _nll(sums, "token_mean")
     return losses, chosen_rewards.detach(), rejected_rewards.detach()
+
+
+def _log_ratios(sums: Sums, objective: str) -> tuple[Tensor, Tensor]:
+    """Δ_w and Δ_l, [B] each; ValueError without the reference's log-probabilities."""
+    if sums.reference_chosen_logps is None or sums.reference_rejected_logps is None:
+        raise ValueError(f"objective {objective} needs the reference's log-probabilities; set method.reference=cached, or live")
+    return sums.chosen_logps - sums.reference_chosen_logps, sums.rejected_logps - sums.reference_rejected_logps
+
+
+def _nll(sums: Sums, nll: str) -> Tensor:
+    """The cross-entropy of the chosen answers, [B], divided as ``nll`` says (see above)."""
+    lengths: dict[str, Tensor | float] = {"sum": 1.0, "mean": sums.chosen_length, "token_mean": sums.mean_chosen_length}
+    if nll not in lengths:
+        raise ValueError(f"method.nll={nll}: expected one of {', '.join(lengths)}")
+    return -sums.chosen_logps / lengths[nll]
+
+
+def _log_odds(mean_logps: Tensor) -> Tensor:
+    """log(p / (1 - p)) of p = exp(``mean_logps``), [B]; finite with finite gradients, up to p = 1."""
+    below_one = mean_logps.clamp(max=-torch.finfo(mean_logps.dtype).tiny)
+    return below_one - torch.log(-torch.expm1(below_one))
 
 
 def _smoothed(margins: Tensor, label_smoothing: float) -> Tensor:
     """-(1-ε) log σ(h) - ε log σ(-h), [B]."""
     losses = -logsigmoid(margins)
     return losses if not label_smoothing else (1 - label_smoothing) * losses - label_smoothing * logsigmoid(-margins)
-
-
-OBJECTIVES: dict[str, Callable[..., Losses]] = {"dpo": dpo, "simpo": simpo}
-NEEDS_REFERENCE = {"dpo"}

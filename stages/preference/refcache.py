@@ -16,8 +16,9 @@ import torch
 
 from stages import files
 from stages.checkpoints import weights_sha256
-from stages.preference.data import Pair, collate, tokens_sha256
-from stages.preference.logps import response_logps
+from stages.preference.data import Pair, tokens_sha256
+from stages.preference.logps import answer_logps, reading
+from stages.preference.packing import collate, pack, to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,18 +33,19 @@ def identity(model: PreTrainedModel, splits: Mapping[str, Sequence[Pair]], preci
 
 
 @torch.no_grad()
-def compute(model: PreTrainedModel, pairs: Sequence[Pair], micro_batch: int, precision: str, label: str) -> pd.DataFrame:
-    """A row a pair, in the order of ``pairs``, without ``split``."""
-    rows: list[tuple[float, float, int, int]] = []
-    for start in range(0, len(pairs), micro_batch):
-        batch = {name: tensor.to(model.device) for name, tensor in collate(pairs[start : start + micro_batch], pad=0).items()}
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logps, lengths = response_logps(model, **batch)
-        rows += zip(*logps.view(2, -1).tolist(), *lengths.view(2, -1).tolist(), strict=True)
-        if start % (micro_batch * 25) == 0:
-            print(f"{label}: {len(rows):,} of {len(pairs):,} pairs", flush=True)
-    frame = pd.DataFrame(rows, columns=["chosen_logps", "rejected_logps", "chosen_length", "rejected_length"])
-    return frame.rename_axis("row").reset_index()
+def compute(model: PreTrainedModel, pairs: Sequence[Pair], token_budget: int, layout: str, precision: str, label: str) -> pd.DataFrame:
+    """A row a pair, in the order of ``pairs``, without ``split``; ``layout`` and packs of ``token_budget`` tokens as in training."""
+    values: dict[int, tuple[float, float, int, int]] = {}
+    packs, lines = pack(pairs, token_budget, layout), 10
+    with reading(model, layout), torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        for number, rows in enumerate(packs):
+            batch = to_device(collate([pairs[row] for row in rows], layout), model.device)
+            logps = answer_logps(model, **batch)
+            values |= zip(rows, zip(*logps.view(2, -1).tolist(), *batch["length"].view(2, -1).tolist(), strict=True), strict=True)
+            if number * lines // len(packs) != (number + 1) * lines // len(packs):
+                print(f"{label}: {len(values):,} of {len(pairs):,} pairs", flush=True)
+    frame = pd.DataFrame.from_dict(values, orient="index", columns=["chosen_logps", "rejected_logps", "chosen_length", "rejected_length"])
+    return frame.sort_index().rename_axis("row").reset_index()
 
 
 def write(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
@@ -58,4 +60,9 @@ def read(folder: str | Path, wanted: Mapping[str, str]) -> dict[str, list[tuple[
         other = " and ".join(different)
         raise ValueError(f"{folder} was computed from other {other} than this training starts from; {files.again(folder)}")
     frame = pd.read_parquet(Path(folder) / FILE).sort_values(["split", "row"])
-    return {str(split): list(zip(part["chosen_logps"], part["rejected_logps"], strict=True)) for split, part in frame.groupby("split")}
+    return {str(split): sums(part) for split, part in frame.groupby("split")}
+
+
+def sums(frame: pd.DataFrame) -> list[tuple[float, float]]:
+    """(chosen, rejected) of each row."""
+    return list(zip(frame["chosen_logps"], frame["rejected_logps"], strict=True))

@@ -1,70 +1,93 @@
-"""The preference trainer: ``transformers.Trainer`` with exact global batches, whatever the micro-batch.
+"""The preference trainer: ``transformers.Trainer`` with exact global batches, whatever the packs and the number of processes.
 
-The data loader yields a whole global batch; ``training_step`` walks through it in micro-batches, and every pair's loss counts
-1 / (pairs in the global batch). Weights are fp32 always, bf16 is Trainer's autocast. In: tokenised pairs (stages/preference/data.py)
-with the reference's sums, and an objective of stages/preference/objectives.py with its hyperparameters bound. Metrics are summed on the
-device and fetched once a logged step. An epoch's last batch may be smaller; its loss is the mean over the pairs it has.
+The data loader yields a whole global batch in packs under a token budget (stages/preference/packing.py), to each process its share;
+``training_step`` walks through them, and every pair's loss counts 1 / (pairs in the global batch). Weights are fp32 always, bf16 is
+autocast. In: tokenised pairs (stages/preference/data.py) with the reference's sums, and an objective of stages/preference/objectives.py
+with its hyperparameters bound. Loss, gradient norm and metrics are fetched once a step, before the step is applied: a loss that is no
+number leaves the weights as they are. An epoch's last batch may be smaller; its loss is the mean over the pairs it has.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from torch.utils.data import DataLoader, Sampler
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from stages.preference.data import Batch, Pair, collate
-from stages.preference.logps import response_logps
+from stages.preference.data import Pair
+from stages.preference.logps import answer_logps, reading, right_layout
 from stages.preference.objectives import Losses, Sums
+from stages.preference.packing import Batch, collate, pack, to_device
 
 Objective = Callable[[Sums], Losses]
 
 
 @dataclass(frozen=True)
 class TrainingPair:
-    """A tokenised pair and the reference's sums of log-probabilities of its chosen and its rejected answer."""
+    """A tokenised pair, the reference's sums of log-probabilities of its chosen and its rejected answer, and what KTO's KL is estimated
+    on: the same prompt with another row's answers, and the reference's sums of these."""
 
     tokens: Pair
     reference: tuple[float, float] | None = None
+    mismatched: Pair | None = None
+    mismatched_reference: tuple[float, float] | None = None
 
 
-def global_batch(pairs: Sequence[TrainingPair], micro_batch: int) -> dict[str, Any]:
-    """A global batch in micro-batches of ``micro_batch`` pairs (the last may be smaller), with what is common to all of them.
+def global_batch(pairs: Sequence[TrainingPair], budget: int, layout: str, process: int = 0, processes: int = 1) -> dict[str, Any]:
+    """The packs of a global batch that one of ``processes`` computes, as many as each other's, with what is common to all of them.
 
-    The pairs are sorted by their longer sequence first, so that little is padded; a batch's mean does not depend on their order.
+    A pack's ``count`` is the number of its pairs. Where there are too few packs to go round a process repeats a pair that counts nothing.
     """
-    ordered = sorted(pairs, key=lambda pair: len(pair.tokens["prompt"]) + max(len(pair.tokens["chosen"]), len(pair.tokens["rejected"])))
-    batches = []
-    for start in range(0, len(ordered), micro_batch):
-        part = ordered[start : start + micro_batch]
-        batch = collate([pair.tokens for pair in part], pad=0)
-        references = [pair.reference for pair in part if pair.reference is not None]
-        if references:
-            batch["reference"] = torch.tensor(references, dtype=torch.float64)
-        batches.append(batch)
+    mismatched = [TrainingPair(pair.mismatched, pair.mismatched_reference) for pair in pairs if pair.mismatched is not None]
+    shares = {}
+    for name, rows in (("packs", pairs), ("mismatched", mismatched)):
+        packs = pack([row.tokens for row in rows], budget, layout, processes) if rows else []
+        shares[name] = [_pack([rows[row] for row in places], rows[0], layout) for places in packs[process::processes]]
     mean_chosen_length = sum(len(pair.tokens["chosen"]) for pair in pairs) / len(pairs)
-    return {"micro_batches": batches, "pairs": len(pairs), "mean_chosen_length": mean_chosen_length}
+    return {**shares, "pairs": len(pairs), "mean_chosen_length": mean_chosen_length}
 
 
-def pair_sums(model: PreTrainedModel, batch: Batch, mean_chosen_length: float) -> Sums:
-    """What the objectives see of a micro-batch."""
-    plan = {name: tensor for name, tensor in batch.items() if name != "reference"}
-    logps, lengths = response_logps(model, **plan)
-    (chosen, rejected), (chosen_length, rejected_length) = logps.chunk(2), lengths.chunk(2)
-    if "reference" not in batch:
-        return Sums(chosen, rejected, chosen_length, rejected_length, mean_chosen_length)
-    return Sums(chosen, rejected, chosen_length, rejected_length, mean_chosen_length, *batch["reference"].to(logps.dtype).unbind(1))
+def _pack(pairs: Sequence[TrainingPair], dummy: TrainingPair, layout: str) -> Batch:
+    counted = len(pairs)
+    pairs = pairs or [dummy]
+    batch = collate([pair.tokens for pair in pairs], layout) | {"count": counted}
+    references = [pair.reference for pair in pairs if pair.reference is not None]
+    return batch | {"reference": torch.tensor(references, dtype=torch.float64)} if references else batch
 
 
-def pair_metrics(sums: Sums, chosen_rewards: Tensor, rejected_rewards: Tensor) -> dict[str, Tensor]:
-    """The logged metrics of each pair, [B], rewards and logps under the names that TRL and the authors use; a tie is not accurate."""
+def plan_of(batch: Batch) -> Batch:
+    """What ``answer_logps`` takes of a pack."""
+    return {name: value for name, value in batch.items() if name not in ("count", "reference")}
+
+
+def pair_sums(logps: Tensor, batch: Batch, mean_chosen_length: float, kl: Tensor | None = None) -> Sums:
+    """What the objectives see of a pack with these sums of log-probabilities [2n]: its pairs that count."""
+    count = batch["count"]
+    chosen, rejected = (part[:count] for part in logps.chunk(2))
+    chosen_length, rejected_length = (part[:count] for part in batch["length"].chunk(2))
+    of_chosen, of_rejected = batch["reference"][:count].to(logps.dtype).unbind(1) if "reference" in batch else (None, None)
+    return Sums(chosen, rejected, chosen_length, rejected_length, mean_chosen_length, of_chosen, of_rejected, kl)
+
+
+def log_ratios(logps: Tensor, batch: Batch) -> Tensor:
+    """The sum over the counting pairs' answers of log π(y|x) - log ref(y|x), a scalar."""
+    sums = pair_sums(logps, batch, 0.0)
+    if sums.reference_chosen_logps is None or sums.reference_rejected_logps is None:
+        raise ValueError("the KL estimate needs the reference's log-probabilities; set method.reference=cached, or live")
+    return (sums.chosen_logps - sums.reference_chosen_logps + sums.rejected_logps - sums.reference_rejected_logps).sum()
+
+
+def pair_metrics(sums: Sums, losses: Tensor, chosen_rewards: Tensor, rejected_rewards: Tensor) -> dict[str, Tensor]:
+    """The logged metrics of each pair, [n], rewards and logps under the names that TRL and the authors use; a tie is not accurate."""
     return {
+        "loss": losses.detach(),
         "rewards/chosen": chosen_rewards,
         "rewards/rejected": rejected_rewards,
         "rewards/accuracies": (chosen_rewards > rejected_rewards).to(chosen_rewards.dtype),
@@ -77,83 +100,169 @@ def pair_metrics(sums: Sums, chosen_rewards: Tensor, rejected_rewards: Tensor) -
 
 
 @torch.no_grad()
-def evaluate_pairs(model: PreTrainedModel, pairs: Sequence[TrainingPair], objective: Objective, micro_batch: int) -> dict[str, float]:
-    """The means of ``pair_metrics`` over ``pairs``, in the precision of the weights."""
+def evaluate_pairs(
+    model: PreTrainedModel, pairs: Sequence[TrainingPair], objective: Objective, budget: int, layout: str
+) -> dict[str, float]:
+    """The means of ``pair_metrics`` over ``pairs`` as one global batch, in the precision of the weights."""
     model.eval()
-    everything = global_batch(pairs, micro_batch)
+    everything = global_batch(pairs, budget, layout)
     total: dict[str, Tensor] = {}
-    for micro in everything["micro_batches"]:
-        batch = {name: tensor.to(model.device) for name, tensor in micro.items()}
-        sums = pair_sums(model, batch, everything["mean_chosen_length"])
-        _, *rewards = objective(sums)
-        for name, values in pair_metrics(sums, *rewards).items():
-            total[name] = total.get(name, 0.0) + values.sum(dtype=torch.float64)
+    with reading(model, layout):
+        on_device = {name: [to_device(batch, model.device) for batch in everything[name]] for name in ("packs", "mismatched")}
+        ratios = [log_ratios(answer_logps(model, **plan_of(batch)), batch) for batch in on_device["mismatched"]]
+        kl = torch.stack(ratios).sum() / (2 * len(pairs)) if ratios else None
+        for batch in on_device["packs"]:
+            sums = pair_sums(answer_logps(model, **plan_of(batch)), batch, everything["mean_chosen_length"], kl)
+            for name, values in pair_metrics(sums, *objective(sums)).items():
+                total[name] = total.get(name, 0.0) + values.sum(dtype=torch.float64)
     return {name: float(value) / len(pairs) for name, value in total.items()}
 
 
+class Shuffled(Sampler[list[int]]):
+    """Whole global batches of rows, shuffled anew each epoch: a function of the seed and the epoch alone, the same in every process."""
+
+    def __init__(self, rows: int, batch_size: int, seed: int) -> None:
+        self.rows, self.batch_size, self.seed, self.epoch = rows, batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return math.ceil(self.rows / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
+        return (order[start : start + self.batch_size] for start in range(0, self.rows, self.batch_size))
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+
+class Logger(TrainerCallback):
+    """Logs each step's figures when the step is done, before a checkpoint that shall hold them is saved."""
+
+    def __init__(self, trainer: PreferenceTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.log(self.trainer.figures)
+
+
 class PreferenceTrainer(Trainer):
-    """Trains ``model`` on ``pairs``. ``args.per_device_train_batch_size`` is the global batch, ``micro_batch`` what fits at a time."""
+    """Trains ``model`` on ``pairs``. ``args.per_device_train_batch_size`` is the global batch in pairs, of all processes together.
+
+    ``budget``: tokens of a pack, which the speed and the memory depend on and nothing else. ``reference``: a model whose sums
+    are computed as training goes, in place of those in ``pairs``. ``layout``: one of stages/preference/packing.py; the best that is right
+    where it is not given.
+    """
 
     def __init__(
-        self, model: PreTrainedModel, args: TrainingArguments, pairs: Sequence[TrainingPair], objective: Objective, micro_batch: int
+        self,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        pairs: Sequence[TrainingPair],
+        objective: Objective,
+        token_budget: int,
+        *,
+        reference: PreTrainedModel | None = None,
+        layout: str | None = None,
     ) -> None:
         if low := sorted({str(p.dtype) for p in model.parameters() if p.dtype in (torch.bfloat16, torch.float16)}):
             raise ValueError(f"the model's weights are {', '.join(low)}: a step of 1e-6 is lost in them; load them as torch.float32")
-        if micro_batch < 1:
-            raise ValueError(f"--runtime micro_batch={micro_batch}: expected at least 1")
-        if args.world_size > 1 or args.n_gpu > 1 or args.gradient_accumulation_steps > 1:
+        if token_budget < 1:
+            raise ValueError(f"--runtime token_budget={token_budget}: expected at least 1")
+        if args.n_gpu > 1 or args.gradient_accumulation_steps > 1:
             raise ValueError(
-                "preference training runs in one process on one device, a whole global batch a step: start it without a launcher,"
-                " with CUDA_VISIBLE_DEVICES=0 and gradient_accumulation_steps=1"
+                "a process trains on one device, a whole global batch a step: start one process a GPU with runtime.train.processes, or set"
+                " CUDA_VISIBLE_DEVICES=0; and gradient_accumulation_steps=1"
             )
+        args.logging_strategy, args.ddp_find_unused_parameters = "no", False  # ``Logger`` logs; every weight has a part in every pack
         without_dropout(model)
-        super().__init__(model=model, args=args, train_dataset=pairs, data_collator=partial(global_batch, micro_batch=micro_batch))
-        self.objective = objective
-        self.totals: dict[str, Tensor] = {}
-        self.counted = 0
+        super().__init__(model=model, args=args, train_dataset=pairs)
+        self.objective, self.token_budget, self.reference = objective, token_budget, reference
+        if reference is not None:
+            reference.requires_grad_(False).eval().to(args.device)
+        self.layout = layout or right_layout(model, [pair.tokens for pair in pairs], "bf16" if args.bf16 else "fp32")
+        self.figures: dict[str, float] = {}
+        self.add_callback(Logger(self))
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Whole global batches; each process packs them all alike and keeps its share."""
+        share = {"process": self.args.process_index, "processes": self.args.world_size}
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=Shuffled(len(self.train_dataset), self.args.per_device_train_batch_size, self.args.data_seed or self.args.seed),
+            collate_fn=partial(global_batch, budget=self.token_budget, layout=self.layout, **share),
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.device.type == "cuda",
+        )
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """``Trainer.train``, with ``answer_logps`` as the model's forward: what DDP and autocast wrap is the forward."""
+        self.model.forward = partial(answer_logps, self.model)
+        try:
+            with reading(self.model, self.layout), reading(self.reference, self.layout) if self.reference else nullcontext():
+                return super().train(*args, **kwargs)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+                raise ValueError(out_of_memory(self.token_budget)) from error
+            raise
+        finally:
+            for name in ("forward", "_original_forward"):  # the latter is accelerate's
+                self.model.__dict__.pop(name, None)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """Forward and backward of one global batch; the mean of its pairs' losses."""
+        """Forward and backward of this process's packs; the mean of the global batch's losses. FloatingPointError where it is no number."""
         model.train()
-        inputs = self._prepare_inputs(inputs)
-        loss = torch.zeros((), device=self.args.device)
-        for batch in inputs["micro_batches"]:
-            with self.autocast():
-                share = self.compute_loss(model, {**inputs, "batch": batch})
-            self.accelerator.backward(share)
-            loss = loss + share.detach()
-        self.counted += inputs["pairs"]
-        return loss
+        pairs, processes = inputs["pairs"], self.args.world_size
+        kl = self._kl(model, inputs)
+        totals: dict[str, Tensor] = {}
+        for number, batch in enumerate(inputs["packs"], start=1):
+            batch = self._with_reference(to_device(batch, self.args.device))
+            last = number == len(inputs["packs"])
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                sums = pair_sums(model(**plan_of(batch)), batch, inputs["mean_chosen_length"], kl)
+                losses, *rewards = self.objective(sums)
+                self.accelerator.backward(losses.sum() * (processes / pairs))  # DDP takes the mean over processes
+            for name, values in pair_metrics(sums, losses, *rewards).items():
+                totals[name] = totals.get(name, 0.0) + values.sum()
+        gathered: Tensor = self.accelerator.reduce(torch.stack(list(totals.values())), "sum") / pairs
+        norm = torch.nn.utils.get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None])
+        means = torch.cat([gathered, norm.to(gathered.dtype).unsqueeze(0)]).tolist()  # the step's one wait for the device
+        self.figures = dict(zip([*totals, "grad_norm"], means, strict=True)) | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
+        if wrong := [name for name, value in self.figures.items() if not math.isfinite(value)]:
+            raise FloatingPointError(f"step {self.state.global_step + 1}: {', '.join(wrong)} is not finite; the step was not applied")
+        return gathered[0].to(self.args.device, torch.float32)
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
-    ) -> Any:
-        """A micro-batch's share in the mean loss of a global batch of ``inputs["pairs"]`` pairs; its metrics are added to the totals."""
-        sums = pair_sums(self.model, inputs["batch"], inputs["mean_chosen_length"])
-        losses, *rewards = self.objective(sums)
-        metrics = pair_metrics(sums, *rewards)
-        for name, values in metrics.items():
-            self.totals[name] = self.totals.get(name, 0.0) + values.sum()
-        loss = losses.sum() / inputs["pairs"]
-        return (loss, metrics) if return_outputs else loss
+    @torch.no_grad()
+    def _kl(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor | None:
+        """The mean of log π/ref over the mismatched answers of the global batch, two a pair, before the first pack needs it."""
+        if not inputs["mismatched"]:
+            return None
+        ratios = []
+        for batch in inputs["mismatched"]:
+            batch = self._with_reference(to_device(batch, self.args.device))
+            ratios.append(log_ratios(model(**plan_of(batch)), batch))
+        total: Tensor = self.accelerator.reduce(torch.stack(ratios).sum(), "sum")
+        return total / (2 * inputs["pairs"])
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 where it is asked for. Accelerate wraps the whole model's forward, and the log-probabilities go past that."""
-        return torch.autocast(self.args.device.type, torch.bfloat16) if self.args.bf16 else nullcontext()
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means since the last logged step; FloatingPointError where one is no number, so that no such model is written."""
-        if "loss" in logs:
-            means = (torch.stack(list(self.totals.values())) / self.counted).tolist()
-            logs |= dict(zip(self.totals, means, strict=True))
-            if wrong := [name for name, value in logs.items() if not math.isfinite(value)]:
-                raise FloatingPointError(f"step {self.state.global_step}: {', '.join(wrong)} is not finite; lower method.learning_rate")
-            self.totals, self.counted = {}, 0
-        super().log(logs, start_time)
+    @torch.no_grad()
+    def _with_reference(self, batch: Batch) -> Batch:
+        """The batch with the sums of the live reference, where there is one."""
+        if self.reference is None:
+            return batch
+        with self.accelerator.autocast():
+            logps = answer_logps(self.reference, **plan_of(batch))
+        return batch | {"reference": torch.stack(logps.chunk(2), dim=1)}
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """None are counted: Transformers' estimate takes every token for a trained one."""
         return 0
+
+
+def out_of_memory(token_budget: int) -> str:
+    """What to do about it, the global batch as it is."""
+    return (
+        f"out of memory with packs of {token_budget:,} tokens; set runtime.train.token_budget to less in conf/scale (a pair that is longer"
+        " has a pack of its own), or runtime.train.gradient_checkpointing to 1: the batch and the results stay the same"
+    )
 
 
 def without_dropout(model: nn.Module) -> None:

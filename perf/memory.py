@@ -1,0 +1,137 @@
+"""The peak memory of a training step against the tokens of its batch and against the vocabulary, ours and TRL's CPOTrainer's.
+
+    python -m perf.memory --device cpu
+
+Each point is a process: SimPO's step on one batch that is not split, of pairs with a prompt and two answers of 64 tokens each, on the
+model of perf.train_step with another vocabulary. Its memory is that of perf.train_step over weights and optimizer state. TRL's keeps
+logits of every token, so its memory grows with tokens times vocabulary; ours computes them in tiles.
+
+Out: memory.json, every point and for each vocabulary the bytes that one more token takes; memory.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perf import arms, lengths
+from perf.arms import Arm, World
+from perf.lengths import Lengths
+
+TRAINERS = {"ours": "ours", "trl": "TRL 1.16, CPOTrainer"}
+PAIR = Lengths(64, 64, 64)
+TOKENS, VOCABULARIES = (512, 1024, 2048), (8192, 32768, 65536)
+STYLE = Path(__file__).parent.parent / "analysis" / "style.mplstyle"
+
+
+@dataclass(frozen=True)
+class Point:
+    """``tokens``: of both sequences of all pairs, the prompt in each; ``step``: bytes over weights and optimizer state."""
+
+    trainer: str
+    tokens: int
+    vocabulary: int
+    step: float
+
+
+def measure(trainer: str, device: str, tokens: int, vocabulary: int) -> Point:
+    """A point, in this process."""
+    pairs = tokens // PAIR.padless
+    shape = replace(arms.SHAPES[device], vocab_size=vocabulary)
+    world = World(device, shape, pairs, token_budget=tokens, checkpointing=True, bf16=device == "cuda")
+    arm = Arm(trainer, "simpo", None, 0 if trainer == "ours" else pairs)
+    run = arms.train(arm, world, lengths.token_ids([PAIR] * pairs, vocabulary), [(0.0, 0.0)] * pairs, epochs=2, memory=True)
+    return Point(trainer, tokens, vocabulary, run.memory["step"])
+
+
+def in_a_process(trainer: str, device: str, tokens: int, vocabulary: int) -> Point:
+    command = [sys.executable, "-m", "perf.memory", "--device", device, "--point", trainer, str(tokens), str(vocabulary)]
+    environment = os.environ | arms.OWN_PROCESS
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"{trainer} at {tokens} tokens and {vocabulary} words failed: {done.stderr.strip().splitlines()[-1]}")
+    point = Point(trainer, tokens, vocabulary, json.loads(done.stdout.splitlines()[-1]))
+    print(f"{trainer}: {tokens} tokens, vocabulary {vocabulary}: {point.step / 2**20:.0f} MiB", file=sys.stderr, flush=True)
+    return point
+
+
+def slopes(points: Sequence[Point]) -> dict[str, dict[int, float]]:
+    """Bytes that one more token takes, by trainer and vocabulary: between the fewest tokens and the most."""
+    found: dict[str, dict[int, float]] = {}
+    for trainer, vocabulary in dict.fromkeys((point.trainer, point.vocabulary) for point in points):
+        line = sorted((p.tokens, p.step) for p in points if (p.trainer, p.vocabulary) == (trainer, vocabulary))
+        (few, low), (many, high) = line[0], line[-1]
+        found.setdefault(trainer, {})[vocabulary] = (high - low) / (many - few) if many > few else float("nan")
+    return found
+
+
+def draw(points: Sequence[Point], path: Path) -> None:
+    """Memory against tokens, a panel a trainer, a line a vocabulary, on one scale."""
+    import matplotlib.style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels: Any = figure.subplots(1, len(TRAINERS), sharey=True)
+        for panel, (trainer, label) in zip(panels, TRAINERS.items(), strict=True):
+            for vocabulary in sorted({point.vocabulary for point in points}):
+                line = sorted((p.tokens, p.step / 2**20) for p in points if (p.trainer, p.vocabulary) == (trainer, vocabulary))
+                panel.plot(*zip(*line, strict=True), marker="o", label=f"vocabulary {vocabulary:,}")
+            panel.set(title=label, xlabel="tokens in the batch")
+        panels[0].set_ylim(0, 1.05 * max(point.step for point in points) / 2**20)  # of both: the axis is shared
+        panels[0].set_ylabel("peak memory of a step, MiB")
+        panels[0].legend()
+        figure.savefig(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="perf.memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
+    parser.add_argument("--out", type=Path, default=Path("results/perf"))
+    parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS, help=f"multiples of {PAIR.padless}")
+    parser.add_argument("--vocabularies", type=int, nargs="+", default=VOCABULARIES)
+    parser.add_argument("--point", nargs=3, metavar=("TRAINER", "TOKENS", "VOCABULARY"), help="one point in this process: its bytes")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be measured")
+    given = parser.parse_args(arguments)
+    try:
+        if wrong := [count for count in given.tokens if count < PAIR.padless or count % PAIR.padless]:
+            raise ValueError(f"--tokens {wrong[0]}: expected a multiple of {PAIR.padless}, a pair's tokens")
+        if given.device == "cuda" and not torch.cuda.is_available():
+            print("no GPU is visible: not measured; run this where torch.cuda.is_available()", file=sys.stderr)
+            return
+        if given.point:
+            arms.quiet()
+            trainer, tokens, vocabulary = given.point
+            print(measure(trainer, given.device, int(tokens), int(vocabulary)).step)
+            return
+        wanted = [(name, given.device, count, size) for name in TRAINERS for count in given.tokens for size in given.vocabularies]
+        if given.dry_run:
+            print(f"{len(wanted)} points, a process each: {', '.join(TRAINERS)} at {given.tokens} tokens and {given.vocabularies} words;"
+                  f" results in {given.out}. This was a dry-run.")  # fmt: skip
+            return
+        with ThreadPoolExecutor(2 if given.device == "cpu" else 1) as pool:
+            points = list(pool.map(lambda point: in_a_process(*point), wanted))
+        given.out.mkdir(parents=True, exist_ok=True)
+        report = {"bytes_a_token": slopes(points), "points": [vars(point) for point in points]}
+        (given.out / "memory.json").write_text(json.dumps(report, indent=1) + "\n")
+        draw(points, given.out / "memory.png")
+        for trainer, found in slopes(points).items():
+            print(f"{trainer}, KiB that one more token takes:", *(f"{size / 1024:.1f} at {words:,} words" for words, size in found.items()))
+    except ValueError as error:
+        sys.exit(f"perf.memory: {error}")
+
+
+if __name__ == "__main__":
+    main()

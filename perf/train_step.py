@@ -1,0 +1,423 @@
+"""The time and memory of a training step, ours against TRL's, and the paper's claim that SimPO takes less of both than DPO.
+
+    python -m perf.train_step --device cpu     4 layers, hidden size 256, vocabulary 32,768, fp32, lengths divided by four; minutes
+    python -m perf.train_step --device cuda    Llama-3.2-1B's shape, random weights in fp32, bf16 autocast
+
+Out: train_step.json, with every measured second and TRL's full configurations, and train_step.csv in --out; tables on standard output.
+
+First each arm's loss of the same global batch must be the same (1e-5 relative in fp32, 5e-3 in bf16), or nothing is measured. Then the
+arms run one after another in one process, in their order and back (ABBA), each round from the same weights on the same global batches: a
+ratio is the median over the steps of the ratio of both arms' seconds for the same batch, in brackets the quartiles. A CPU's seconds are
+those of the processor, on one thread. Memory is of one process an arm, in a step on the longest pair's global batch: ``peak`` over the
+process before its models were made (resident memory on a CPU, allocated on a GPU), ``step`` over weights, optimizer state and reference.
+
+On a CPU TRL's configuration offers one DPO head, a kernel that without Triton projects every position: that arm is called ``shipped``.
+The other arms of TRL's DPO have the plain head of perf/arms.py there, no setting of TRL's but several times faster: the harder bar.
+TRL at its best is its fastest arm, ``batch_rebalance`` among them. FLOP/s are of the least work: shared prompts, trained positions, no
+recomputation, one reference pass where it is live; the ceiling is a matrix product's in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from perf import arms, lengths
+from perf.arms import Arm, Run, World
+from perf.cost import flops, matmul_ceiling
+from perf.lengths import Lengths
+
+NOT_MEASURED = "not measured"
+TOLERANCE = {"cpu": 1e-5, "cuda": 5e-3}
+DEFAULTS = {
+    "cpu": {"batch": 8, "steps": 2, "warmup": 1, "rounds": 2, "token_budget": 1024},
+    "cuda": {"batch": 32, "steps": 5, "warmup": 3, "rounds": 2, "token_budget": 16384},
+}
+DIVISOR = {"cpu": 4, "cuda": 1}  # of the lengths
+
+OURS = {"ours_simpo": Arm("ours", "simpo"), "ours_dpo_cached": Arm("ours", "dpo", "cached"), "ours_dpo_live": Arm("ours", "dpo", "live")}
+TRL = {
+    "trl_simpo_2": Arm("trl", "simpo", None, 2),
+    "trl_simpo_4": Arm("trl", "simpo", None, 4),
+    "trl_simpo_2_rebalanced": Arm("trl", "simpo", None, 2, rebalance=True),
+    "trl_simpo_4_rebalanced": Arm("trl", "simpo", None, 4, rebalance=True),
+    "trl_dpo_live_2": Arm("trl", "dpo", "live", 2),
+    "trl_dpo_live_4": Arm("trl", "dpo", "live", 4),
+    "trl_dpo_cached_2": Arm("trl", "dpo", "cached", 2),
+    "trl_dpo_cached_4": Arm("trl", "dpo", "cached", 4),
+    "trl_dpo_cached_2_rebalanced": Arm("trl", "dpo", "cached", 2, rebalance=True),
+}
+VANILLA = {"vanilla_dpo_live_2": Arm("vanilla", "dpo", "live", 2)}
+SHIPPED = "trl_dpo_live_2_shipped"  # on a CPU; several times slower, hence in the first round alone
+
+
+class Comparison(NamedTuple):
+    """Ours against the fastest of some arms of TRL, and what it shall at least be; ``memory`` is the most that our share may be."""
+
+    label: str
+    ours: str
+    trl: tuple[str, ...]
+    bar: float | None = None
+    memory: float | None = None
+
+
+COMPARISONS = [
+    Comparison("SimPO, TRL at 2 pairs", "ours_simpo", ("trl_simpo_2",), 2.0, 0.6),
+    Comparison("SimPO, TRL at 4 pairs", "ours_simpo", ("trl_simpo_4",)),
+    Comparison("SimPO, TRL at its best", "ours_simpo", tuple(name for name in TRL if "simpo" in name), 1.4),
+    Comparison("DPO cached, TRL live at 2 pairs", "ours_dpo_cached", ("trl_dpo_live_2",), 2.4, 0.6),
+    Comparison("DPO cached, TRL live at 4 pairs", "ours_dpo_cached", ("trl_dpo_live_4",)),
+    Comparison("DPO cached, TRL cached at 2 pairs", "ours_dpo_cached", ("trl_dpo_cached_2",)),
+    Comparison("DPO cached, TRL cached at its best", "ours_dpo_cached", tuple(name for name in TRL if "cached" in name)),
+    Comparison("DPO live, TRL live at 2 pairs", "ours_dpo_live", ("trl_dpo_live_2",)),
+    Comparison("DPO cached, TRL live at 2 pairs, shipped", "ours_dpo_cached", (SHIPPED,), 2.4, 0.6),
+]
+# SimPO's arm and DPO's: section 4.4 of the paper has SimPO take about 20 % less time and 10 % less memory per GPU than DPO.
+PROTOCOLS = {
+    "A: as in the paper (padded, full logits, live reference, 2 pairs)": ("trl_simpo_2", "vanilla_dpo_live_2"),
+    "B: best for both (packed, shared prompts, cached reference)": ("ours_simpo", "ours_dpo_cached"),
+    "C: the fast engine with a live reference": ("ours_simpo", "ours_dpo_live"),
+}
+
+
+def all_arms(device: str) -> dict[str, Arm]:
+    """The arms of a device: on a CPU TRL's DPO has the plain head, and one arm more that has not."""
+    if device == "cuda":
+        return OURS | TRL | VANILLA
+    plain = {name: replace(arm, plain_head=arm.objective == "dpo") for name, arm in TRL.items()}
+    return OURS | plain | VANILLA | {SHIPPED: TRL["trl_dpo_live_2"]}
+
+
+def check_losses(losses: Mapping[str, float], every: Mapping[str, Arm], tolerance: float) -> None:
+    """ValueError where two arms of one objective have different losses of the same batch: then no ratio would count."""
+    for objective in ("simpo", "dpo"):
+        names = [name for name in losses if every[name].objective == objective]
+        for name in names[1:]:
+            first, other = losses[names[0]], losses[name]
+            if not abs(first - other) <= tolerance * abs(first):
+                raise ValueError(
+                    f"{name} has a loss of {other:.8g} and {names[0]} of {first:.8g} on the same batch, more than {tolerance:g} apart:"
+                    " they do not compute the same and no ratio counts"
+                )
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, and the quartiles around it."""
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return middle, low, high
+
+
+def ratios(of: Sequence[float], to: Sequence[float]) -> list[float]:
+    """The seconds of the same steps, one arm's by another's; an arm that had fewer rounds is compared on those."""
+    return [a / b for a, b in zip(of, to, strict=False)]
+
+
+class Bench:
+    """The arms' pairs, their measured steps and what comes of them."""
+
+    def __init__(self, world: World, names: Sequence[str], steps: int, warmup: int, rounds: int) -> None:
+        self.world, self.names, self.steps, self.warmup, self.rounds = world, names, steps, warmup, rounds
+        self.every = all_arms(world.device)
+        self.lengths = lengths.read(divisor=DIVISOR[world.device])
+        self.pairs = lengths.token_ids(self.lengths, world.shape.vocab_size)
+        self.sums: dict[int, tuple[float, float]] = {}
+        self.seconds: dict[str, list[float]] = {name: [] for name in names}
+        self.tokens: dict[str, list[int]] = {name: [] for name in names}
+        self.memory: dict[str, dict[str, float]] = {}
+        self.losses: dict[str, float] = {}
+        self.configurations: dict[str, dict[str, Any]] = {}
+
+    def run(self, name: str, rows: Sequence[int], **options: Any) -> Run:
+        """Train an arm on these rows of the file."""
+        arm = self.every[name]
+        if arm.reference == "cached" and (missing := [row for row in rows if row not in self.sums]):
+            self.sums |= zip(missing, arms.reference_sums(self.world, [self.pairs[row] for row in missing]), strict=True)
+        sums = [self.sums.get(row, (0.0, 0.0)) for row in rows]
+        return arms.train(arm, self.world, [self.pairs[row] for row in rows], sums, **options)
+
+    def batches(self, number: int) -> list[int]:
+        """The rows of a round: the warm-up's from the end of the file, the timed ones from its beginning on.
+
+        A CPU warms up on the shortest pairs, which cost little: its arms depend on no cached shapes.
+        """
+        size, rows = self.world.batch_size, range(len(self.pairs))
+        order = sorted(rows, key=lambda row: -self.lengths[row].longest) if self.world.device == "cpu" else rows
+        timed = range(number * self.steps * size, (number + 1) * self.steps * size)
+        return [*order[-self.warmup * size :], *(row % len(rows) for row in timed)]
+
+    def check(self) -> None:
+        """One step of each arm on the first global batch, and its configuration."""
+        for name in self.names:
+            run = self.run(name, range(self.world.batch_size))
+            self.losses[name], self.configurations[name] = run.loss, run.configuration
+            say(f"{name}: loss {run.loss:.8g}")
+        check_losses(self.losses, self.every, TOLERANCE[self.world.device])
+
+    def time(self) -> None:
+        for number in range(self.rounds):
+            for name in self.names if number % 2 == 0 else reversed(self.names):
+                if name == SHIPPED and number:
+                    continue
+                run = self.run(name, self.batches(number))
+                self.seconds[name] += run.seconds[self.warmup - 1 :]
+                self.tokens[name] += run.tokens[self.warmup : self.warmup + self.steps]
+                say(f"round {number + 1} of {self.rounds}, {name}: {statistics.median(run.seconds[self.warmup - 1 :]):.3f} s a step")
+
+    def longest_batch(self) -> list[int]:
+        """The rows of the global batch with the longest pair of the file."""
+        longest = max(range(len(self.lengths)), key=lambda row: self.lengths[row].longest)
+        start = longest - longest % self.world.batch_size
+        return list(range(start, start + self.world.batch_size))
+
+    def rows_of(self, name: str) -> list[Lengths]:
+        """The lengths of an arm's timed pairs."""
+        rounds = 1 if name == SHIPPED else self.rounds
+        return [self.lengths[row] for number in range(rounds) for row in self.batches(number)[self.warmup * self.world.batch_size :]]
+
+    def table(self, ceiling: float) -> list[dict[str, Any]]:
+        """A row an arm."""
+        table = []
+        for name in self.names:
+            if not (seconds := self.seconds[name]):
+                table.append({"arm": name} | dict.fromkeys(COLUMNS[1:], NOT_MEASURED))
+                continue
+            rows, (middle, low, high) = self.rows_of(name), quartiles(seconds)
+            layout = self.configurations[name].get("layout")
+            needed = sum(row.shared if layout == "shared" else row.padless for row in rows)
+            live = self.every[name].reference == "live"
+            least = sum(flops(self.world.shape, row, shared=True, checkpointing=False, live_reference=live, head=3) for row in rows)
+            total = sum(seconds)
+            memory = self.memory.get(name, {})
+            table.append(
+                {
+                    "arm": name,
+                    "s/step": f"{middle:.3f} [{low:.3f}, {high:.3f}]",
+                    "pairs/s": f"{len(rows) / total:.2f}",
+                    "tokens/s": f"{sum(row.padless for row in rows) / total:.0f}",
+                    "padded": f"{max(0.0, 1 - needed / sum(self.tokens[name])):.1%}",
+                    "peak MiB": f"{memory['peak'] / 2**20:.0f}" if memory else NOT_MEASURED,
+                    "step MiB": f"{memory['step'] / 2**20:.0f}" if memory else NOT_MEASURED,
+                    "GFLOP/s": f"{least / total / 1e9:.1f}",
+                    "of ceiling": f"{least / total / ceiling:.1%}",
+                }
+            )
+        return table
+
+    def comparisons(self) -> list[dict[str, str]]:
+        """A row a comparison that this run has both sides of, speed first and then memory."""
+        rows = []
+        for label, ours, against, bar, memory_bar in COMPARISONS:
+            against = tuple(name for name in against if name in self.names)
+            if ours not in self.names or not against:
+                continue
+            if not self.seconds[ours]:
+                rows.append({"comparison": label, "against": ", ".join(against), "ours is": NOT_MEASURED, "bar": _bar(bar)})
+                continue
+            fastest = min(against, key=lambda name: statistics.median(ratios(self.seconds[name], self.seconds[ours])))
+            middle, low, high = quartiles(ratios(self.seconds[fastest], self.seconds[ours]))
+            met = "" if bar is None else ", met" if middle >= bar else ", not met"
+            row = {"comparison": label, "against": fastest, "ours is": f"{middle:.2f}x [{low:.2f}, {high:.2f}] as fast"}
+            rows.append(row | {"bar": _bar(bar) + met})
+            if memory_bar is None or ours not in self.memory or fastest not in self.memory:
+                continue
+            for kind in ("peak", "step"):
+                share = self.memory[ours][kind] / self.memory[fastest][kind]
+                met = f"at most {memory_bar}x, {'met' if share <= memory_bar else 'not met'}"
+                rows.append({"comparison": label, "against": fastest, "ours is": f"{share:.2f}x its {kind} memory", "bar": met})
+        return rows
+
+    def protocols(self) -> list[dict[str, str]]:
+        """A row a protocol: what SimPO takes less of than DPO."""
+        rows = []
+        for label, (simpo, dpo) in PROTOCOLS.items():
+            row = {"protocol": label, "arms": f"{simpo}, {dpo}"} | dict.fromkeys(
+                ("less time", "less peak memory", "less of a step's"), NOT_MEASURED
+            )
+            if self.seconds.get(simpo) and self.seconds.get(dpo):
+                middle, low, high = quartiles([1 - value for value in ratios(self.seconds[simpo], self.seconds[dpo])])
+                row["less time"] = f"{middle:.1%} [{low:.1%}, {high:.1%}]"
+            if simpo in self.memory and dpo in self.memory:
+                row["less peak memory"] = f"{1 - self.memory[simpo]['peak'] / self.memory[dpo]['peak']:.1%}"
+                row["less of a step's"] = f"{1 - self.memory[simpo]['step'] / self.memory[dpo]['step']:.1%}"
+            rows.append(row)
+        return rows
+
+
+COLUMNS = ("arm", "s/step", "pairs/s", "tokens/s", "padded", "peak MiB", "step MiB", "GFLOP/s", "of ceiling")
+
+
+def _bar(bar: float | None) -> str:
+    return "" if bar is None else f"at least {bar}x"
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table with its columns aligned."""
+    lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines)
+
+
+def measured_memory(names: Sequence[str], arguments: Sequence[str], device: str) -> dict[str, dict[str, float]]:
+    """The memory of each arm, from a process of its own: two at a time on a CPU."""
+    environment = os.environ | arms.OWN_PROCESS
+
+    def one(name: str) -> dict[str, float]:
+        command = [sys.executable, "-m", "perf.train_step", "--arm", name, *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise ValueError(f"the memory of {name} could not be measured: {done.stderr.strip().splitlines()[-1]}")
+        found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        say(f"{name}: peak {found['peak'] / 2**20:.0f} MiB, of it the step {found['step'] / 2**20:.0f}")
+        return found
+
+    with ThreadPoolExecutor(2 if device == "cpu" else 1) as pool:
+        return dict(zip(names, pool.map(one, names), strict=True))
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def differences(configurations: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+    """The full configuration of the first arm of each of TRL's trainers, and of the others what differs from it."""
+    first: dict[str, str] = {}
+    for name, configuration in configurations.items():
+        trainer = configuration["trainer"]
+        if trainer == "PreferenceTrainer":
+            continue
+        base = configurations[first[trainer]] if trainer in first else {}
+        known = f", else as {first[trainer]}" if base else ""
+        changed = {key: value for key, value in configuration.items() if key not in base or base[key] != value}
+        yield f"{name} ({trainer}{known}): {json.dumps(changed, sort_keys=True, default=str)}"
+        first.setdefault(trainer, name)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What the numbers depend on besides the arguments."""
+    import transformers
+    import trl
+
+    versions = {module.__name__: module.__version__ for module in (torch, transformers, trl)}
+    name = torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else _processor()
+    return {"device": name, "threads": torch.get_num_threads(), "python": platform.python_version(), **versions}
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="perf.train_step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
+    parser.add_argument("--out", type=Path, default=Path("results/perf"))
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help=f"some of {', '.join(all_arms('cpu'))}; all of the device by default")
+    for name, text in (
+        ("batch", "pairs of a global batch, a multiple of 4"),
+        ("steps", "timed steps a round"),
+        ("warmup", "steps before them, at least 1"),
+        ("rounds", "an even number goes through the arms as often forwards as backwards"),
+        ("token-budget", "tokens of our packs"),
+    ):
+        defaults = " and ".join(f"{DEFAULTS[device][name.replace('-', '_')]} on {device}" for device in DEFAULTS)
+        parser.add_argument(f"--{name}", type=int, help=f"{text}; {defaults} by default")
+    parser.add_argument("--no-checkpointing", action="store_true", help="in no arm; TRL and the paper have it on")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be measured")
+    parser.add_argument("--arm", help="the memory of one arm alone, in this process, as a line of JSON")
+    given = parser.parse_args(arguments)
+    for name, value in DEFAULTS[given.device].items():
+        if getattr(given, name) is None:
+            setattr(given, name, value)
+    if given.batch < 4 or given.batch % 4:
+        raise ValueError(f"--batch {given.batch}: expected a multiple of 4, which is TRL's larger micro-batch")
+    for name in ("steps", "warmup", "rounds", "token_budget"):
+        if getattr(given, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(given, name)}: expected at least 1")
+    given.arms = given.arms or list(all_arms(given.device))
+    for name in [*given.arms, *([given.arm] if given.arm else [])]:
+        if name not in all_arms(given.device):
+            raise ValueError(f"--arms {name}: the arms on {given.device} are {', '.join(all_arms(given.device))}")
+    return given
+
+
+def measure(given: argparse.Namespace, world: World) -> None:
+    """Check, time, measure memory, write and print."""
+    bench = Bench(world, given.arms, given.steps, given.warmup, given.rounds)
+    ceiling = float("nan")
+    if world.device == "cuda" and not torch.cuda.is_available():
+        say("no GPU is visible: every row says 'not measured'; run this where torch.cuda.is_available()")
+    else:
+        bench.check()
+        ceiling = matmul_ceiling(world.device)
+        bench.time()
+        if not given.no_memory:
+            passed = ["--device", given.device, "--batch", str(given.batch), "--token-budget", str(given.token_budget)]
+            bench.memory = measured_memory(given.arms, passed + ["--no-checkpointing"] * given.no_checkpointing, given.device)
+    table, comparisons, protocols = bench.table(ceiling), bench.comparisons(), bench.protocols()
+    report = {
+        "environment": environment(given.device),
+        "world": asdict(world),
+        "matmul_ceiling": None if ceiling != ceiling else ceiling,
+        "arms": table,
+        "comparisons": comparisons,
+        "protocols": protocols,
+        "losses": bench.losses,
+        "seconds": bench.seconds,
+        "tokens": bench.tokens,
+        "memory": bench.memory,
+        "configurations": bench.configurations,
+    }
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "train_step.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+    with (given.out / "train_step.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    print(*differences(bench.configurations), sep="\n", end="\n\n")
+    print(f"{world}; matrix products reach {ceiling / 1e9:.0f} GFLOP/s; {report['environment']}")
+    print(*(markdown(rows) for rows in (table, comparisons, protocols) if rows), sep="\n\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    try:
+        given = parse(arguments)
+        if given.dry_run:
+            print(
+                f"The losses of {len(given.arms)} arms on {given.device}, {given.rounds} rounds of {given.warmup} + {given.steps} steps of"
+                f" {given.batch} pairs each, then the memory of each in a process of its own; results in {given.out}:\n"
+                f"{chr(10).join(f'  {name}: {all_arms(given.device)[name]}' for name in given.arms)}\nThis was a dry-run."
+            )
+            return
+        arms.quiet()
+        if given.device == "cpu":
+            torch.set_num_threads(1)
+        checkpointing, bf16 = not given.no_checkpointing, given.device == "cuda"
+        world = World(given.device, arms.SHAPES[given.device], given.batch, given.token_budget, checkpointing, bf16)
+        if given.arm:
+            bench = Bench(world, [given.arm], 1, 1, 1)
+            print(json.dumps(bench.run(given.arm, bench.longest_batch(), epochs=2, memory=True).memory))
+        else:
+            measure(given, world)
+    except ValueError as error:
+        sys.exit(f"perf.train_step: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""perf/: the file of lengths, the formulas, the check of losses, and every kind of arm once at a tiny size. Nothing is timed here."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from perf import arms, lengths, memory, train_step
+from perf.arms import Arm, World
+from perf.cost import Shape, flops
+from perf.lengths import Lengths
+
+TINY = Shape(64, 32, 64, 2, 4, 2)
+
+
+def test_lengths_are_made_again_bit_for_bit(tmp_path: Path) -> None:
+    """perf.lengths: the committed file is what its generator writes."""
+    lengths.write(tmp_path / "lengths.csv", lengths.generate())
+    assert (tmp_path / "lengths.csv").read_bytes() == lengths.FILE.read_bytes()
+    assert lengths.generate(seed=lengths.SEED + 1) != lengths.generate()
+
+
+def test_lengths_are_ultrafeedbacks() -> None:
+    """perf.lengths: means, medians and padding of the file are those published for UltraFeedback, and no sequence is too long."""
+    rows = lengths.read()
+    means = [statistics.mean(column) for column in zip(*rows, strict=True)]
+    assert means == pytest.approx([172, 346, 314], rel=0.05)
+    assert 409 <= statistics.median(row.prompt + row.chosen for row in rows) <= 437
+    assert statistics.median(row.prompt / row.chosen for row in rows) == pytest.approx(0.42, abs=0.02)
+    assert max(row.longest for row in rows) <= 2048
+    padded = [1 / (1 - lengths.padded_share(rows, pairs)) for pairs in (1, 2, 4, 8)]
+    assert padded == pytest.approx([1.17, 1.53, 1.89, 2.25], rel=0.04)
+
+
+def test_padded_share_of_a_batch_made_by_hand() -> None:
+    """perf.lengths: every sequence of a micro-batch has its longest one's length, so 4 x 8 tokens for the 20 of these two pairs."""
+    rows = [Lengths(2, 3, 1), Lengths(3, 5, 1)]
+    assert lengths.padded_share(rows, 2) == pytest.approx(1 - 20 / 32)
+    assert lengths.padded_share(rows, 1) == pytest.approx(1 - 20 / (2 * 5 + 2 * 8))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "checkpointing", "shared", "simpo", "live"),
+    [(150, True, False, 53.3, 66.5), (150, False, False, 40.6, 53.9), (150, True, True, 44.8, None), (500, True, False, 93.4, 116.7)],
+)
+def test_flops_of_llama_3_8b(prompt: int, checkpointing: bool, shared: bool, simpo: float, live: float | None) -> None:
+    """perf.cost: TFLOP of a pair with answers of 300 tokens, computed apart for Llama-3-8B; its body has 6.979 G parameters."""
+    shape = Shape(128256, 4096, 14336, 32, 32, 8)
+    assert shape.body == pytest.approx(6.979e9, rel=1e-3)
+    pair, options = Lengths(prompt, 300, 300), {"shared": shared, "checkpointing": checkpointing}
+    assert flops(shape, pair, **options, live_reference=False) / 1e12 == pytest.approx(simpo, abs=0.06)
+    if live:
+        assert flops(shape, pair, **options, live_reference=True) / 1e12 == pytest.approx(live, abs=0.06)
+
+
+def test_another_loss_ends_the_measurement() -> None:
+    """perf.train_step: arms whose losses of one batch are 1e-4 apart are not compared; other objectives' losses may differ."""
+    every = train_step.all_arms("cpu")
+    same = {"ours_simpo": 2.0, "trl_simpo_2": 2.00001, "ours_dpo_live": 0.7}
+    train_step.check_losses(same, every, 1e-5)
+    with pytest.raises(ValueError, match="trl_simpo_2 has a loss of 2.0002 and ours_simpo of 2 on the same batch"):
+        train_step.check_losses(same | {"trl_simpo_2": 2.0002}, every, 1e-5)
+    with pytest.raises(ValueError, match="no ratio counts"):
+        train_step.check_losses(same | {"trl_simpo_2": float("nan")}, every, 1e-5)
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """perf.train_step and perf.memory: --help prints how they are run."""
+    for main, name in ((train_step.main, "perf.train_step"), (memory.main, "perf.memory")):
+        with pytest.raises(SystemExit, match="0"):
+            main(["--help"])
+        assert f"python -m {name} --device cpu" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--batch", "6"], "--batch 6: expected a multiple of 4"),
+        (["--rounds", "0"], "--rounds 0: expected at least 1"),
+        (["--arms", "trl_kto"], "--arms trl_kto: the arms on cpu are ours_simpo"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], sentence: str) -> None:
+    """perf.train_step: a wrong argument ends it with one sentence that names it."""
+    with pytest.raises(SystemExit, match=sentence):
+        train_step.main(["--device", "cpu", *arguments])
+
+
+def test_one_step_of_every_kind_of_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """perf.train_step: ours and TRL's have one loss in every kind of arm, whatever the micro-batches; a table and a report come out."""
+    monkeypatch.setitem(arms.SHAPES, "cpu", TINY)
+    monkeypatch.setitem(train_step.DIVISOR, "cpu", 40)
+    monkeypatch.setattr(train_step, "matmul_ceiling", lambda device: 1e9)
+    names = ["ours_simpo", "ours_dpo_cached", "ours_dpo_live", "trl_simpo_2", "trl_simpo_2_rebalanced", "trl_dpo_live_2"]
+    names += ["trl_dpo_cached_4", "vanilla_dpo_live_2", "trl_dpo_live_2_shipped"]
+    options = ["--batch", "4", "--steps", "1", "--rounds", "2", "--no-memory", "--out", str(tmp_path)]
+    train_step.main(["--device", "cpu", *options, "--arms", *names])
+    report: dict[str, Any] = json.loads((tmp_path / "train_step.json").read_text())
+    assert [len(report["seconds"][name]) for name in names] == [2] * 8 + [1]
+    dpo = {report["losses"][name] for name in names if "dpo" in name}
+    assert max(dpo) - min(dpo) <= 1e-5 * min(dpo)
+    assert abs(min(dpo) - 0.6931) > 1e-3, "a reference like the policy would make every DPO loss ln 2"
+    padded = {row["arm"]: row["padded"] for row in report["arms"]}
+    rows = lengths.read(divisor=40)[:8]
+    assert padded["trl_simpo_2"] == f"{lengths.padded_share(rows, 2):.1%}"
+    assert {row["comparison"] for row in report["comparisons"]} >= {"SimPO, TRL at 2 pairs", "DPO cached, TRL live at 2 pairs"}
+    printed = capsys.readouterr().out
+    assert "| trl_simpo_2 " in printed
+    assert '"simpo_gamma": 1.375' in printed
+    assert "simpo_gamma" in report["configurations"]["trl_simpo_2"]
+
+
+def test_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """perf.train_step: where no GPU is visible its table says so in every row, and nothing fails."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    train_step.main(["--device", "cuda", "--out", str(tmp_path)])
+    report = json.loads((tmp_path / "train_step.json").read_text())
+    assert [row["arm"] for row in report["arms"]] == list(train_step.all_arms("cuda"))
+    assert {row["s/step"] for row in report["arms"]} == {"not measured"}
+    assert {row["ours is"] for row in report["comparisons"]} == {row["less time"] for row in report["protocols"]} == {"not measured"}
+
+
+def test_memory_of_a_step() -> None:
+    """perf.arms: a step's peak is over its beginning, and within the whole of what the process took since."""
+    world = World("cpu", TINY, batch_size=4, token_budget=512, checkpointing=True, bf16=False)
+    pairs = lengths.token_ids(lengths.read(divisor=8)[:4], TINY.vocab_size)
+    run = arms.train(Arm("trl", "simpo", None, 4), world, pairs, [(0.0, 0.0)] * 4, epochs=2, memory=True)
+    assert 0 <= run.memory["step"] <= run.memory["peak"]
+
+
+def test_slopes_of_memory() -> None:
+    """perf.memory: bytes a token, between a line's ends."""
+    points = [memory.Point("trl", tokens, words, 5.0 + 4 * tokens * words) for tokens in (1, 2, 8) for words in (10, 30)]
+    assert memory.slopes(points) == {"trl": {10: pytest.approx(40), 30: pytest.approx(120)}}

@@ -1,0 +1,246 @@
+"""conf/sweep/, its two doors (stages/run.py, Plan.trials of stages/config.py) and the choice among the trials (analysis/tuning.py)."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from analysis import tuning
+from stages import config as bridge
+from stages import files
+from stages import run as front_door
+from stages.config import CONF, ConfigError, Plan, sweep
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    monkeypatch.chdir(tmp_path)
+    return Plan()
+
+
+# -- the sweeps -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_method_that_trains_has_as_many_trials_as_the_others_at_the_same_learning_rates(plan: Plan) -> None:
+    """conf/sweep/mini: none of the paper's methods is favoured by a longer search."""
+    rows = dict.fromkeys(plan.scale["methods"] + plan.scale["ablations"])
+    trained = {method for method in rows if plan.method("mini_base", method).objective is not None}
+    counts = Counter((trial.setting, trial.method) for trial in plan.trials)
+    assert counts == {(setting, method): 6 for setting in plan.scale["settings"] for method in trained}
+    assert {path.stem for path in (CONF / "sweep/mini").glob("*.yaml")} == trained
+    assert len({tuple(sweep(f"mini/{method}")["learning_rate"]) for method in trained}) == 1
+
+
+@pytest.mark.parametrize("scale", ["mini", "smoke", "paper"])
+def test_every_trial_is_a_run_of_its_method_and_no_two_are_the_same(scale: str) -> None:
+    """conf/sweep against the schema: Plan.run takes each name, and finds in it the values that the sweep gives."""
+    plan = Plan(scale)
+    plan.scale["settings"] = plan.scale["settings"][:2]
+    assert len({trial[:2] for trial in plan.trials}) == len(plan.trials) > 0
+    for trial in plan.trials:
+        method = plan.run(trial.setting, trial.run).method
+        assert method.name == trial.method
+        assert {key: method[key] for key in trial.varied} == trial.varied
+
+
+def test_every_sweep_is_of_a_method_that_exists() -> None:
+    """conf/sweep: a file with a mistyped name would be left out without a word."""
+    found = {path.stem for path in (CONF / "sweep").glob("*/*.yaml")}
+    assert found <= {path.stem for path in (CONF / "method").glob("*.yaml")}
+
+
+# -- the front door -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def snakemake_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``python -m stages.run`` in this process: what it would have Snakemake make."""
+
+    def call(*arguments: str) -> list[str]:
+        commands: list[list[str]] = []
+
+        def snakemake(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+            commands.append(command)
+            return subprocess.CompletedProcess(command, 0)
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["stages.run", *arguments])
+        with monkeypatch.context() as patch:
+            patch.setattr(front_door.subprocess, "run", snakemake)
+            front_door.main()
+        assert len(commands) == 1
+        return [word for word in commands[0] if word.startswith(("results/", "scale="))]
+
+    return call
+
+
+@pytest.mark.parametrize("arguments", [["+sweep=mini/dpo"], ["-m", "+sweep=mini/kto"], ["+sweep=mini/simpo_no_margin"]])
+def test_both_doors_name_the_same_runs_and_ask_for_their_trainings_alone(snakemake_gets: Any, plan: Plan, arguments: list[str]) -> None:
+    """Hydra's multirun and Plan.trials, with -m and without."""
+    plan.scale["methods"], plan.scale["ablations"] = [arguments[-1].partition("/")[2]], []
+    wanted = plan.trainings(trial[:2] for trial in plan.trials)
+    got = snakemake_gets(*arguments, "setting=mini_base,mini_instruct")
+    assert sorted(got) == sorted([*wanted, "scale=mini"])
+    assert len(wanted) == 12
+
+
+def test_the_command_line_s_value_takes_the_place_of_the_sweep_s(snakemake_gets: Any) -> None:
+    """stages/run.py with hydra.sweeper.params: of a key given twice the command line's."""
+    got = snakemake_gets("+sweep=mini/dpo", "setting=mini_base", "method.beta=0.3", "method.learning_rate=1e-5,3e-5")
+    runs = [f"results/mini_base/runs/dpo+beta=0.3+learning_rate={rate}/manifest.json" for rate in ("1e-5", "3e-5")]
+    assert got == [*runs, "scale=mini"]
+
+
+def test_a_multirun_of_one_s_own_goes_to_the_scores_and_a_sweep_where_it_is_told(snakemake_gets: Any) -> None:
+    """stages/run.py: hydra.callbacks.snakemake.until."""
+    got = snakemake_gets("-m", "setting=mini_base", "method=dpo", "method.beta=0.3")
+    assert {Path(path).name for path in got} == {"scores.json"}
+    got = snakemake_gets("setting=mini_base", "method=dpo", "method.beta=0.3", "hydra.callbacks.snakemake.until=train")
+    assert got == ["results/mini_base/runs/dpo+beta=0.3/manifest.json"]
+    got = snakemake_gets("+sweep=smoke/simpo", "setting=smoke", "hydra.callbacks.snakemake.until=score")
+    assert {Path(path).name for path in got} == {"scores.json", "scale=smoke"}
+    with pytest.raises(SystemExit, match="until=trian: expected train or score"):
+        snakemake_gets("setting=mini_base", "hydra.callbacks.snakemake.until=trian")
+
+
+def test_two_sweeps_in_one_call_are_an_error_and_not_two_default_runs(snakemake_gets: Any) -> None:
+    """stages/run.py: Hydra composes a sweep's values for all jobs or for none."""
+    with pytest.raises(SystemExit, match=r"\+sweep=mini/dpo: .*give one sweep in a call"):
+        snakemake_gets("-m", "+sweep=mini/dpo,mini/simpo", "setting=mini_base")
+
+
+# -- the plan -------------------------------------------------------------------------------------------------------------
+
+
+def test_trials_are_planned_where_their_table_is_asked_for_and_only_there(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan.write: no sweep is read for another target; for this one every training has its slice, and no evaluation has."""
+    with monkeypatch.context() as patch:
+        patch.setattr(bridge, "sweep", lambda name: pytest.fail(f"{name} was read"))
+        plan.write(["results/table4.csv"])
+    assert not Path("results/tuning.yaml").exists()
+    plan.scale["methods"], plan.scale["ablations"] = ["sft", "dpo"], ["simpo"]
+    plan.write(["results/tuning.csv"])
+    wanted: Any = OmegaConf.load("results/tuning.yaml")
+    assert len(wanted.trials) == 2 * 2 * 6
+    for trial in wanted.trials:
+        folder = Path(f"results/{trial.setting}/runs/{trial.run}")
+        assert (folder / "config.yaml").is_file()
+        assert (folder / "eval").exists() == (trial.run in ("dpo", "simpo"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("method.beta:", "method.bta:", r"conf/sweep/mini/dpo\.yaml, in mini_base: bta: .*did you mean 'beta'"),
+        ("method.beta: 0.05", "method.beta: -0.05", r"mini/dpo\.yaml, in mini_base: method\.beta=-0\.05: expected more than 0"),
+        ("method.beta:", "setting.training.epochs:", r"mini/dpo\.yaml: .*setting\.training\.epochs: a sweep can vary method\.\* and seed"),
+        ("method: dpo", "method: ipo", r"mini/dpo\.yaml: .*must stand there and be dpo"),
+        ("sweeper:", "sweper:", r"mini/dpo\.yaml: hydra\.sweeper\.params\.method must"),
+        ("method.beta: 0.05", "method.beta: ${seed}", r"mini/dpo\.yaml: .*'seed' not found"),
+        ("method.beta: 0.05", "method.beta: choice(0.05", r"mini/dpo\.yaml: "),
+        ("params:", "params: [", r"mini/dpo\.yaml: "),
+    ],
+)
+def test_a_mistake_in_a_sweep_is_an_error_that_names_the_file_and_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, message: str
+) -> None:
+    """Plan.trials and sweep of stages/config.py."""
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    monkeypatch.setattr(bridge, "CONF", conf)
+    path = conf / "sweep/mini/dpo.yaml"
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        _ = Plan("mini").trials
+
+
+def test_a_scale_without_sweeps_says_where_they_would_be(plan: Plan) -> None:
+    """Plan.trials: no empty table."""
+    plan.scale["methods"], plan.scale["ablations"] = ["sft"], []
+    with pytest.raises(ConfigError, match=r"scale mini has no trials: write conf/sweep/mini/<method>\.yaml"):
+        _ = plan.trials
+
+
+# -- the choice -----------------------------------------------------------------------------------------------------------
+
+
+def made_up(results: Path, accuracies: dict[str, list[tuple[float, float]]], pairs: int = 200) -> None:
+    """tuning.yaml and manifests: by method (learning rate, accuracy) of each trial, in the order of the grid."""
+    trials = []
+    for method, given in accuracies.items():
+        for number, (rate, accuracy) in enumerate(given):
+            varied = {"learning_rate": rate, "beta" if method == "dpo" else "gamma": number}
+            trials.append({"setting": "s", "run": f"{method}{number}", "method": method, "varied": varied})
+            heldout = {"rewards/accuracies": accuracy, "rewards/margins": number / 8, "loss": 0.5}
+            files.write_json(results / f"s/runs/{method}{number}/manifest.json", {"heldout": heldout, "heldout_pairs": pairs})
+    OmegaConf.save(OmegaConf.create({"trials": trials}), results / "tuning.yaml")
+
+
+@pytest.mark.parametrize(
+    ("trials", "pairs", "chosen"),
+    [
+        ([(1e-4, 0.80), (2e-5, 0.70)], 200, 0),  # √(0.8 · 0.2 / 200) = 0.028: 0.70 is further away
+        ([(1e-4, 0.80), (2e-5, 0.775)], 200, 1),  # within one standard error the smaller learning rate
+        ([(1e-4, 0.80), (2e-5, 0.775)], 800, 0),  # which is half as large with four times the pairs
+        ([(2e-5, 0.78), (2e-5, 0.79), (1e-4, 0.80)], 200, 1),  # at the same learning rate the better one
+        ([(5e-5, 0.79), (2e-5, 0.79), (2e-5, 0.79)], 200, 1),  # and of equals the first
+        ([(1e-4, 1.0), (2e-5, 0.995)], 200, 0),  # a perfect one has no standard error
+    ],
+)
+def test_the_smallest_learning_rate_within_one_standard_error_of_the_best_is_chosen(
+    tmp_path: Path, trials: list[tuple[float, float]], pairs: int, chosen: int
+) -> None:
+    """analysis/tuning.py: the rule of its docstring, by hand."""
+    made_up(tmp_path, {"dpo": trials}, pairs)
+    assert tuning.tuning(tmp_path)["chosen"].tolist() == [number == chosen for number in range(len(trials))]
+
+
+def test_the_table_has_a_row_a_trial_and_the_lines_for_conf_are_the_chosen_values(tmp_path: Path) -> None:
+    """analysis/tuning.py: each method chooses among its own trials; a key that a method does not vary is empty, and in no line of it."""
+    made_up(tmp_path, {"dpo": [(2e-5, 0.6), (1e-4, 0.7)], "simpo": [(2e-5, 0.65), (1e-4, 0.66)]})
+    table = tuning.tuning(tmp_path)
+    assert list(table)[:6] == ["setting", "method", "run", "learning_rate", "beta", "gamma"]
+    assert table["run"].tolist() == ["dpo0", "dpo1", "simpo0", "simpo1"]
+    assert table["chosen"].tolist() == [False, True, True, False]
+    assert table["gamma"].isna().tolist() == [True, True, False, False]
+    assert table["standard_error"].tolist() == pytest.approx([math.sqrt(p * (1 - p) / 200) for p in (0.6, 0.7, 0.65, 0.66)])
+    read: Any = OmegaConf.create(tuning.for_conf(table))
+    assert read == {"dpo": {"learning_rate": 1e-4, "beta": 1}, "simpo": {"learning_rate": 2e-5, "gamma": 0}}
+    assert "# conf/setting/s.yaml" in tuning.for_conf(table)
+
+
+def test_learning_rates_are_whole_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """analysis/tuning.py through its command line: four decimals would write 2e-5 as 0."""
+    made_up(tmp_path, {"dpo": [(2e-5, 0.6), (1e-4, 0.7)]})
+    monkeypatch.setattr(sys, "argv", ["python", "--results", str(tmp_path), "--out", str(tmp_path)])
+    tuning.run(None, "tuning.csv", tuning.shown)
+    assert [line.split(",")[3] for line in (tmp_path / "tuning.csv").read_text().splitlines()] == ["learning_rate", "2e-05", "0.0001"]
+
+
+def test_a_missing_manifest_and_one_without_a_figure_are_named_with_the_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """analysis/tuning.py: no choice among what happens to be there."""
+    monkeypatch.chdir(tmp_path)
+    made_up(Path("results"), {"dpo": [(2e-5, 0.6), (1e-4, 0.7)]})
+    path = Path("results/s/runs/dpo1/manifest.json")
+    whole = files.read_json(path)
+    files.write_json(path, {"heldout": whole["heldout"]})
+    with pytest.raises(ValueError, match=rf"{path} has no 'heldout_pairs'; make it again with: snakemake .*--forcerun {path}"):
+        tuning.tuning(Path("results"))
+    del whole["heldout"]["loss"]
+    files.write_json(path, whole)
+    with pytest.raises(ValueError, match=rf"{path} has no 'loss'"):
+        tuning.tuning(Path("results"))
+    path.unlink()
+    with pytest.raises(ValueError, match=rf"{path} does not exist; make it with: snakemake --cores all {path}"):
+        tuning.tuning(Path("results"))
