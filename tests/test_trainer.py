@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import traceback
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from omegaconf import OmegaConf
 from transformers import TrainerCallback, TrainingArguments
 
 from stages import files, reference, train
-from stages.preference import refcache
+from stages.preference import objectives, refcache
 from stages.preference.data import mismatched, tokenize_pairs
 from stages.preference.objectives import Losses, Sums, dpo, kto, simpo
 from stages.preference.trainer import PreferenceTrainer, TrainingPair, evaluate_pairs
@@ -202,12 +203,14 @@ def made(folder: Path) -> None:
     files.write_manifest(folder, OmegaConf.create({"stage": folder.name}))
 
 
-def stage(module: Any, monkeypatch: pytest.MonkeyPatch, folder: Path, **values: Any) -> dict[str, Any]:
+def stage(
+    module: Any, monkeypatch: pytest.MonkeyPatch, folder: Path, runtime: tuple[str, ...] = ("token_budget=60",), **values: Any
+) -> dict[str, Any]:
     """Run a stage as its command line does; its manifest."""
     lengths = {"max_length": 200, "max_prompt_length": 100, "empty_system": False, "precision": "fp32"}
     start = {"setting": "tiny", "model": "results/tiny/sft/model", "revision": None, "pairs": "results/tiny/data"}
     files.write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create({**start, **lengths, **values})))
-    monkeypatch.setattr("sys.argv", [module.__name__, "--config", str(folder / "config.yaml"), "--runtime", "token_budget=60"])
+    monkeypatch.setattr("sys.argv", [module.__name__, "--config", str(folder / "config.yaml"), "--runtime", *runtime])
     module.main()
     return files.read_manifest(folder)
 
@@ -263,6 +266,35 @@ def test_simpo_needs_no_reference_and_repeats_itself_to_the_byte(setting: Path, 
         outputs = stage(train, monkeypatch, setting / "runs/simpo", **(values | {"seed": seed}))["outputs"]
         hashes.append((outputs["model/model.safetensors"]["sha256"], outputs["train.jsonl"]["sha256"]))
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_loss_that_is_no_number_ends_the_stage_and_keeps_its_checkpoint(
+    setting: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """stages.train: exit status 3, a sentence with the step, no model; its last checkpoint is whole, and training goes on from there."""
+    values: dict[str, Any] = {"stage": "train", "run": "simpo", "seed": 42, "reference": None, "method": method("simpo", **SIMPO)}
+    folder, batches = setting / "runs/simpo", []
+
+    def broken(sums: Sums, **hyperparameters: Any) -> Losses:
+        batches.append(1)
+        losses, *rewards = simpo(sums, **hyperparameters)
+        return losses * (float("nan") if len(batches) == 3 else 1.0), rewards[0], rewards[1]
+
+    def run_with(objective: Any) -> Any:
+        monkeypatch.setattr(objectives, "named", lambda name: objective)
+        return stage(train, monkeypatch, folder, runtime=("save_steps=1", "token_budget=1000000"), **values)
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            files.run(lambda: run_with(broken))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 3
+    assert "error: step 3: loss" in (said := capsys.readouterr().err) and "checkpoint" in said
+    assert [path.name for path in (folder / ".work").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert not (folder / "manifest.json").exists() and not (folder / "model").exists()
+    assert run_with(simpo)["resumed_at"] == [2]
 
 
 def test_a_reference_of_other_tokens_or_weights_is_refused(setting: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,7 +228,10 @@ class PreferenceTrainer(Trainer):
         means = torch.cat([gathered, norm.to(gathered.dtype).unsqueeze(0)]).tolist()  # the step's one wait for the device
         self.figures = dict(zip([*totals, "grad_norm"], means, strict=True)) | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
         if wrong := [name for name, value in self.figures.items() if not math.isfinite(value)]:
-            raise FloatingPointError(f"step {self.state.global_step + 1}: {', '.join(wrong)} is not finite; the step was not applied")
+            raise FloatingPointError(
+                f"step {self.state.global_step + 1}: {', '.join(wrong)} is not finite; the step was not applied, and the last checkpoint is"
+                " kept; lower method.learning_rate, or look at the pairs of that batch"
+            )
         return gathered[0].to(self.args.device, torch.float32)
 
     @torch.no_grad()
