@@ -230,6 +230,7 @@ rule table:
 rule tuning:
     input:
         config="results/tuning.yaml",
+        made=lambda w: PLAN.made("tuning"),
         trials=lambda w: PLAN.trainings(trial[:2] for trial in PLAN.trials),
     output:
         "results/tuning.csv",

@@ -427,7 +427,8 @@ def _tables(plan: Plan, **_: str) -> Slice:
 
 
 def _tuning(plan: Plan, **_: str) -> Slice:
-    return "results/tuning.yaml", {"trials": [trial._asdict() for trial in plan.trials]}
+    references = {name: f"results/{name}/reference" for name in plan.scale["settings"]}
+    return "results/tuning.yaml", {"references": references, "trials": [trial._asdict() for trial in plan.trials]}
 
 
 def _report(plan: Plan, **_: str) -> Slice:

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
@@ -173,16 +174,20 @@ def test_a_scale_without_sweeps_says_where_they_would_be(plan: Plan) -> None:
 # -- the choice -----------------------------------------------------------------------------------------------------------
 
 
-def made_up(results: Path, accuracies: dict[str, list[tuple[float, float]]], pairs: int = 200) -> None:
-    """tuning.yaml and manifests: by method (learning rate, accuracy) of each trial, in the order of the grid."""
+def made_up(results: Path, accuracies: dict[str, list[tuple[float, ...]]], pairs: int = 200) -> None:
+    """tuning.yaml, manifests and the start model's log-probabilities, -0.5 a token: by method (learning rate, accuracy and, if not the start's, the
+    chosen answers' log-probability a token) of each trial, in the order of the grid."""
     trials = []
+    sums = {"split": ["train", "heldout", "heldout"], "chosen_logps": [-90.0, -1.5, -2.5], "chosen_length": [3, 3, 5]}
+    (results / "s/reference").mkdir(parents=True)
+    pd.DataFrame(sums).to_parquet(results / "s/reference/logps.parquet")
     for method, given in accuracies.items():
-        for number, (rate, accuracy) in enumerate(given):
+        for number, (rate, accuracy, *logp) in enumerate(given):
             varied = {"learning_rate": rate, "beta" if method == "dpo" else "gamma": number}
             trials.append({"setting": "s", "run": f"{method}{number}", "method": method, "varied": varied})
-            heldout = {"rewards/accuracies": accuracy, "rewards/margins": number / 8, "loss": 0.5}
+            heldout = {"rewards/accuracies": accuracy, "rewards/margins": number / 8, "loss": 0.5, "avg_logps/chosen": (*logp, -0.5)[0]}
             files.write_json(results / f"s/runs/{method}{number}/manifest.json", {"heldout": heldout, "heldout_pairs": pairs})
-    OmegaConf.save(OmegaConf.create({"trials": trials}), results / "tuning.yaml")
+    OmegaConf.save(OmegaConf.create({"references": {"s": "results/s/reference"}, "trials": trials}), results / "tuning.yaml")
 
 
 @pytest.mark.parametrize(
@@ -194,10 +199,12 @@ def made_up(results: Path, accuracies: dict[str, list[tuple[float, float]]], pai
         ([(2e-5, 0.78), (2e-5, 0.79), (1e-4, 0.80)], 200, 1),  # at the same learning rate the better one
         ([(5e-5, 0.79), (2e-5, 0.79), (2e-5, 0.79)], 200, 1),  # and of equals the first
         ([(1e-4, 1.0), (2e-5, 0.995)], 200, 0),  # a perfect one has no standard error
+        ([(2e-4, 0.95, -0.6), (1e-4, 0.80, -0.4), (2e-5, 0.70)], 200, 1),  # the most accurate made the chosen answers less likely
+        ([(2e-4, 0.95, -0.8), (1e-4, 0.80, -0.6), (2e-5, 0.90, -0.7)], 200, 1),  # all did: the one that did so least
     ],
 )
 def test_the_smallest_learning_rate_within_one_standard_error_of_the_best_is_chosen(
-    tmp_path: Path, trials: list[tuple[float, float]], pairs: int, chosen: int
+    tmp_path: Path, trials: list[tuple[float, ...]], pairs: int, chosen: int
 ) -> None:
     """analysis/tuning.py: the rule of its docstring, by hand."""
     made_up(tmp_path, {"dpo": trials}, pairs)
@@ -243,4 +250,9 @@ def test_a_missing_manifest_and_one_without_a_figure_are_named_with_the_next_com
         tuning.tuning(Path("results"))
     path.unlink()
     with pytest.raises(ValueError, match=rf"{path} does not exist; make it with: snakemake --cores all {path}"):
+        tuning.tuning(Path("results"))
+    Path("results/s/reference/logps.parquet").unlink()
+    with pytest.raises(
+        ValueError, match="logps.parquet does not exist; make it with: snakemake --cores all results/s/reference/manifest.json"
+    ):
         tuning.tuning(Path("results"))
