@@ -175,8 +175,8 @@ def test_a_scale_without_sweeps_says_where_they_would_be(plan: Plan) -> None:
 
 
 def made_up(results: Path, accuracies: dict[str, list[tuple[float, ...]]], pairs: int = 200) -> None:
-    """tuning.yaml, manifests and the start model's log-probabilities, -0.5 a token: by method (learning rate, accuracy and, if not the start's, the
-    chosen answers' log-probability a token) of each trial, in the order of the grid."""
+    """tuning.yaml, manifests and the start model's log-probabilities, -0.5 a token: by method (learning rate, accuracy and, if it is not
+    -0.5, the chosen answers' log-probability a token) of each trial, in the order of the grid."""
     trials = []
     sums = {"split": ["train", "heldout", "heldout"], "chosen_logps": [-90.0, -1.5, -2.5], "chosen_length": [3, 3, 5]}
     (results / "s/reference").mkdir(parents=True)
