@@ -227,7 +227,7 @@ def ours(
     args = TrainingArguments(per_device_train_batch_size=world.batch_size, **arguments)
     known = sums if arm.reference == "cached" else [None] * len(pairs)
     rows: list[Any] = [None] * len(pairs)
-    shuffled = (row for batch in Shuffled(len(pairs), world.batch_size, args.data_seed or args.seed) for row in batch)
+    shuffled = (row for batch in Shuffled(len(pairs), world.batch_size, args.seed) for row in batch)
     for place, pair, pair_sums in zip(shuffled, pairs, known, strict=True):
         rows[place] = TrainingPair(tokens=pair, reference=pair_sums)
     live = build(world, REFERENCE) if arm.reference == "live" else None

@@ -206,6 +206,8 @@ def run(main: Callable[[], None]) -> None:
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(NOT_FINITE)
+    except ImportError as error:
+        sys.exit(f"error: {error}; `make setup ENV=cuda`, or ENV=cpu, installs the versions that envs/ locks")
     except (ValueError, OmegaConfBaseException) as error:
         sys.exit(f"error: {error}")
 

@@ -56,7 +56,6 @@ def main() -> None:
         bf16=config.precision == "bf16",
         gradient_checkpointing=bool(runtime.get("gradient_checkpointing", 0)),
         seed=config.seed,
-        data_seed=config.seed,
         logging_nan_inf_filter=False,  # a loss that is no number is an error, not a step to leave out
         save_strategy="no",  # stages/checkpoints.py saves
         report_to="none",

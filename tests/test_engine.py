@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import signal
+import sys
 from functools import partial
 from typing import Any
 
@@ -11,6 +13,7 @@ import tiny
 import torch
 from torch import Tensor
 
+from stages import files
 from stages.preference import attention, logps
 from stages.preference.data import Pair, tokenize_pairs
 from stages.preference.logps import answer_logps, reading, right_layout
@@ -123,6 +126,15 @@ def test_the_kernel_is_called_as_it_aligns(rows: list[Pair], monkeypatch: pytest
         for way in (attention._by_kernel, partial(attention._in_a_rectangle, softcap=None))
     )
     assert torch.allclose(kernel, rectangle, rtol=1e-10, atol=1e-12)
+
+
+def test_a_torch_without_the_kernel_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """attention._by_kernel, files.run: one sentence with what is missing and the next command."""
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
+    states, before = torch.zeros(4, 2, 8), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match=r"error: torch .* has no torch.nn.attention.varlen.*make setup ENV=cuda"):
+        files.run(lambda: print(attention._by_kernel(states, states, states, {}, 1.0, None)))
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])

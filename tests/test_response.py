@@ -8,7 +8,7 @@ import pytest
 import tiny
 from jinja2 import TemplateError
 
-from stages.preference.data import render_pair, tokenize_pair, tokenize_pairs, tokens_sha256, truncate
+from stages.preference.data import mismatched, render_pair, tokenize_pair, tokenize_pairs, tokens_sha256, truncate
 from stages.preference.packing import collate
 
 Q, A, B = "w1 w2", "w3 w4 w5", "w6"
@@ -173,3 +173,16 @@ def test_the_token_hash_sees_every_border() -> None:
     one, two = {"prompt": [1, 2], "chosen": [3], "rejected": [4]}, {"prompt": [1], "chosen": [2, 3], "rejected": [4]}
     assert len({tokens_sha256(rows) for rows in ([one], [two], [one, two], [two, one])}) == 4
     assert tokens_sha256([dict(one)]) == tokens_sha256([one])
+
+
+def test_mismatched_pairs_are_each_prompt_with_the_next_rows_answers() -> None:
+    """data.mismatched: rotated by one, the last row with the first's; cut where they are too long, an answer to its first token at least."""
+    rows = [{"prompt": [n] * 4, "chosen": [10 + n] * (n + 1), "rejected": [20 + n] * 2} for n in range(3)]
+    others = mismatched(rows, max_length=100, max_prompt_length=100)
+    assert [row["prompt"] for row in others] == [row["prompt"] for row in rows]
+    assert [(row["chosen"], row["rejected"]) for row in others] == [(rows[n]["chosen"], rows[n]["rejected"]) for n in (1, 2, 0)]
+    cut = mismatched(rows, max_length=5, max_prompt_length=3)
+    assert [len(cut[1][side]) for side in ("prompt", "chosen", "rejected")] == [3, 2, 2]
+    assert [cut[1][side] for side in ("chosen", "rejected")] == [[12, 12], [22, 22]]
+    nothing_left = mismatched(rows, max_length=4, max_prompt_length=4)
+    assert [row["chosen"] for row in nothing_left] == [[11], [12], [10]]

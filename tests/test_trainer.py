@@ -60,6 +60,29 @@ def test_budget_and_layout_change_nothing(tmp_path: Path, objective: Any) -> Non
             assert torch.allclose(one, two, rtol=1e-7, atol=1e-9)
 
 
+def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
+    """PreferenceTrainer: layers that are computed again in the backward pass read the same shared prompts."""
+    one, log = trained(tmp_path, partial(simpo, **SIMPO), 60)
+    two, other = trained(tmp_path, partial(simpo, **SIMPO), 60, gradient_checkpointing=True)
+    assert other == log
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_each_epoch_has_its_own_order_and_every_pair_once(tmp_path: Path) -> None:
+    """PreferenceTrainer.get_train_dataloader: Trainer tells the sampler the epoch; batches are whole but for the last."""
+    seen: list[list[float]] = []
+
+    def watched(sums: Sums) -> Losses:
+        seen.append(sums.chosen_logps.detach().tolist())
+        return simpo(sums, **SIMPO)
+
+    trained(tmp_path, watched, BIG, learning_rate=0.0, num_train_epochs=3)
+    assert [len(batch) for batch in seen] == [8, 6] * 3
+    epochs = [seen[start] + seen[start + 1] for start in (0, 2, 4)]
+    assert len({tuple(sorted(round(value, 9) for value in epoch)) for epoch in epochs}) == 1
+    assert len({tuple(sorted(round(value, 9) for value in seen[start])) for start in (0, 2, 4)}) == 3
+
+
 def test_training_raises_the_margin_and_logs_what_an_objective_sees(tmp_path: Path) -> None:
     """PreferenceTrainer, evaluate_pairs: SimPO raises the margin of its pairs; the first step's log is evaluate_pairs' of the start."""
     objective = partial(simpo, **SIMPO)

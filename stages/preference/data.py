@@ -135,7 +135,7 @@ def truncate(
 
 
 def mismatched(pairs: Sequence[Pair], *, max_length: int, max_prompt_length: int) -> list[Pair]:
-    """Each row's prompt with the next row's answers, the last with the first's, cut as pairs are: what KTO's KL is estimated on.
+    """Each row's prompt with the next row's answers, the last with the first's, cut as pairs are but to a token at least: for KTO's KL.
 
     KTO's authors and TRL draw them from the micro-batch; fixed by the row of the data, the reference's sums of them can be computed once.
     """
@@ -144,7 +144,7 @@ def mismatched(pairs: Sequence[Pair], *, max_length: int, max_prompt_length: int
     for number, pair in enumerate(pairs):
         other = pairs[(number + 1) % len(pairs)]
         prompt, chosen, rejected = truncate(pair["prompt"], other["chosen"], other["rejected"], **limits)
-        rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+        rows.append({"prompt": prompt, "chosen": chosen or other["chosen"][:1], "rejected": rejected or other["rejected"][:1]})
     return rows
 
 

@@ -135,6 +135,15 @@ class Shuffled(Sampler[list[int]]):
         self.epoch = epoch
 
 
+class GlobalBatches(DataLoader[Any]):
+    """A loader that tells its ``Shuffled`` which epoch Trainer begins."""
+
+    batch_sampler: Shuffled
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
+
+
 class Logger(TrainerCallback):
     """Logs each step's figures when the step is done, before a checkpoint that shall hold them is saved."""
 
@@ -186,9 +195,9 @@ class PreferenceTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Whole global batches; each process packs them all alike and keeps its share."""
         share = {"process": self.args.process_index, "processes": self.args.world_size}
-        return DataLoader(
+        return GlobalBatches(
             self.train_dataset,
-            batch_sampler=Shuffled(len(self.train_dataset), self.args.per_device_train_batch_size, self.args.data_seed or self.args.seed),
+            batch_sampler=Shuffled(len(self.train_dataset), self.args.per_device_train_batch_size, self.args.seed),
             collate_fn=partial(global_batch, budget=self.token_budget, layout=self.layout, **share),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.device.type == "cuda",
