@@ -176,7 +176,7 @@ def test_the_token_hash_sees_every_border() -> None:
 
 
 def test_mismatched_pairs_are_each_prompt_with_the_next_rows_answers() -> None:
-    """data.mismatched: rotated by one, the last row with the first's; cut where they are too long, an answer to its first token at least."""
+    """data.mismatched: the last row with the first's; cut where they are too long, an answer to its first token at least."""
     rows = [{"prompt": [n] * 4, "chosen": [10 + n] * (n + 1), "rejected": [20 + n] * 2} for n in range(3)]
     others = mismatched(rows, max_length=100, max_prompt_length=100)
     assert [row["prompt"] for row in others] == [row["prompt"] for row in rows]
