@@ -192,11 +192,12 @@ class Memory(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == self.steps - 1:
             gc.collect()
-            self.began = allocated(self.device)
             if self.device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
+                self.began = torch.cuda.memory_allocated()
             else:
-                Path("/proc/self/clear_refs").write_text("5")
+                Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+                self.began = _status("VmHWM")
         elif state.global_step == self.steps:
             peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else _status("VmHWM")
             self.run.memory = {"peak": peak - self.before, "step": peak - self.began}

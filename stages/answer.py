@@ -22,7 +22,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from stages import files, models
-from stages.engine import seed_of, start_engine
+from stages.engine import generate, seed_of, start_engine
 from stages.judging.rows import Row, read_rows
 from stages.preference.data import question_tokens
 
@@ -68,7 +68,7 @@ def answer_turns(engine: Any, tokenizer: Any, asked: list[Asked], config: DictCo
         shared = {"top_p": benchmark.top_p, "max_tokens": benchmark.max_tokens, "stop_token_ids": stops}
         sampling.append(SamplingParams(temperature=one.temperature, seed=seed, **shared))
         prompts.append({"prompt_token_ids": question_tokens(one.messages(), tokenizer, empty_system=config.empty_system)})
-    for one, output in zip(asked, engine.generate(prompts, sampling), strict=True):
+    for one, output in zip(asked, generate(engine, prompts, sampling), strict=True):
         one.answers.append(output.outputs[0])
         one.texts.append(tokenizer.decode(output.outputs[0].token_ids, skip_special_tokens=True).strip())
 

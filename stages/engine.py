@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from io import StringIO
 from typing import Any
 
 from omegaconf import DictConfig
@@ -17,6 +18,15 @@ from stages import models
 def seed_of(text: str, seed: int) -> int:
     """A question's own sampling seed, in [0, 2**31)."""
     return int.from_bytes(hashlib.sha256(f"{seed}\0{text}".encode()).digest()[:4]) >> 1
+
+
+def generate(engine: Any, prompts: list[Any], sampling: list[Any]) -> list[Any]:
+    """What vLLM writes to each prompt, with its progress bar where TQDM_DISABLE leaves bars on: it divides by the time that a bar shows."""
+    from tqdm import tqdm
+
+    with tqdm(file=StringIO()) as bar:
+        shown = not bar.disable
+    return list(engine.generate(prompts, sampling, use_tqdm=shown))
 
 
 def start_engine(config: DictConfig, max_length: int) -> Any:

@@ -19,7 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from stages import files, models
-from stages.engine import seed_of, start_engine
+from stages.engine import generate, seed_of, start_engine
 from stages.preference.data import question_tokens
 from stages.records import inputs_of, read_records
 
@@ -62,7 +62,7 @@ def main() -> None:
     print(f"generate: {config.model}, {len(prompts):,} prompts, {config.n} samples each", flush=True)
     shared = {"n": config.n, "temperature": config.temperature, "top_p": config.top_p, "max_tokens": config.max_tokens}
     sampling = [SamplingParams(seed=base_seed(row["prompt"], config.seed, config.n), **shared) for row in prompts]
-    outputs = engine.generate([{"prompt_token_ids": tokens} for tokens in asked], sampling)
+    outputs = generate(engine, [{"prompt_token_ids": tokens} for tokens in asked], sampling)
 
     generations = [
         {

@@ -84,7 +84,7 @@ def test_a_mistake_is_an_error_that_names_the_key(overrides: list[str], message:
 
 def test_a_run_varies_its_method_and_seed_only(plan: Plan) -> None:
     assert plan.run_name("mini_base", "simpo", {"beta": 2.5}) == "simpo+beta=2.5"
-    assert plan.run_name("mini_base", "simpo", {"seed": 1, "gamma": 0.3}) == "simpo+gamma=0.3+seed=1"
+    assert plan.run_name("mini_base", "simpo", {"seed": 1, "gamma": 0.7}) == "simpo+gamma=0.7+seed=1"
     default = plan.method("mini_base", "simpo")
     assert plan.run_name("mini_base", "simpo", {"beta": default.beta, "gamma": float(default.gamma)}) == "simpo"
     for key in ("name", "objective", "bta", "temperature"):

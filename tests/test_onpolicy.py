@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -329,3 +332,14 @@ def test_reward_names_what_it_cannot_train_on(start: str, monkeypatch: pytest.Mo
     training |= {"weight_decay": 0.0, "max_grad_norm": 1.0, "precision": "fp32"}
     with pytest.raises(ValueError, match=r"max_length=3 leaves \{'train': 0, 'heldout': 0\} of the 3 pairs; raise it"):
         train_reward(monkeypatch, start, heldout=1, training=training)
+
+
+def test_a_bar_that_is_switched_off_is_not_asked_for() -> None:
+    """engine.generate: with TQDM_DISABLE vLLM would divide by the time that its bar shows, which is 0."""
+    code = (
+        "from stages.engine import generate\nclass E:\n def generate(self, *_, use_tqdm): print(use_tqdm); return []\ngenerate(E(), [], [])"
+    )
+    for value, shown in (("1", "False"), (None, "True")):
+        env = {key: text for key, text in os.environ.items() if key != "TQDM_DISABLE"} | ({"TQDM_DISABLE": value} if value else {})
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == shown
