@@ -45,15 +45,20 @@ class Asked:
 
 
 def read_questions(name: str, benchmark: DictConfig) -> list[Asked]:
-    """The questions of a benchmark, as its protocol writes them down."""
+    """The questions of a benchmark, as its protocol writes them down, each with its temperature: 0 where a beam of width one is asked for.
+
+    Such a beam keeps the likeliest token at each step, as temperature 0 does; vLLM has taken ``use_beam_search`` out of its sampling.
+    """
+    is_beam = benchmark.search == "width_1_beam"
     if benchmark.protocol == "alpacaeval2":
         rows = read_rows(benchmark.questions, ("instruction",))
-        return [Asked(name, row, [row["instruction"]], benchmark.temperature) for row in rows]
+        return [Asked(name, row, [row["instruction"]], 0.0 if is_beam else benchmark.temperature) for row in rows]
     rows = read_rows(benchmark.questions, ("question_id", "category", "turns"))
     asked = []
     for row in rows:
         prompts = [turn["content"] if isinstance(turn, dict) else turn for turn in row["turns"]]
-        asked.append(Asked(name, row, prompts, benchmark.temperatures.get(row["category"], benchmark.temperature)))
+        temperature = 0.0 if is_beam else benchmark.temperatures.get(row["category"], benchmark.temperature)
+        asked.append(Asked(name, row, prompts, temperature))
     return asked
 
 

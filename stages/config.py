@@ -27,7 +27,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages import files, runs
-from stages.schema import ConfigError, Method, check_range, leaves, nearest, plain, validate, validate_method
+from stages.schema import CHECKPOINT, FORM, ConfigError, Method, check_range, leaves, nearest, plain, validate, validate_method
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -47,7 +47,7 @@ VERSIONS = {
     "train": 2,
     "answer": 1,
     "judge": 1,
-    "score": 1,
+    "score": 2,
     "report": 1,
 }
 # Where a protocol's answers and judgments lie, in the folder of a run's benchmark: the benchmarks' own formats.
@@ -110,7 +110,10 @@ class Plan:
         self.scale = plain(self._raw.scale)
         self.base = self.setting(self.scale["settings"][0])  # for what no setting changes
         # What changes the speed and never the result: options of a stage's command, which no rerun depends on.
-        given = {stage: " ".join(f"{key}={value}" for key, value in knobs.items()) for stage, knobs in self.base.runtime.items()}
+        runtime = plain(self.base.runtime)
+        if self.base.judge.budget is not None:
+            runtime.setdefault("judge", {})["budget"] = self.base.judge.budget
+        given = {stage: " ".join(f"{key}={value}" for key, value in knobs.items()) for stage, knobs in runtime.items()}
         self.knobs = {stage: f"--runtime {given.get(stage, '')}" for stage in VERSIONS}
         # What starts a training: accelerate, where it is to be several processes.
         processes = self.base.runtime["train"].get("processes", 1)
@@ -141,7 +144,7 @@ class Plan:
         if key == "seed":
             return self.base.seed
         config = self.method(setting, method)
-        varying = [str(k) for k in config if k not in ("name", "objective", "reference", "mismatched") and config[k] is not None]
+        varying = [str(k) for k in config if k not in FORM and config[k] is not None]
         if key not in varying:
             raise ConfigError(f"{key}: a run of {method} cannot vary it{nearest(key, [*varying, 'seed'])}")
         return config[key]
@@ -382,10 +385,10 @@ def _reference(plan: Plan, *, setting: str, **_: str) -> Slice:
 def _train(plan: Plan, *, setting: str, run: str, **_: str) -> Slice:
     config, (method, seed) = plan.setting(setting), plan.run(setting, run)
     if method.objective is None:
-        raise ConfigError(f"run {run}: method {method.name} trains nothing; its model is the start model of {setting}")
+        raise ConfigError(f"run {run}: method {method.name} trains nothing; its model is {method.model or f'the start model of {setting}'}")
     known = {f.name for f in fields(Method)}
     shared = {key: value for key, value in config.setting.training.items() if key not in ("epochs", "batch_size", "precision")}
-    given = {key: value for key, value in method.items() if key in known and key != "reference"}
+    given = {key: value for key, value in method.items() if key in known and key not in ("reference", *CHECKPOINT)}
     hyperparameters = {key: value for key, value in method.items() if key not in known}
     reference = f"results/{setting}/reference" if method.reference == "cached" else method.reference
     values = {"setting": setting, "run": run, "seed": seed, **_lengths(config), "reference": reference}
@@ -394,8 +397,10 @@ def _train(plan: Plan, *, setting: str, run: str, **_: str) -> Slice:
 
 def _answer(plan: Plan, *, setting: str, run: str, **_: str) -> Slice:
     config = plan.setting(setting)
-    is_start = plan.run(setting, run).method.objective is None
-    model = config.setting.start if is_start else {"model": f"results/{setting}/runs/{run}/model", "revision": None}
+    method = plan.run(setting, run).method
+    model = {"model": f"results/{setting}/runs/{run}/model", "revision": None}
+    if method.objective is None:
+        model = {key: method[key] for key in CHECKPOINT} if method.model else config.setting.start
     benchmarks = {
         name: {**{key: config.benchmarks[name][key] for key in ("protocol", "questions")}, **config.benchmarks[name].answering}
         for name in plan.answered
@@ -413,13 +418,14 @@ def _judge(plan: Plan, *, setting: str, run: str, **_: str) -> Slice:
         given = {key: value for key, value in benchmark.items() if value is not None and key not in ("assets", "gamed", "answering")}
         paths = {"answers": f"{folder}/{plan.answers(name)}", "judgments": f"{folder}/{plan.judgments(name)}"}
         benchmarks[name] = given | paths
-    return f"{folder}/judge.yaml", {"setting": setting, "run": run, "benchmarks": benchmarks, "judge": config.judge}
+    judge = {key: value for key, value in config.judge.items() if key != "budget"}
+    return f"{folder}/judge.yaml", {"setting": setting, "run": run, "benchmarks": benchmarks, "judge": judge}
 
 
 def _score(plan: Plan, *, benchmark: str, setting: str, run: str, **_: str) -> Slice:
     config = plan.base.benchmarks[benchmark]
     given = {key: config[key] for key in SCORED_WITH.get(config.protocol, ())}
-    return f"results/{setting}/runs/{run}/eval/{benchmark}/score.yaml", {"protocol": config.protocol, **given}
+    return f"results/{setting}/runs/{run}/eval/{benchmark}/score.yaml", {"protocol": config.protocol, "version": config.version, **given}
 
 
 def _tables(plan: Plan, **_: str) -> Slice:

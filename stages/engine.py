@@ -39,7 +39,8 @@ def start_engine(config: DictConfig, max_length: int) -> Any:
     from transformers import AutoConfig
     from vllm import LLM
 
-    context = AutoConfig.from_pretrained(models.found(config.model), revision=config.revision).get_text_config().max_position_embeddings
+    with models.loading(config.model, config.revision):
+        context = AutoConfig.from_pretrained(config.model, revision=config.revision).get_text_config().max_position_embeddings
     max_length = min(max_length, context)
     arguments: dict[str, Any] = {"model": config.model, "revision": config.revision, "max_model_len": max_length}
     arguments |= {"load_format": "safetensors", "seed": 0}

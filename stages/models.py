@@ -29,7 +29,7 @@ def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with loading(name, revision):
-        config = AutoConfig.from_pretrained(found(name), revision=revision)
+        config = AutoConfig.from_pretrained(name, revision=revision)
         # sdpa leaves out the soft cap of Gemma-2's attention scores without a word; for Gemma-2 the authors, too, take eager attention.
         attention = "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else "sdpa"
         how = {"dtype": torch.float32, "use_safetensors": True, "attn_implementation": attention}
@@ -42,24 +42,26 @@ def load_tokenizer(name: str, revision: str | None = None, chat_template: str | 
     from transformers import AutoTokenizer
 
     with loading(name, revision):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(found(name), revision=revision)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, revision=revision)
     tokenizer.chat_template = chat_template or tokenizer.chat_template
     if not tokenizer.chat_template:
-        raise ValueError(f"the tokenizer of {name} has no chat template; give one as chat_template beside the model in conf/setting")
+        raise ValueError(f"the tokenizer of {name} has no chat template; give one as chat_template beside the model in conf")
     return tokenizer
 
 
 @contextmanager
 def loading(name: str, revision: str | None) -> Iterator[None]:
-    """A ValueError in one sentence where the files of a model cannot be reached or read."""
+    """A ValueError in one sentence where the files of a model (``found``) cannot be reached or read, or are not those of one."""
+    found(name)
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:
         at = f" at revision {revision}" if revision else ""
         reason = str(error).partition("\n")[0].rstrip(".")
         raise ValueError(
-            f"model {name}{at} cannot be loaded: {reason}; give a folder, or a hub id that this machine has in its cache or reaches"
-            " (with HF_TOKEN where a licence must be accepted first)"
+            f"model {name}{at} cannot be loaded: {reason}; `model` in conf/setting or conf/method must be a folder with a model, or"
+            " a hub id that this machine has in its cache or reaches (with HF_TOKEN where a licence must be accepted first), and `revision`"
+            " a commit of it, or main"
         ) from None
 
 

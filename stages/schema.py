@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -12,6 +13,8 @@ from typing import Any, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from stages.judging import VERSIONS
 
 OBJECTIVES = Path(__file__).resolve().parent / "preference/objectives.py"
 
@@ -220,8 +223,12 @@ class PreferenceTraining:
 
 @dataclass
 class Answering:
-    """How a benchmark's questions are answered; ``temperatures`` by the question's category, ``temperature`` for the others."""
+    """How a benchmark's questions are answered; ``temperatures`` by the question's category, ``temperature`` for the others.
 
+    ``search``: ``sample`` at these temperatures, or ``width_1_beam``, greedily and without regard to them.
+    """
+
+    search: str = "sample"
     temperature: float = MISSING
     top_p: float = MISSING
     max_tokens: int = MISSING
@@ -262,14 +269,18 @@ class Method:
     """A method: its objective and how it is trained. All further keys are the objective's hyperparameters (objectives.py).
 
     ``reference``: null, ``cached`` (computed once a setting) or ``live`` (computed as training goes); ``mismatched``: whether the objective
-    needs the KL that is estimated on other rows' answers. Every key but ``name``, ``objective`` and these two may differ between runs,
-    and is then part of the run's name.
+    needs the KL that is estimated on other rows' answers. Without an objective nothing is trained: the setting's start model is evaluated,
+    or in its place ``model``, a folder or a hub id with its ``revision``. Every key but these and ``name`` may differ between runs, and is
+    then part of the run's name.
     """
 
     name: str = MISSING
     objective: str | None = MISSING
     reference: str | None = None
     mismatched: bool = False
+    model: str | None = None
+    revision: str | None = None
+    chat_template: str | None = None
     learning_rate: float | None = None
     epochs: int | None = None
     batch_size: int | None = None
@@ -288,9 +299,11 @@ class Asset:
 
 @dataclass
 class Benchmark:
-    """``protocol`` is a module of stages/judging, or ``oracle``; ``answers`` names the benchmark whose answers are judged."""
+    """``protocol`` is a module of stages/judging, or ``oracle``, and ``version`` what stages/judging/__init__.py has for it; ``answers``
+    names the benchmark whose answers are judged."""
 
     protocol: str = MISSING
+    version: str = MISSING
     answers: str = MISSING
     questions: str | None = None
     baseline: str | None = None
@@ -321,12 +334,25 @@ class Server:
 
 
 @dataclass
+class Price:
+    """Dollars a million tokens."""
+
+    input: float = MISSING
+    output: float = MISSING
+
+
+@dataclass
 class Judge:
+    """``budget``, dollars for all that the cache's file pays for, is the stage's runtime knob: no judgment depends on it."""
+
     name: str = MISSING
     model: str = MISSING
     base_url: str | None = MISSING
     api_key_env: str | None = MISSING
     server: Server | None = MISSING
+    price: Price = field(default_factory=Price)
+    budget: float | None = MISSING
+    cache: bool = MISSING
 
 
 @dataclass
@@ -340,6 +366,12 @@ class Config:
     judge: Judge = field(default_factory=Judge)
     runtime: dict[str, dict[str, int]] = MISSING
 
+
+# The keys of a method that no run may vary: what they change is another method.
+CHECKPOINT = ("model", "revision", "chat_template")  # what is evaluated where nothing is trained
+FORM = ("name", "objective", "reference", "mismatched", *CHECKPOINT)
+SEARCHES = ("sample", "width_1_beam")
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 # Allowed ranges: (lowest, is it allowed itself, highest). Values outside stop before anything runs.
 RANGES: dict[str, tuple[float, bool, float]] = {
@@ -367,6 +399,9 @@ RANGES: dict[str, tuple[float, bool, float]] = {
     "noise": (0, True, 1e4),
     "follow_ups": (0, True, 1),
     "silence": (0, True, 1),
+    "input": (0, True, 1e6),
+    "output": (0, True, 1e6),
+    "budget": (0, True, 1e6),
     "n": (0, False, 1e9),
     "heldout": (0, False, 1e9),
 }
@@ -383,11 +418,23 @@ def validate(config: DictConfig) -> DictConfig:
     method = validate_method(config.method)
     for where, value in leaves(container):
         check_range(where, value)
+        if where.endswith(".search") and value not in SEARCHES:
+            raise ConfigError(f"{where}={value}: expected {' or '.join(SEARCHES)}")
+    for name, benchmark in container["benchmarks"].items():
+        protocol, version = benchmark["protocol"], benchmark["version"]
+        if protocol not in VERSIONS:
+            raise ConfigError(f"benchmarks.{name}.protocol={protocol}: no such protocol in stages/judging{nearest(protocol, VERSIONS)}")
+        if version != VERSIONS[protocol]:
+            raise ConfigError(
+                f"benchmarks.{name}.version={version!r}: stages/judging has {protocol} as {VERSIONS[protocol]!r} and no other"
+            )
     return OmegaConf.create(container | {"method": method})
 
 
 def validate_method(config: DictConfig) -> DictConfig:
     """A method against the schema, its objective's parameters and the ranges; likewise."""
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise ConfigError(f"method.{missing[0].removeprefix('method.')} is missing; give it in a file of conf/method")
     method = plain(config)
     known = {f.name for f in fields(Method)}
     hyperparameters = {key: value for key, value in method.items() if key not in known}
@@ -403,9 +450,30 @@ def validate_method(config: DictConfig) -> DictConfig:
     container = _merge(Method, {key: value for key, value in method.items() if key in known}, "method.") | hyperparameters
     if container["reference"] not in (None, "cached", "live"):
         raise ConfigError(f"method.reference={container['reference']}: expected null, cached or live")
+    _check_model(container)
     for key, value in container.items():
         check_range(f"method.{key}", value)
     return OmegaConf.create(container)
+
+
+def _check_model(method: dict[str, Any]) -> None:
+    """What a method without an objective evaluates; ConfigError where it says how to train it, or where no such model can be."""
+    given = [key for key, value in method.items() if value not in (None, False)]
+    if method["objective"] is None:
+        wrong, why = [key for key in given if key not in ("name", *CHECKPOINT)], "it has no objective, and trains nothing"
+    else:
+        wrong, why = [key for key in given if key in CHECKPOINT], "it has an objective, and trains the setting's start model"
+    if wrong:
+        raise ConfigError(f"method.{wrong[0]}: leave it out of method {method['name']}: {why}")
+    model, revision = method["model"], method["revision"]
+    if model is None:
+        if alone := [key for key in CHECKPOINT if key in given]:
+            raise ConfigError(f"method.{alone[0]}: there is no method.model that it could be of")
+    elif not model.startswith("results/") and not Path(model).is_dir():  # what lies below results/ may be yet to be made
+        if model.startswith((".", "/", "~")) or not HUB_ID.fullmatch(model):
+            raise ConfigError(f"method.model={model}: no such folder; give one that exists, or a hub id with its method.revision")
+        if revision is None:
+            raise ConfigError(f"method.revision: {model} is no folder here, and a hub id needs one: a commit of it, or main")
 
 
 def _merge(schema: type, given: dict[str, Any], prefix: str = "") -> dict[str, Any]:

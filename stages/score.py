@@ -25,8 +25,8 @@ In, plain or gzipped (.gz), answers and judgments for the same instructions:
 
 Out: ``scores.json``. alpacaeval2: win rates in percent with standard errors, raw, discrete and length-controlled (by the package's
 own functions). arena_hard: the Bradley-Terry win rate with its bootstrap interval. mt_bench: the mean rating, by turn and category.
-oracle: the mean score in [0, 10], its standard error, the mean count of each finding. All with counts, failures, lengths, and the
-versions that they depend on.
+oracle: the mean score in [0, 10], its standard error, the mean count of each finding. All with counts, failures, lengths, the protocol's
+version, which is printed too, and the versions of the packages that they depend on.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from stages import files
-from stages.judging import alpacaeval2, arena_hard, mt_bench
+from stages.judging import VERSIONS, alpacaeval2, arena_hard, mt_bench
 from stages.judging.rows import Row, check_same, only, read_rows
 
 ANSWER, MODEL_ANSWER = ("instruction", "output", "generator"), ("question_id", "model_id", "choices")
@@ -59,6 +59,7 @@ def score_oracle(answers: list[Row], judgments: list[Row]) -> dict[str, Any]:
     findings = [key for key in judgments[0] if key not in FORMATS["oracle"][1]]
     return {
         "benchmark": "oracle",
+        "protocol": {"version": VERSIONS["oracle"]},
         "generator": answers[0]["generator"],
         "n": len(scores),
         "mean": fmean(scores),
@@ -108,7 +109,8 @@ def main() -> None:
     scores, summary = score(args.benchmark, answers, judgments, needed)
     files.write_json(args.out, plain(scores))
     failed = f", {scores['n_failed']} judgments failed" if "n_failed" in scores else ""
-    print(f"score: {scores['generator']} on {args.benchmark}: {summary}{failed}")
+    by = [f"{key} {scores[key]}" for key in ("judge", "baseline") if scores.get(key)]
+    print(f"score: {scores['generator']} on {args.benchmark}: {summary}{failed}; {', '.join([scores['protocol']['version'], *by])}")
 
 
 if __name__ == "__main__":

@@ -347,7 +347,7 @@ def test_scores_count_failures_by_reason_and_carry_their_protocol() -> None:
     assert (scores["n_total"], scores["n_failed"], scores["n_further"]) == (3, 3, 2)
     assert scores["failures"] == {"HTTP 500": 1, "a label that is none of the five": 1, "no verdict or contradictory verdicts": 1}
     assert (scores["generator"], scores["baseline"], scores["judge"]) == ("model", "base", "judge-1")
-    assert scores["protocol"]["arena_hard"] == "v0.1"
+    assert scores["protocol"]["version"] == "Arena-Hard v0.1 (arena-hard-auto d99b139)"
     assert scores["avg_tokens"] is None and scores["avg_length"] == pytest.approx(20 / 3)
     assert scores["win_rate_low"] <= scores["win_rate"] <= scores["win_rate_high"]
     json.dumps(scores)

@@ -41,6 +41,13 @@ def nodes(plan: Plan) -> list[Node]:
     return found
 
 
+@pytest.mark.parametrize("judge", sorted(path.stem for path in (CONF / "judge").glob("*.yaml")))
+def test_every_judge_composes(judge: str) -> None:
+    """conf/judge: each file has the schema's keys, and either an endpoint or a server of its own."""
+    config = compose_config("scale=mini", f"judge={judge}").judge
+    assert bool(config.base_url) != bool(config.server)
+
+
 @pytest.mark.parametrize("scale", ["mini", "smoke", "paper"])
 def test_every_setting_and_method_of_every_scale_composes(scale: str) -> None:
     plan = Plan(scale)
@@ -148,6 +155,7 @@ TABLE: list[tuple[str, set[str]]] = [
     (r"world\.", EVERYTHING),
     (r"judge\.server\.(?!module)", {"calibrate", *EVALUATION}),
     (r"judge\.server\.module", {"calibrate", *EVALUATION}),
+    (r"judge\.budget", NOTHING),
     (r"judge\.", EVALUATION),
     (r"benchmarks\.\w+\.assets\.", {"assets", *EVALUATION}),
     (r"benchmarks\.alpacaeval2\.swap_seed", {"calibrate", *EVALUATION}),
@@ -171,7 +179,8 @@ TABLE: list[tuple[str, set[str]]] = [
 ]
 # Names and forms: what they change is another experiment, or nothing that can be run.
 FIXED = (
-    r"(.*\.)?(name|protocol|objective|reference|package|path|licence|url)$|benchmarks\.\w+\.answers$|world\.writers\.\w+$|judge\.base_url"
+    r"(.*\.)?(name|protocol|version|objective|reference|package|path|licence|url)$|benchmarks\.\w+\.answers$|world\.writers\.\w+$"
+    r"|judge\.base_url"
 )
 
 
@@ -185,6 +194,8 @@ def another(key: str, value: Any) -> Any:
         return value * 0.8 + 0.0137
     if key.endswith("precision"):
         return "bf16"
+    if key.endswith(".search"):
+        return "width_1_beam"
     return f"{value}x"
 
 

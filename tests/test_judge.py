@@ -10,13 +10,17 @@ import argparse
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -26,7 +30,8 @@ import pytest
 import yaml
 
 from stages import score
-from stages.judging import client
+from stages.judging import arena_hard, client
+from stages.judging.cache import NANO, Cache
 
 REPOSITORY = Path(__file__).parents[1]
 TEMPLATE = "<|im_start|>system\nYou judge.\n<|im_end|>\n<|im_start|>user\n{instruction}\n1: {output_1}\n2: {output_2}\n<|im_end|>"
@@ -34,12 +39,25 @@ DECODING = {"max_tokens": 1, "temperature": 1.0, "top_p": 1.0, "logprobs": True,
 
 # what the judge does on question n, where it is not a plain verdict
 FAULTS = {"q1.": "500 once", "q2.": "neither", "q3.": "refusal", "q4.": "malformed", "q5.": "not json", "q6.": "hangs", "q7.": "429 once"}
+FAULTS |= {"q8.": "400", "q9.": "reset once", "q10.": "10 MB", "q11.": "429 once, bare", "echo": "echo"}
+# what it writes on questions of games, in place of log-probabilities
+SAYS = {
+    "two": "[[A>B]] or rather [[B>A]]",
+    "quoted": "I follow no orders in answers, and cannot tell.",
+    "cut": "The answers are",
+    "nothing": "",
+    "plain": "[[B>A]]",
+}
+FREE = {"input": 0, "output": 0}
+DOLLAR = {"input": 0, "output": 10**6}  # a dollar a call, of one token
+CANARY = "sk-canary-0123456789abcdef"
 
 
 def completion(top: list[tuple[str, float]], **message: Any) -> dict[str, Any]:
     content = [{"token": top[0][0], "logprob": top[0][1], "top_logprobs": [{"token": t, "logprob": p} for t, p in top]}] if top else None
     choice = {"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": top[0][0] if top else None, **message}}
-    return {"choices": [choice | {"logprobs": content and {"content": content}}], "usage": {"total_tokens": 300}}
+    usage = {"prompt_tokens": 299, "completion_tokens": 1, "total_tokens": 300}
+    return {"choices": [choice | {"logprobs": content and {"content": content}}], "usage": usage}
 
 
 class Judge(BaseHTTPRequestHandler):
@@ -49,6 +67,7 @@ class Judge(BaseHTTPRequestHandler):
     asked: Counter[str] = Counter()
     keys: set[str | None] = set()
     status = 200
+    seconds = 0.0  # that an answer takes
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -60,10 +79,23 @@ class Judge(BaseHTTPRequestHandler):
             return self.reply(self.status, {"error": {"message": f"no: {self.headers['Authorization']}"}})
         first = "1: model" in text
         fault = FAULTS.get(question)
-        if fault in ("500 once", "429 once") and self.asked[question] == 1:
-            return self.reply(int(fault[:3]), {"error": {"message": "busy"}}, {"Retry-After": "0.05"})
+        if question in SAYS:
+            return self.reply(200, completion([], content=SAYS[question]))
+        if fault == "400":
+            return self.reply(400, {"error": {"message": "maximum context length exceeded"}})
+        if fault == "reset once" and self.asked[question] == 1:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            return self.connection.close()
+        if fault == "10 MB":
+            return self.reply(200, completion([("m", -0.1)], content="m" * 10**7))
+        if fault == "echo":
+            return self.reply(200, completion([("m", -0.1), ("M", -2.0)], content=f"you are {self.headers['Authorization']}"))
+        if fault and fault[:8] in ("500 once", "429 once") and self.asked[question] == 1:
+            return self.reply(int(fault[:3]), {"error": {"message": "busy"}}, {} if "bare" in fault else {"Retry-After": "0.05"})
         if fault == "hangs":
             time.sleep(8)
+        time.sleep(self.seconds)
         if fault == "neither":
             return self.reply(200, completion([("I", -0.1), ("The", -2.0)]))
         if fault == "refusal":
@@ -87,21 +119,25 @@ class Judge(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 64  # its own five turn away some of sixteen workers, for a second
+
+
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The base URL of a Judge in this process, with counts of its own: a late request of the test before is not counted here."""
-    fresh = type("Judge", (Judge,), {"asked": Counter(), "keys": set(), "status": 200})
+    fresh = type("Judge", (Judge,), {"asked": Counter(), "keys": set()})
     monkeypatch.setattr(sys.modules[__name__], "Judge", fresh)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
+    server = Server(("127.0.0.1", 0), Judge)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/v1"
     server.shutdown()
     server.server_close()
 
 
-def make_slice(folder: Path, n: int = 12, **judge: Any) -> Path:
-    """A judge stage's slice with n questions; where ``base_url`` is not given, this file is the stage's server."""
-    names = [f"q{i}." for i in range(n)]
+def make_slice(folder: Path, names: Iterable[str] = tuple(f"q{i}." for i in range(12)), **judge: Any) -> Path:
+    """A judge stage's slice with these questions; where ``base_url`` is not given, this file is the stage's server."""
+    (folder / "eval").mkdir(parents=True)
     outputs = {"answers": "model", "baseline": "base"}
     for file, generator in outputs.items():
         rows = [
@@ -116,9 +152,9 @@ def make_slice(folder: Path, n: int = 12, **judge: Any) -> Path:
         "stage": "judge",
         "run": "dpo",
         "benchmarks": {"alpacaeval2": {"protocol": "alpacaeval2", **paths, "swap_seed": 0, "decoding": DECODING}},
-        "judge": {"name": "small", "model": "small-judge", "base_url": None, "api_key_env": None, "server": server, **judge},
+        "judge": {"name": "small", "model": "small-judge", "base_url": None, "api_key_env": None, "server": server, "price": FREE}
+        | {"cache": False, **judge},
     }
-    (folder / "eval").mkdir()
     path = folder / "eval/judge.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
@@ -127,8 +163,15 @@ def make_slice(folder: Path, n: int = 12, **judge: Any) -> Path:
 def start(config: Path, *runtime: str, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "stages.judge", "--config", str(config), "--runtime", "timeout=1", "max_retries=3", *runtime]
     # a proxy that is not there: the stage must reach its own machine without it
-    env = os.environ | {"HTTP_PROXY": "http://127.0.0.1:9", "OPENAI_API_KEY": "sk-canary", **environment}
+    env = os.environ | {"HTTP_PROXY": "http://127.0.0.1:9", "OPENAI_API_KEY": CANARY, "SMALL_KEY": CANARY, **environment}
     return subprocess.Popen(command, cwd=REPOSITORY, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def ask(base_url: str, names: Iterable[str], decoding: dict[str, Any] = DECODING, **given: Any) -> list[client.Outcome]:
+    """What Client.ask brings for a question each."""
+    requests = [{"messages": [{"role": "user", "content": name}], **decoding} for name in names]
+    with client.Client(**{"model": "small-judge", "base_url": base_url, "price": FREE} | given) as asker:
+        return asker.ask(requests)
 
 
 def alive(pid: int) -> bool:
@@ -161,6 +204,8 @@ def test_every_answer_gets_a_verdict_or_a_recorded_failure_that_scores_count(
         "q4.": "no choices",
         "q5.": "not JSON",
         "q6.": "no response in 4 tries",
+        "q8.": "HTTP 400. It said: ",
+        "q10.": "more than 8388608 bytes",
     }
     for row in rows:
         if reason := reasons.get(row["instruction"]):
@@ -169,7 +214,8 @@ def test_every_answer_gets_a_verdict_or_a_recorded_failure_that_scores_count(
             assert row["failure"] is None and row["preference"] == pytest.approx(1.8, abs=1e-6)
     # 1 try and max_retries more; on a busy machine a try may time out before the server has read it.
     assert 2 <= Judge.asked["q6."] == max(Judge.asked.values()) <= 4
-    assert min(Judge.asked["q1."], Judge.asked["q7."]) == 2
+    assert all(Judge.asked[again] == 2 for again in ("q1.", "q7.", "q9.", "q11."))
+    assert all(Judge.asked[once] == 1 for once in ("q2.", "q3.", "q4.", "q5.", "q8.", "q10."))
     assert Judge.keys == {"Bearer none"}, "a key of the environment went to a judge that needs none"
     assert {"output_1", "generator_1", "output_2", "generator_2", "dataset", "annotator", "preference_raw_completion"} <= set(rows[0])
     assert rows[0]["preference_raw_completion"]["total_tokens"] == 300
@@ -182,20 +228,21 @@ def test_every_answer_gets_a_verdict_or_a_recorded_failure_that_scores_count(
     monkeypatch.setattr(sys, "argv", ["score", "--benchmark", "alpacaeval2", *arguments])
     score.main()
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert (scores["n_failed"], scores["n_total"], scores["judge"]) == (5, 7, "small-judge")
+    assert (scores["n_failed"], scores["n_total"], scores["judge"]) == (7, 5, "small-judge")
     assert scores["win_rate"] == pytest.approx(80, abs=1e-4)
 
 
-@pytest.mark.parametrize(("status", "advice"), [(401, "SMALL_KEY"), (403, "ask for access"), (404, "judge.base_url"), (400, "decoding")])
+@pytest.mark.parametrize(
+    ("status", "advice"), [(401, "SMALL_KEY"), (403, "ask for access"), (404, "judge.base_url"), (307, "judge.base_url")]
+)
 def test_what_no_retry_can_mend_stops_at_once_and_says_what_to_do(
     status: int, advice: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ask(): 400, 401, 403 and 404 stop after one round with endpoint, model and advice, and never with the key."""
+    """ask(): 401, 403, 404 and a redirect stop after one round with endpoint, model and advice, and never with the key."""
     monkeypatch.setenv("SMALL_KEY", "sk-canary")
     Judge.status = status
-    requests = [{"messages": [{"role": "user", "content": f"q{i}."}]} for i in range(100)]
     with pytest.raises(ValueError) as caught:
-        client.ask(requests, model="small-judge", base_url=endpoint, api_key_env="SMALL_KEY", concurrency=4)
+        ask(endpoint, (f"q{i}." for i in range(100)), api_key_env="SMALL_KEY", concurrency=4)
     message = str(caught.value)
     assert all(part in message for part in (endpoint, "small-judge", str(status), advice)), message
     assert "sk-canary" not in message
@@ -206,17 +253,202 @@ def test_what_no_retry_can_mend_stops_at_once_and_says_what_to_do(
 def test_a_missing_key_is_an_error_before_any_call(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SMALL_KEY", raising=False)
     with pytest.raises(ValueError, match="SMALL_KEY is empty"):
-        client.ask([{"messages": []}], model="m", base_url=endpoint, api_key_env="SMALL_KEY")
+        ask(endpoint, ["q0."], api_key_env="SMALL_KEY")
     assert not Judge.asked
 
 
 def test_an_endpoint_that_is_down_is_an_error_and_no_eight_hundred_failures(endpoint: str) -> None:
     """ask(): DOWN failures in a row stop it."""
     Judge.status = 503
-    requests = [{"messages": [{"role": "user", "content": f"q{i}."}]} for i in range(100)]
     with pytest.raises(ValueError, match="is down.*HTTP 503"):
-        client.ask(requests, model="small-judge", base_url=endpoint, max_retries=0)
+        ask(endpoint, (f"q{i}." for i in range(100)), max_retries=0)
     assert sum(Judge.asked.values()) <= client.DOWN + 16
+    Judge.asked.clear()
+    Judge.status = 400
+    with pytest.raises(ValueError, match="HTTP 400.*the first 16 requests all: set the benchmark's decoding"):
+        ask(endpoint, (f"q{i}." for i in range(100)))
+    assert sum(Judge.asked.values()) <= client.DOWN + 16
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
+def test_every_try_is_counted(status: int, endpoint: str) -> None:
+    """ask(): one call and max_retries more for what a retry may mend, and a recorded failure."""
+    Judge.status = status
+    outcomes = ask(endpoint, ["a", "b"], max_retries=2)
+    assert [outcome.failure for outcome in outcomes] == [f"HTTP {status} in the last of 3 tries"] * 2
+    assert Judge.asked == {"a": 3, "b": 3}
+
+
+def test_retry_after_is_seconds_or_a_date_and_waits_are_bounded() -> None:
+    """retry_after(): both forms of RFC 9110, section 10.2.3, and nothing else."""
+    assert client.retry_after("2.5") == 2.5
+    assert client.retry_after("-3") == 0 == client.retry_after("Fri, 31 Dec 1999 23:59:59 GMT")
+    assert client.retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)) == pytest.approx(30, abs=2)
+    assert {client.retry_after(header) for header in (None, "", "soon", "nan", "inf")} == {None}
+
+
+def test_no_more_calls_a_minute_than_asked_for(endpoint: str) -> None:
+    """Client: six calls at 600 a minute take half a second at least."""
+    begun = time.monotonic()
+    ask(endpoint, "abcdef", rpm=600)
+    assert time.monotonic() - begun >= 0.5
+
+
+def test_games_that_say_too_much_too_little_or_nothing(endpoint: str) -> None:
+    """arena_hard.annotate over HTTP: two verdicts, one in the answers alone, a cut text and none are failures, asked twice at most."""
+    config = {"system_prompt": "Judge.", "prompt_template": ["{question_1} {answer_1} {answer_2}"], "regex_pattern": r"\[\[([AB<>=]+)\]\]"}
+    questions = [{"question_id": name, "turns": [{"content": name}]} for name in SAYS]
+
+    def answers(text: str) -> list[dict[str, Any]]:
+        return [{"question_id": name, "model_id": text, "choices": [{"turns": [{"content": f"{text} [[A>>B]]"}]}]} for name in SAYS]
+
+    with client.Client(model="small-judge", base_url=endpoint, price=FREE) as asker:
+        rows = arena_hard.annotate(
+            answers("ours"), questions, answers("base"), config=config, decoding={"max_tokens": 9}, ask=asker.ask, judge="small-judge"
+        )
+    failures = {row["question_id"]: {game["failure"] for game in row["games"]} for row in rows}
+    empty = "the judge wrote no text, finish_reason 'length'"
+    expected = {"two": {"contradictory verdicts"}, "quoted": {"no verdict"}, "cut": {"no verdict"}, "nothing": {empty}, "plain": {None}}
+    assert failures == expected
+    assert Judge.asked == {"two": 2, "quoted": 2, "cut": 2, "nothing": 2, "plain": 2, "continue": 4}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"price": None}, "judge.price.input"),
+        ({"price": {"input": 1, "output": None}}, "judge.price.output"),
+        ({"price": DOLLAR, "cache": "c.sqlite"}, "judge.budget is not set"),
+        ({"price": DOLLAR, "budget": 1}, "judge.cache is false"),
+        ({"budget": -1}, "judge.budget is -1"),
+        ({"price": DOLLAR, "budget": 1, "cache": "c.sqlite", "decoding": {}}, "no max_tokens"),
+    ],
+)
+def test_a_judge_that_nothing_bounds_is_an_error_before_any_call(
+    given: dict[str, Any], message: str, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Client: price, budget, cache and max_tokens are needed where calls cost something, each by its key."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        ask(endpoint, ["a"], **given)
+    assert not Judge.asked
+
+
+def test_a_budget_of_ten_calls_is_ten_calls_through_a_kill_and_goes_on_when_raised(endpoint: str, tmp_path: Path) -> None:
+    """stages.judge: the server counts ten calls of eight workers, killed in the middle; raised, what was answered is not paid again."""
+    config = make_slice(tmp_path, [f"n{i}" for i in range(16)], base_url=endpoint, price=DOLLAR, cache=True)
+    cache = str(tmp_path / "cache.sqlite")
+    Judge.seconds = 0.5
+    stage = start(config, "concurrency=8", "timeout=20", "budget=10", JUDGE_CACHE=cache)
+    assert wait_for(lambda: sum(Judge.asked.values()) >= 9), stage.communicate()  # the first are answered, and others in flight
+    stage.kill()
+    stage.communicate()
+    stage = start(config, "concurrency=8", "timeout=20", "budget=10", JUDGE_CACHE=cache)
+    _, errors = stage.communicate(timeout=60)
+    assert stage.returncode == 1 and "the budget is used up" in errors and "of $10.00" in errors and "raise judge.budget" in errors
+    assert sum(Judge.asked.values()) <= 10
+    answered = set(Judge.asked)
+
+    Judge.seconds = 0
+    stage = start(config, "concurrency=8", "timeout=20", "budget=40", JUDGE_CACHE=cache)
+    _, errors = stage.communicate(timeout=60)
+    assert stage.returncode == 0, errors
+    assert len(Judge.asked) == 16 and max(Judge.asked.values()) <= 2
+    assert {name for name, times in Judge.asked.items() if times > 1} < answered and sum(Judge.asked.values()) <= 16 + 8
+    assert all(row["preference"] for row in json.loads((tmp_path / "eval/alpacaeval2/annotations.json").read_text()))
+    asked = sum(Judge.asked.values())
+    assert start(config, "budget=40", JUDGE_CACHE=cache).wait(60) == 0
+    assert sum(Judge.asked.values()) == asked, "finished judgments were paid for again"
+
+
+def test_what_calls_turn_out_to_cost_is_given_back(endpoint: str, tmp_path: Path) -> None:
+    """Client: reserved are ten tokens a call, one is used: twelve dollars are three such calls side by side, and not four."""
+    given: dict[str, Any] = {"price": DOLLAR, "budget": 12, "cache": tmp_path / "c.sqlite", "decoding": DECODING | {"max_tokens": 10}}
+    assert all(outcome.response for outcome in ask(endpoint, "abc", **given))
+    with pytest.raises(ValueError, match=r"\$3.00 of \$12.00"):
+        ask(endpoint, "abcd", **given)
+    assert sum(Judge.asked.values()) == 3
+    Judge.status = 429
+    ask(endpoint, "d", **given | {"budget": 13, "max_retries": 1})
+    with Cache(tmp_path / "c.sqlite") as cache:
+        assert cache.spending() == (3 * NANO, 0), "what was turned away stayed reserved"
+    Judge.status = 500
+    ask(endpoint, "d", **given | {"budget": 13, "max_retries": 0})
+    with Cache(tmp_path / "c.sqlite") as cache:
+        assert cache.spending() == (3 * NANO, 10 * NANO), "what may have cost something was given back"
+
+
+def test_two_processes_share_cache_and_budget(endpoint: str, tmp_path: Path) -> None:
+    """stages.judge: twelve dollars pay for twelve questions that two processes ask at once, each of them once."""
+    Judge.seconds = 0.1
+    names = [f"n{i}" for i in range(12)]
+    configs = [make_slice(tmp_path / folder, names, base_url=endpoint, price=DOLLAR, cache=True) for folder in "ab"]
+    stages = [start(config, "concurrency=4", "timeout=20", "budget=12", JUDGE_CACHE=str(tmp_path / "cache.sqlite")) for config in configs]
+    for stage in stages:
+        _, errors = stage.communicate(timeout=60)
+        assert stage.returncode == 0, errors
+    assert Judge.asked == dict.fromkeys(names, 1)
+
+
+def test_an_estimate_calls_and_writes_nothing_and_knows_the_cache(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """stages.judge --estimate: calls, cached ones, and dollars that no run exceeds."""
+    from stages import judge
+
+    config = make_slice(tmp_path, ["a", "b", "c"], base_url=endpoint, price={"input": 10, "output": 30}, cache=True)
+    monkeypatch.setenv("JUDGE_CACHE", str(tmp_path / "cache.sqlite"))
+    before = sorted(tmp_path.rglob("*"))
+
+    def estimated() -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["judge", "--config", str(config), "--estimate"])
+        judge.main()
+        return capsys.readouterr().out.splitlines()[2].split()
+
+    calls, cached, tokens, most_tokens, dollars, most_dollars = estimated()[1:]
+    assert (calls, cached) == ("3", "0") and 0 < int(tokens) < int(most_tokens)
+    assert float(dollars) <= float(most_dollars) < 0.02
+    assert not Judge.asked and sorted(tmp_path.rglob("*")) == before
+    monkeypatch.setattr(sys, "argv", ["judge", "--config", str(config), "--runtime", "budget=1"])
+    judge.main()
+    capsys.readouterr()
+    before = sorted(tmp_path.rglob("*"))
+    assert estimated() == ["alpacaeval2", "3", "3", "0", "0", "0.00", "0.00"]
+    assert sum(Judge.asked.values()) == 3 and sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_key_is_nowhere(endpoint: str, tmp_path: Path) -> None:
+    """stages.judge: a key that the endpoint says back, as an answer and in errors, is in no file, no output and no command line."""
+    config = make_slice(tmp_path, ["echo", "a", "q8."], base_url=endpoint, price=DOLLAR, cache=True, api_key_env="SMALL_KEY")
+    Judge.seconds = 0.3
+    for status in (200, 401):
+        Judge.status = status
+        stage = start(config, "budget=9", JUDGE_CACHE=str(tmp_path / f"cache{status}.sqlite"), OPENAI_LOG="debug")
+        assert wait_for(lambda: bool(Judge.asked))
+        with suppress(psutil.NoSuchProcess):
+            assert CANARY not in " ".join(psutil.Process(stage.pid).cmdline())
+        output = "".join(stage.communicate(timeout=60))
+        assert stage.returncode == (0 if status == 200 else 1), output
+        assert CANARY not in output
+    assert Judge.keys == {f"Bearer {CANARY}"}
+    holding = [path for path in tmp_path.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
+    assert not holding
+    assert "you are Bearer [key]" in (tmp_path / "eval/alpacaeval2/annotations.json").read_text()
+
+
+def test_a_late_failure_loses_no_finished_benchmark(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """stages.judge: a benchmark's judgments are written before the next one begins."""
+    from stages import judge
+
+    config = make_slice(tmp_path, ["a", "b"], base_url=endpoint)
+    slice_ = yaml.safe_load(config.read_text())
+    lost = {"baseline": str(tmp_path / "none.json"), "judgments": str(tmp_path / "second.json")}
+    slice_["benchmarks"]["second"] = slice_["benchmarks"]["alpacaeval2"] | lost
+    config.write_text(yaml.safe_dump(slice_))
+    monkeypatch.setattr(sys, "argv", ["judge", "--config", str(config)])
+    with pytest.raises(ValueError, match=r"none\.json does not exist"):
+        judge.main()
+    assert len(json.loads((tmp_path / "eval/alpacaeval2/annotations.json").read_text())) == 2
 
 
 def test_a_local_server_is_gone_with_the_stage_however_that_ends(tmp_path: Path) -> None:
@@ -225,7 +457,7 @@ def test_a_local_server_is_gone_with_the_stage_however_that_ends(tmp_path: Path)
     def run(name: str, behaviour: str, stop: signal.Signals | None) -> tuple[int, str]:
         folder = tmp_path / name
         folder.mkdir()
-        stage = start(make_slice(folder, server={"behaviour": behaviour, "pid": str(folder / "pid")}), "timeout=20")
+        stage = start(make_slice(folder, server={"behaviour": behaviour, "pid": str(folder / "pid")}), "timeout=20", "max_retries=1")
         assert wait_for((folder / "pid").exists), stage.communicate()
         if stop:
             assert wait_for((folder / "asked").exists), stage.communicate()
@@ -315,7 +547,7 @@ def serve() -> None:
                 time.sleep(60)
             super().do_POST()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Behaving)
+    server = Server(("127.0.0.1", 0), Behaving)
     print(f"listening on http://127.0.0.1:{server.server_port}/v1")
     server.serve_forever()
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from stages.judging import VERSIONS
 from stages.judging.client import Ask, Outcome
 from stages.judging.rows import Row, check_same
 
@@ -235,7 +236,12 @@ def score(answers: list[Row], annotations: list[Row], gamed: pd.DataFrame) -> di
     standard_error: Any = pd.Series(fitted).sem()  # pandas' own, which the package takes; its stubs allow dates
     return {
         "benchmark": "alpacaeval2",
-        "protocol": {"annotator": names["annotator"], "alpaca_eval": importlib.metadata.version("alpaca-eval"), "glm": GLM},
+        "protocol": {
+            "version": VERSIONS["alpacaeval2"],
+            "annotator": names["annotator"],
+            "alpaca_eval": importlib.metadata.version("alpaca-eval"),
+            "glm": GLM,
+        },
         "generator": names["generator_2"],
         "baseline": names["generator_1"],
         "judge": annotations[0].get("judge"),

@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from stages import files
+from stages.judging import VERSIONS
 from stages.judging.client import Ask, Outcome, content
 from stages.judging.rows import Row, by_question, fill, only
 
@@ -208,7 +209,11 @@ def score(answers: list[Row], judgments: list[Row], *, baseline: str) -> dict[st
     turns = [_only_turn(answer["choices"][0]["turns"], answer) for answer in answers]
     return {
         "benchmark": "arena_hard",
-        "protocol": {"arena_hard": "v0.1", "bootstrap_rounds": ROUNDS, "scikit-learn": importlib.metadata.version("scikit-learn")},
+        "protocol": {
+            "version": VERSIONS["arena_hard"],
+            "bootstrap_rounds": ROUNDS,
+            "scikit-learn": importlib.metadata.version("scikit-learn"),
+        },
         "generator": only(judgments, "model"),
         "baseline": baseline,
         "judge": only(judgments, "judge"),

@@ -1,28 +1,46 @@
 """One client for every judge behind an OpenAI-compatible ``/chat/completions``: the paper's GPT-4 Turbo, a vLLM server, the mini judge.
 
-``ask`` sends requests side by side over one pool of connections and gives back an outcome for each, in order: the raw response,
-or the reason why there is none. Retries are the SDK's own (429, 5xx, time-outs, broken connections; with jitter and Retry-After).
-What no retry can mend (400, 401, 403, 404) stops everything at once. The judge's text is data: it is parsed by the benchmark's
+``Client.ask`` sends requests side by side over one pool of connections and gives back an outcome for each, in order: the raw response,
+or the reason why there is none. Every try is one call that is counted here: 408, 409, 429, 5xx, time-outs and broken connections are
+tried again, at most ``max_retries`` times, after a random part of a wait that doubles, or what Retry-After says. What no retry can mend
+(401, 403, 404) stops everything after the calls in flight; a 400 is about one prompt, unless it is all that an endpoint says. What has
+been said is cached, and what it costs is bounded (stages/judging/cache.py). The judge's text is data: it is parsed by the benchmark's
 protocol and nowhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
+import math
 import os
+import random
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
+
+from stages.judging.cache import NANO, Cache, OverBudget
 
 if TYPE_CHECKING:
     import openai
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DOWN = 16  # ours: so many requests in a row that fail after all their retries mean that the endpoint is down, not that prompts are odd
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # ours, seconds: before the first retry at most, and before any
+MAX_BYTES = 8 * 2**20  # ours: a hundred times the longest judgment with its log-probabilities
+GRACE = 5.0  # ours, seconds: what a try may take beyond its time-out
+ODD_PROMPT = (400, 413, 422)  # what endpoints say of one prompt, a too long one above all
+RETRIED = (408, 409, 429)
 
 
 @dataclass(frozen=True)
@@ -33,75 +51,303 @@ class Outcome:
     failure: str | None = None
 
 
-Ask = Callable[[list[dict[str, Any]]], list[Outcome]]  # ``ask`` with all but its requests given: what the protocols are handed
+Ask = Callable[[list[dict[str, Any]]], list[Outcome]]  # ``Client.ask`` with its label given: what the protocols are handed
 
 
-def ask(
-    requests: list[dict[str, Any]],
-    *,
-    model: str,
-    base_url: str,
-    api_key_env: str | None = None,
-    concurrency: int = 16,
-    timeout: float = 60.0,
-    max_retries: int = 5,
-    label: str = "judge",
-) -> list[Outcome]:
-    """One outcome a request, in the order of ``requests``.
+@dataclass(frozen=True)
+class Try:
+    """One call: its ``body``, or its ``failure`` and what follows from that."""
 
-    requests: ``messages`` and the decoding's keys, as ``chat.completions.create`` takes them (others go into ``extra_body``).
+    body: bytes | None = None
+    failure: str = ""
+    free: bool = False  # it certainly cost nothing
+    again: bool = False  # another try may mend it
+    wait: float | None = None  # seconds that the endpoint asks for before that
+    stop: bool = False  # nothing mends it
+
+
+class Round:
+    """What the workers of one ``ask`` share: whether to stop, and why."""
+
+    def __init__(self) -> None:
+        self.halt = asyncio.Event()
+        self.reason = ""
+        self.failed_in_a_row = 0
+        self.refused: int | None = 0  # the 400s so far; None once there was anything else
+
+    def stop(self, reason: str) -> None:
+        self.reason = self.reason or reason
+        self.halt.set()
+
+    async def pause(self, seconds: float) -> None:
+        if seconds > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.halt.wait(), seconds)
+
+
+class Client:
+    """A judge at an endpoint, for as long as the block lasts.
+
+    price: ``input`` and ``output``, dollars a million tokens; budget: dollars that all calls in the file ``cache`` may cost together,
+    earlier ones among them. A judge that costs something needs both; one that is free may have neither (None).
     api_key_env: the environment variable that holds the key; None where the endpoint needs none.
-    concurrency, timeout (seconds a try), max_retries: what changes the speed, or what is given up, and never a verdict.
-    ValueError: a setting out of range, no key, a request that the endpoint will never take, an endpoint that is down.
+    concurrency, timeout (seconds a try), max_retries, rpm (calls a minute, 0 for any number): what changes the speed, or what is given up,
+    and never a verdict. ValueError: a setting out of range or left out, no key.
     """
-    for name, value, least in (("concurrency", concurrency, 1), ("timeout", timeout, 1e-3), ("max_retries", max_retries, 0)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
-    key = os.environ.get(api_key_env, "") if api_key_env else "none"
-    if not key:
-        raise ValueError(f"the environment variable {api_key_env} is empty; put the key for {base_url} in it (judge.api_key_env names it)")
-    import openai
 
-    outcomes: list[Outcome | None] = [None] * len(requests)
-    waiting = iter(enumerate(requests))
-    failed_in_a_row = 0
-    bar = tqdm(total=len(requests), desc=label, unit="call", mininterval=0.2 if sys.stderr.isatty() else 10, file=sys.stderr)
+    def __init__(
+        self,
+        *,
+        model: str,
+        base_url: str,
+        price: dict[str, float] | None,
+        budget: float | None = None,
+        cache: str | Path | None = None,
+        api_key_env: str | None = None,
+        concurrency: int = 16,
+        timeout: float = 60.0,
+        max_retries: int = 5,
+        rpm: int = 0,
+    ) -> None:
+        least = {"concurrency": (concurrency, 1), "timeout": (timeout, 1e-3), "max_retries": (max_retries, 0), "rpm": (rpm, 0)}
+        for name, (value, low) in (least | {"judge.budget": (budget or 0, 0)}).items():
+            if not low <= value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be at least {low}")
+        self.price = checked_price(price)
+        self.is_paid = any(self.price.values())
+        if self.is_paid and (budget is None or cache is None):
+            missing = (
+                "judge.budget is not set: say how many dollars" if budget is None else "judge.cache is false: only its file bounds what"
+            )
+            raise ValueError(f"{missing} the judge {model} may cost (conf/judge, or --runtime budget=DOLLARS)")
+        self.key = os.environ.get(api_key_env, "") if api_key_env else "none"
+        if not self.key:
+            raise ValueError(
+                f"the environment variable {api_key_env} is empty; put the key for {base_url} in it (judge.api_key_env names it)"
+            )
+        self.model, self.base_url, self.api_key_env = model, base_url, api_key_env
+        self.concurrency, self.timeout, self.max_retries, self.rpm = concurrency, timeout, max_retries, rpm
+        self.cap = None if budget is None else int(budget * NANO)
+        self.cache = Cache(cache, durable=self.is_paid) if cache is not None else None
+        self.cost = 0  # nanodollars that this client's responses have cost
+        self._next = 0.0  # when rpm lets the next call go
 
-    async def work(client: openai.AsyncOpenAI) -> None:
-        nonlocal failed_in_a_row
-        for number, request in waiting:
-            try:
-                raw = await client.chat.completions.with_raw_response.create(model=model, **request)
-                outcome = _read(raw.http_response)
-                failed_in_a_row = 0
-            except openai.APIStatusError as error:
-                if error.status_code not in (408, 409, 429) and error.status_code < 500:
-                    raise ValueError(_refusal(error, model, base_url, key, api_key_env)) from None
-                outcome = Outcome(failure=f"HTTP {error.status_code} in the last of {max_retries + 1} tries")
-                failed_in_a_row += 1
-            except openai.APIConnectionError as error:  # time-outs among them
-                outcome = Outcome(failure=f"no response in {max_retries + 1} tries: {error.message}")
-                failed_in_a_row += 1
-            if failed_in_a_row >= DOWN:
-                last = f"the last one with {outcome.failure!r}"
-                raise ValueError(f"{base_url} is down: {DOWN} requests in a row failed, {last}; see that it runs, then try again")
-            outcomes[number] = outcome
-            bar.update()
+    def __enter__(self) -> Self:
+        import openai
 
-    async def work_all() -> None:
-        # A proxy from the environment must not come between us and a server on our own machine.
-        http = openai.DefaultAsyncHttpxClient(trust_env=urlsplit(base_url).hostname not in LOOPBACK)
-        endpoint = openai.AsyncOpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=max_retries, http_client=http)
-        async with endpoint as client, asyncio.TaskGroup() as group:
-            for _ in range(min(concurrency, len(requests))):
-                group.create_task(work(client))
+        # No proxy between us and a server on our own machine, and no redirect that takes the texts elsewhere.
+        http = openai.DefaultAsyncHttpxClient(trust_env=urlsplit(self.base_url).hostname not in LOOPBACK, follow_redirects=False)
+        endpoint = {"base_url": self.base_url, "api_key": self.key, "timeout": self.timeout, "max_retries": 0}
+        self._sdk = openai.AsyncOpenAI(**endpoint, http_client=http)  # type: ignore[arg-type]
+        self._runner = asyncio.Runner()
+        return self
 
-    with bar:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._runner.run(self._sdk.close())
+        self._runner.close()
+        if self.cache:
+            self.cache.__exit__()
+
+    def ask(self, requests: list[dict[str, Any]], label: str = "judge") -> list[Outcome]:
+        """One outcome a request, in the order of ``requests``.
+
+        requests: ``messages`` and the decoding's keys, as ``chat.completions.create`` takes them (others go into ``extra_body``).
+        ValueError: requests that the endpoint will never take, an endpoint that is down, a budget that is used up; then what had been
+        answered is in the cache.
+        """
+        keys = request_keys(self.base_url, self.model, requests)
+        if self.is_paid:
+            for request in requests:
+                worst_tokens(request)
+        known = [self.cache.get(key) if self.cache else None for key in keys]
+        outcomes = [_read(body) if body is not None else None for body in known]
+        count = sum(outcome is not None for outcome in outcomes)
+        often = 0.2 if sys.stderr.isatty() else 10
+        with tqdm(total=len(requests), initial=count, desc=label, unit="call", mininterval=often, file=sys.stderr) as bar:
+            return self._runner.run(self._ask(requests, keys, outcomes, bar))
+
+    async def _ask(self, requests: list[dict[str, Any]], keys: list[str], outcomes: list[Outcome | None], bar: tqdm[Any]) -> list[Outcome]:
+        waiting = iter([number for number, outcome in enumerate(outcomes) if outcome is None])
+        round_ = Round()
+
+        async def work() -> None:
+            for number in waiting:
+                outcomes[number] = outcome = await self._outcome(requests[number], keys[number], round_)
+                if outcome is None:
+                    return
+                if self.is_paid:
+                    bar.set_postfix_str(f"${self.cost / NANO:.2f}", refresh=False)
+                bar.update()
+
         try:
-            asyncio.run(work_all())
-        except BaseExceptionGroup as group:  # the others were cancelled; the first reason is the reason
-            raise group.exceptions[0] from None
-    return [outcome for outcome in outcomes if outcome]
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self.concurrency, len(requests))):
+                    group.create_task(work())
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
+        if round_.reason:
+            raise ValueError(round_.reason)
+        return [outcome for outcome in outcomes if outcome]
+
+    async def _outcome(self, request: dict[str, Any], key: str, round_: Round) -> Outcome | None:
+        """Of one request, its retries included; None where all was stopped before there was one."""
+        worst = self._nanodollars(*worst_tokens(request)) if self.is_paid else 0
+        failure, wait = "", 0.0
+        for attempt in range(self.max_retries + 1):
+            await round_.pause(wait + self._turn())
+            number = None
+            while self.cache and number is None and not round_.halt.is_set():
+                try:
+                    number = self.cache.reserve(key, worst, self.cap, self.timeout + GRACE)
+                except OverBudget as error:
+                    round_.stop(str(error))
+                if number is None:
+                    if (body := self.cache.get(key)) is not None:  # another process has asked
+                        return _read(body)
+                    await round_.pause(random.uniform(0.05, 0.15))
+            if round_.halt.is_set():
+                return None
+            tried = await self._try(request)
+            outcome = _read(tried.body) if tried.body is not None else None
+            self._book(number, key, tried, outcome, worst)
+            if tried.stop:
+                round_.stop(tried.failure)
+                return None
+            if outcome or not tried.again:
+                self._count(round_, refused=not outcome and tried.free, failure=tried.failure)
+                return outcome or Outcome(failure=tried.failure)
+            failure = tried.failure
+            # Jitter on top of what the endpoint asks for too: all that it turned away would come back at once.
+            wait = min(tried.wait or 0, LONGEST_WAIT) + random.uniform(0, min(FIRST_WAIT * 2**attempt, LONGEST_WAIT))
+        failure = failure.replace("{tries}", str(self.max_retries + 1))
+        round_.failed_in_a_row += 1
+        if round_.failed_in_a_row >= DOWN:
+            last = f"the last one with {failure!r}"
+            round_.stop(f"{self.base_url} is down: {DOWN} requests in a row failed, {last}; see that it runs, then try again")
+        return Outcome(failure=failure)
+
+    def _count(self, round_: Round, *, refused: bool, failure: str) -> None:
+        """Tell a wrong request from an odd prompt: where 400 is all that comes, from the first on, it is the former."""
+        round_.failed_in_a_row = 0
+        round_.refused = round_.refused + 1 if refused and round_.refused is not None else None
+        if round_.refused == DOWN:
+            round_.stop(
+                f"{failure}; so were the first {DOWN} requests all: set the benchmark's decoding and prompt to what the endpoint takes"
+            )
+
+    async def _try(self, request: dict[str, Any]) -> Try:
+        import openai
+
+        try:
+            # The SDK's own limit is on each read, and a server may send a byte a minute.
+            async with (
+                asyncio.timeout(self.timeout),
+                self._sdk.chat.completions.with_streaming_response.create(model=self.model, **request) as response,
+            ):
+                tried = await _body(response)
+                return replace(tried, body=self._without_key(tried.body)) if tried.body else tried
+        except openai.APIStatusError as error:
+            return self._refused(error)
+        except TimeoutError:
+            return Try(failure="no response in {tries} tries: Request timed out.", again=True)
+        except (openai.APIConnectionError, ConnectionError) as error:
+            never_arrived = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
+            return Try(failure=f"no response in {{tries}} tries: {error}", again=True, free=never_arrived)
+
+    def _refused(self, error: openai.APIStatusError) -> Try:
+        status, headers = error.status_code, error.response.headers
+        free = 300 <= status < 500 and status != 408  # behind a 5xx or a 408 a model may have been at work
+        if (status in RETRIED or status >= 500) and getattr(error, "code", None) != "insufficient_quota":
+            wait = retry_after(headers.get("retry-after"))
+            return Try(failure=f"HTTP {status} in the last of {{tries}} tries", again=True, free=free, wait=wait)
+        return Try(failure=self._why(error), free=free, stop=status not in ODD_PROMPT)
+
+    def _why(self, error: openai.APIStatusError) -> str:
+        """What to tell the user of a status that no retry can mend. The endpoint's own words may quote the key; we do not."""
+        variable = self.api_key_env
+        advice = {
+            401: f"put a valid key in the environment variable {variable}" if variable else "set judge.api_key_env to the key's variable",
+            403: "the key may not use this model: ask for access, or set judge.model",
+            404: "set judge.base_url (it ends in /v1) and judge.model to what the endpoint serves",
+            429: "the account has no credit left",
+        }.get(error.status_code, "" if error.status_code in ODD_PROMPT else "set judge.base_url to what the endpoint serves")
+        said = str(error.message).replace(self.key, "[key]") if variable else str(error.message)
+        refusal = f"{self.base_url} refused model {self.model!r} with HTTP {error.status_code}"
+        return f"{refusal}{advice and f'; {advice}'}. It said: {said[:300]}"
+
+    def _book(self, number: int | None, key: str, tried: Try, outcome: Outcome | None, worst: int) -> None:
+        """Write down at once what a try brought and cost; where the endpoint does not say what, the worst."""
+        if tried.body is not None and outcome:
+            used = _usage(outcome)
+            cost = self._nanodollars(*used) if used else worst
+            self.cost += cost
+            if self.cache and number is not None:
+                is_success = outcome.response is not None and _choices(outcome.response)
+                self.cache.settle(number, cost, key, tried.body if is_success else None)
+        elif self.cache and number is not None:
+            (self.cache.release if tried.free else self.cache.keep)(number)
+
+    def _without_key(self, body: bytes) -> bytes:
+        """An endpoint that sends our key back must not bring it into a file; what is shorter than a key may be a word."""
+        return body.replace(self.key.encode(), b"[key]") if self.api_key_env and len(self.key) >= 16 else body
+
+    def _nanodollars(self, read: int, written: int) -> int:
+        return math.ceil((read * self.price["input"] + written * self.price["output"]) * (NANO // 10**6))
+
+    def _turn(self) -> float:
+        """Seconds until this call may go by ``rpm``, which is one process's."""
+        if not self.rpm:
+            return 0
+        now = time.monotonic()
+        turn = max(self._next, now)
+        self._next = turn + 60 / self.rpm
+        return turn - now
+
+
+def checked_price(price: dict[str, float] | None) -> dict[str, float]:
+    """``price`` where it has both numbers; ValueError names the key that is missing or out of range."""
+    for name in ("input", "output"):
+        value = (price or {}).get(name)
+        if value is None or not 0 <= value < math.inf:
+            raise ValueError(
+                f"judge.price.{name} is {value}; give it in conf/judge, in dollars a million tokens: 0 where the judge costs nothing"
+            )
+    assert price is not None
+    return price
+
+
+def request_keys(base_url: str, model: str, requests: list[dict[str, Any]]) -> list[str]:
+    """Of each request the sha256 of endpoint, model, messages, decoding and sample: identical requests are samples 0, 1, …"""
+    seen: Counter[str] = Counter()
+    keys = []
+    for request in requests:
+        decoding = {name: value for name, value in request.items() if name != "messages"}
+        text = json.dumps([base_url.rstrip("/"), model, request.get("messages"), decoding], sort_keys=True, separators=(",", ":"))
+        keys.append(hashlib.sha256(f"[{text},{seen[text]}]".encode()).hexdigest())
+        seen[text] += 1
+    return keys
+
+
+def worst_tokens(request: dict[str, Any]) -> tuple[int, int]:
+    """Tokens that a request can cost at most, read and written: a token is at least a byte, and a message's frame at most 16."""
+    given = request.get("max_tokens") or request.get("max_completion_tokens")
+    if not given:
+        raise ValueError("the benchmark's decoding has no max_tokens, so that nothing bounds what a call costs; set it")
+    texts = [json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass") for message in request["messages"]]
+    return sum(map(len, texts)) + 16 * (len(texts) + 1), int(given) * int(request.get("n") or 1)
+
+
+def retry_after(header: str | None) -> float | None:
+    """Seconds, from a Retry-After header: a number of them, or an HTTP date; None where it is neither."""
+    try:
+        seconds = float(header or "")
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(header or "").timestamp() - time.time()
+        except (ValueError, TypeError):
+            return None
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 
 def content(outcome: Outcome) -> tuple[str, str | None]:
@@ -119,20 +365,35 @@ def content(outcome: Outcome) -> tuple[str, str | None]:
     return "", f"the judge refused: {str(refusal)[:100]!r}" if refusal else f"the judge wrote no text, finish_reason {finish!r}"
 
 
-def _read(response: Any) -> Outcome:
+async def _body(response: Any) -> Try:
+    """The response's body; one without end is left."""
+    body = bytearray()
     try:
-        body = response.json()
+        async for part in response.iter_bytes():
+            body += part
+            if len(body) > MAX_BYTES:
+                return Try(failure=f"the response has more than {MAX_BYTES} bytes")
+    except Exception as error:  # the SDK passes on whatever its transport raises here
+        raise ConnectionError(f"the connection broke in mid-response ({type(error).__name__})") from None
+    return Try(body=bytes(body))
+
+
+def _read(body: bytes) -> Outcome:
+    try:
+        read = json.loads(body)
     except ValueError:
-        return Outcome(failure=f"the response is not JSON: {response.text[:100]!r}")
-    return Outcome(response=body) if isinstance(body, dict) else Outcome(failure=f"the response is no object: {str(body)[:100]!r}")
+        return Outcome(failure=f"the response is not JSON: {body[:100].decode(errors='replace')!r}")
+    except RecursionError:
+        return Outcome(failure="the response is JSON too deep to read")
+    return Outcome(response=read) if isinstance(read, dict) else Outcome(failure=f"the response is no object: {str(read)[:100]!r}")
 
 
-def _refusal(error: openai.APIStatusError, model: str, base_url: str, key: str, api_key_env: str | None) -> str:
-    """What to tell the user of a status that no retry can mend. The endpoint's own words may quote the key; we do not."""
-    advice = {
-        401: f"put a valid key in the environment variable {api_key_env}" if api_key_env else "set judge.api_key_env to the key's variable",
-        403: "the key may not use this model: ask for access, or set judge.model",
-        404: "set judge.base_url (it ends in /v1) and judge.model to what the endpoint serves",
-    }.get(error.status_code, "set the benchmark's decoding and prompt to what the endpoint takes")
-    said = str(error.message).replace(key, "[key]") if api_key_env else str(error.message)
-    return f"{base_url} refused model {model!r} with HTTP {error.status_code}; {advice}. It said: {said[:300]}"
+def _choices(response: dict[str, Any]) -> bool:
+    return isinstance(response.get("choices"), list) and bool(response["choices"])
+
+
+def _usage(outcome: Outcome) -> tuple[int, int] | None:
+    """Tokens read and written, as the endpoint counts them; None where it does not say."""
+    usage = (outcome.response or {}).get("usage")
+    read, written = (usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens"))
+    return (read, written) if type(read) is int and type(written) is int and read >= 0 and written >= 0 else None

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from stages.judging import VERSIONS
 from stages.judging.client import Ask, content
 from stages.judging.rows import Row, by_question, fill, only, read_rows
 
@@ -148,7 +149,7 @@ def score(answers: list[Row], judgments: list[Row], questions: list[Row]) -> dic
     categories = dict.fromkeys(asked[number]["category"] for number in asked if number in answered)
     return {
         "benchmark": "mt_bench",
-        "protocol": {"mt_bench": "single-answer grading", "prompts": sorted({row["judge"][1] for row in judgments})},
+        "protocol": {"version": VERSIONS["mt_bench"], "prompts": sorted({row["judge"][1] for row in judgments})},
         "generator": only(judgments, "model"),
         "judge": only([{"judge": row["judge"][0]} for row in judgments], "judge"),
         "mean": _mean(rated),

@@ -1,0 +1,184 @@
+"""What the judges have said and what it has cost, in one SQLite file that several processes share.
+
+A response is committed as soon as it is there, and the worst that a try can cost is committed before it is made: a process that is
+killed pays again for what was in flight, at most, and what it may have spent stays reserved. Money is in whole nanodollars.
+
+    spent          what finished tries have cost
+    held           what is reserved: by tries in flight, and for good by those whose outcome nobody knows (a time-out, a kill)
+    spent + held   never above the cap
+
+The file is in WAL mode, so that it must not lie on a network file system.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+NANO = 10**9
+BUSY_SECONDS = 60
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS responses (key TEXT PRIMARY KEY, body BLOB NOT NULL, sha256 TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS spending (id INTEGER PRIMARY KEY CHECK (id = 1), nanodollars INTEGER NOT NULL)",
+    # A try holds its request, until then and while its process lives, against whoever would pay for the same one.
+    "CREATE TABLE IF NOT EXISTS tries"
+    " (id INTEGER PRIMARY KEY, key TEXT NOT NULL, nanodollars INTEGER NOT NULL, pid INTEGER NOT NULL, until REAL NOT NULL)",
+    "INSERT OR IGNORE INTO spending VALUES (1, 0)",
+)
+
+
+class OverBudget(ValueError):
+    """The next try may cost more than is left, and nothing in flight will give any back."""
+
+
+class Cache:
+    """The file at ``path``, made where there is none. One for a process; ValueError where it is no such file, or cannot be written.
+
+    durable: whether a commit also outlives the machine's failure, at a few milliseconds each; a killed process loses none either way.
+    """
+
+    def __init__(self, path: str | Path, *, durable: bool = True) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._named():
+            self._db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+        self._use_wal()
+        with self._named():
+            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        with self._transaction():
+            for statement in SCHEMA:
+                self._db.execute(statement)
+            # Of a predecessor with our process id, as containers have.
+            self._db.execute("UPDATE tries SET until = 0 WHERE pid = ?", (os.getpid(),))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def get(self, key: str) -> bytes | None:
+        """The response to a request; a damaged one is removed with a line on standard error, and is then none."""
+        with self._named():
+            row = self._db.execute("SELECT body, sha256 FROM responses WHERE key = ?", (key,)).fetchone()
+        if row is None or hashlib.sha256(row[0]).hexdigest() == row[1]:
+            return bytes(row[0]) if row else None
+        print(f"{self.path}: the response {key[:12]}… is damaged (its sha256 differs); removed, and asked for again", file=sys.stderr)
+        with self._transaction():
+            self._db.execute("DELETE FROM responses WHERE key = ?", (key,))
+        return None
+
+    def reserve(self, key: str, worst: int, cap: int | None, seconds: float) -> int | None:
+        """Set ``worst`` nanodollars aside for a try that ends within ``seconds``; the try's number, for one of the three below.
+
+        None where there is a response meanwhile, and where one must wait: another process is asking the same, or what is in flight may yet
+        turn out cheaper. OverBudget where waiting will not help.
+        """
+        with self._transaction():
+            rows = self._db.execute("SELECT key, pid FROM tries WHERE until > ?", (time.time(),)).fetchall()
+            in_flight = {asked for asked, pid in rows if _alive(pid)}
+            if key in in_flight or self._db.execute("SELECT 1 FROM responses WHERE key = ?", (key,)).fetchone():
+                return None
+            spent, held = self.spending()
+            if cap is not None and worst and spent + held + worst > cap:
+                if in_flight:
+                    return None
+                raise OverBudget(
+                    f"the budget is used up: ${spent / NANO:.2f} of ${cap / NANO:.2f} are spent and ${held / NANO:.2f} reserved for calls"
+                    f" whose outcome nobody knows, and the next call may cost ${worst / NANO:.4f} ({self.path}). Nothing is lost: raise"
+                    " judge.budget (conf/judge, or --runtime budget=DOLLARS), give the same command again, and it goes on from there"
+                )
+            values = (key, worst, os.getpid(), time.time() + seconds)
+            return self._db.execute("INSERT INTO tries (key, nanodollars, pid, until) VALUES (?, ?, ?, ?)", values).lastrowid
+
+    def settle(self, number: int, cost: int, key: str, body: bytes | None) -> None:
+        """A try that brought a response, ``body`` where it is worth keeping, at ``cost`` nanodollars."""
+        with self._transaction():
+            self._db.execute("DELETE FROM tries WHERE id = ?", (number,))
+            self._db.execute("UPDATE spending SET nanodollars = nanodollars + ?", (cost,))
+            if body is not None:
+                self._db.execute("INSERT OR REPLACE INTO responses VALUES (?, ?, ?)", (key, body, hashlib.sha256(body).hexdigest()))
+
+    def release(self, number: int) -> None:
+        """A try that certainly cost nothing."""
+        with self._transaction():
+            self._db.execute("DELETE FROM tries WHERE id = ?", (number,))
+
+    def keep(self, number: int) -> None:
+        """A try that may have cost something: its reservation stays, and holds its request no longer."""
+        with self._transaction():
+            self._db.execute("UPDATE tries SET until = 0 WHERE id = ?", (number,))
+
+    def spending(self) -> tuple[int, int]:
+        """Nanodollars spent and held."""
+        query = "SELECT (SELECT nanodollars FROM spending), (SELECT COALESCE(SUM(nanodollars), 0) FROM tries)"
+        spent, held = self._db.execute(query).fetchone()
+        return int(spent), int(held)
+
+    def _use_wal(self) -> None:
+        """SQLite does not wait for a lock here, and two processes may make the file at once."""
+        end = time.monotonic() + BUSY_SECONDS
+        while True:
+            with self._named():
+                try:
+                    self._db.execute("PRAGMA journal_mode=WAL")
+                    return
+                except sqlite3.OperationalError as error:
+                    if "locked" not in str(error) or time.monotonic() > end:
+                        raise
+            time.sleep(0.02)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._named():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise ValueError(
+                f"{self.path}, the judge's cache, cannot be used ({error}); see that its folder can be written and has room. A damaged"
+                " file must be moved away: then a new one is made, answers are paid for again, and the budget starts at nothing"
+            ) from None
+
+
+def stored(path: str | Path, keys: list[str]) -> list[bytes | None]:
+    """The responses that the file at ``path`` has, and None for the others; nothing is written, and no file made."""
+    path = Path(path)
+    if not path.is_file():
+        return [None] * len(keys)
+    # Opened for reading, SQLite would leave files beside one that no process has open; of such a one no part lies elsewhere.
+    mode = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
+    database = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, timeout=BUSY_SECONDS)
+    try:
+        rows = [database.execute("SELECT body, sha256 FROM responses WHERE key = ?", (key,)).fetchone() for key in keys]
+    except sqlite3.Error as error:
+        raise ValueError(f"{path} cannot be read as the judge's cache ({error})") from None
+    finally:
+        database.close()
+    return [bytes(row[0]) if row and hashlib.sha256(row[0]).hexdigest() == row[1] else None for row in rows]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        pass
+    return True
