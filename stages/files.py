@@ -127,25 +127,31 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def stage_config(docstring: str | None, *, writes: bool = True) -> tuple[DictConfig, Path]:
+def stage_config(docstring: str | None, *, writes: bool = True, dry: str | None = None) -> tuple[DictConfig, Path]:
     """What every stage starts with: its slice of the configuration, and the folder it lies in, where the stage's results go.
 
     ``--config FILE`` holds all that the result depends on. ``--runtime KEY=VALUE …`` holds what it does not depend on
     (micro-batch, workers); it comes back as ``config.runtime``. The process is then the slice's only writer; one that
-    ``writes`` nothing beside the slice may read it meanwhile.
+    ``writes`` nothing beside the slice may read it meanwhile. ``dry``: the name of an option with which it writes nothing, and
+    ``config.dry`` is true.
     """
     parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, type=Path, help="the stage's slice of the configuration, written by stages/config.py")
     parser.add_argument("--runtime", nargs="*", default=[], metavar="KEY=VALUE", help="what changes the speed and never the result")
+    if dry:
+        parser.add_argument(f"--{dry}", action="store_true", dest="dry", help="say what it would take, and do nothing")
     args = parser.parse_args()
+    is_dry = bool(dry and args.dry)
     if not args.config.is_file():
         sys.exit(f"{args.config} does not exist; Snakemake writes it: snakemake -n {args.config.parent}/{MANIFEST}")
-    if writes:
+    if writes and not is_dry:
         lock(args.config)
     config = OmegaConf.load(args.config)
     if not isinstance(config, DictConfig) or not config:
         sys.exit(f"{args.config} holds no keys; remove it and run snakemake again, which writes it anew")
     config.runtime = OmegaConf.from_dotlist(args.runtime)
+    if dry:
+        config.dry = is_dry
     return config, args.config.parent
 
 

@@ -210,9 +210,7 @@ def estimate(wanted: dict[str, Any], base_url: str, cache: str | None) -> str:
 
 
 def main() -> None:
-    estimates = "--estimate" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--estimate"]
-    config, folder = files.stage_config(__doc__, writes=not estimates)
+    config, folder = files.stage_config(__doc__, dry="estimate")
     runtime: dict[str, Any] = dict(config.runtime)
     if unknown := set(runtime) - set(RUNTIME):
         raise ValueError(f"unknown --runtime key {min(unknown)!r}; known are {', '.join(RUNTIME)}")
@@ -228,7 +226,7 @@ def main() -> None:
         read_rows(benchmark["answers"], ())
 
     cache = os.environ.get("JUDGE_CACHE", CACHE) if judge["cache"] else None
-    if estimates:
+    if config.dry:
         print(f"estimate: {wanted['run']}, by {judge['model']}\n{estimate(wanted, judge['base_url'] or '', cache)}")
         return
     start: Any = nullcontext((judge["base_url"], lambda: None))
