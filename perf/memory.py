@@ -30,7 +30,7 @@ from perf.lengths import Lengths
 
 TRAINERS = {"ours": "ours", "trl": "TRL 1.16, CPOTrainer"}
 PAIR = Lengths(64, 64, 64)
-TOKENS, VOCABULARIES = (512, 1024, 2048), (8192, 32768, 65536)
+TOKENS, VOCABULARIES = (1024, 2048, 4096, 8192), (8192, 32768, 65536)
 STYLE = Path(__file__).parent.parent / "analysis" / "style.mplstyle"
 
 

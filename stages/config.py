@@ -115,9 +115,9 @@ class Plan:
             runtime.setdefault("judge", {})["budget"] = self.base.judge.budget
         given = {stage: " ".join(f"{key}={value}" for key, value in knobs.items()) for stage, knobs in runtime.items()}
         self.knobs = {stage: f"--runtime {given.get(stage, '')}" for stage in VERSIONS}
-        # What starts a training: accelerate, where it is to be several processes.
+        # What starts a training: torch's launcher, where it is to be several processes.
         processes = self.base.runtime["train"].get("processes", 1)
-        self.launcher = f"accelerate.commands.launch --num_processes {processes} -m " if processes > 1 else ""
+        self.launcher = f"torch.distributed.run --standalone --nproc-per-node {processes} -m " if processes > 1 else ""
         self.benchmarks = list(self.base.benchmarks)
         self.answered = [name for name in self.benchmarks if self.base.benchmarks[name].answers == name]
 

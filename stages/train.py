@@ -5,7 +5,7 @@
 In: the start model, the pairs, and the reference's log-probabilities where the method has ``reference: cached``; with ``live`` the start
 model computes them as training goes. Out: model/, train.jsonl (a row an optimizer step), and a manifest with the figures on the
 held-out pairs. Killed, it goes on where it was (stages/checkpoints.py). A loss that is no number ends it with exit status 3, the last
-checkpoint kept. Several processes: ``python -m accelerate.commands.launch --num_processes 4 -m stages.train …``; the first one writes.
+checkpoint kept. Several processes: ``python -m torch.distributed.run --standalone --nproc-per-node 4 -m stages.train …``; the first writes.
 """
 
 from __future__ import annotations
@@ -84,7 +84,13 @@ def main() -> None:
     files.write_jsonl(folder / "train.jsonl", [{key: entry[key] for key in sorted(entry) if key != "epoch"} for entry in history])
     models.save_model(folder, model, tokenizer)
     inputs = [f"{made}/{files.MANIFEST}" for made in (config.pairs, config.reference) if made not in (None, "live")]
-    facts |= {"device": str(args.device), "layout": trainer.layout, "heldout_pairs": len(splits["heldout"]), "heldout": heldout}
+    facts |= {
+        "device": str(args.device),
+        "processes": args.world_size,
+        "layout": trainer.layout,
+        "heldout_pairs": len(splits["heldout"]),
+        "heldout": heldout,
+    }
     files.write_manifest(folder, config, inputs=inputs, **facts)
     checkpoints.remove(folder)
     print(f"{label}: held-out accuracy {heldout['rewards/accuracies']:.3f}, margin {heldout['rewards/margins']:.3f}")
