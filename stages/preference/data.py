@@ -26,14 +26,11 @@ Row = dict[str, Any]
 Pair = dict[str, list[int]]
 
 
-SPLITS = ("train", "heldout")
-
-
 def read_splits(config: DictConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Pair]]:
     """The tokenised pairs of train.jsonl and heldout.jsonl in ``config.pairs``, cut to the lengths in ``config``; under the names
     ``mismatched train`` and ``mismatched heldout`` their prompts with other rows' answers."""
     limits = {key: config[key] for key in ("max_length", "max_prompt_length", "empty_system")}
-    paths = {split: f"{config.pairs}/{split}.jsonl" for split in SPLITS}
+    paths = {split: f"{config.pairs}/{split}.jsonl" for split in ("train", "heldout")}
     splits = {split: tokenize_pairs(files.read_jsonl(path), tokenizer, path, **limits) for split, path in paths.items()}
     lengths = {"max_length": config.max_length, "max_prompt_length": config.max_prompt_length}
     return splits | {f"mismatched {split}": mismatched(pairs, **lengths) for split, pairs in splits.items()}

@@ -157,7 +157,7 @@ class Logger(TrainerCallback):
 class PreferenceTrainer(Trainer):
     """Trains ``model`` on ``pairs``. ``args.per_device_train_batch_size`` is the global batch in pairs, of all processes together.
 
-    ``budget``: tokens of a pack, which the speed and the memory depend on and nothing else. ``reference``: a model whose sums
+    ``token_budget``: tokens of a pack, which the speed and the memory depend on and nothing else. ``reference``: a model whose sums
     are computed as training goes, in place of those in ``pairs``. ``layout``: one of stages/preference/packing.py; the best that is right
     where it is not given.
     """
