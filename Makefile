@@ -6,11 +6,12 @@ ENV := $(or $(word 1,$(shell cat .venv/.built 2>/dev/null)),cpu)
 INSIDE := env PATH="$(CURDIR)/.venv/bin:$(PATH)"
 export PYTHON CXX UPGRADE
 
-.PHONY: help setup .venv demo test lint lock
+.PHONY: help setup .venv demo readme test lint lock
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo            the mini world from nothing to its tables, results/table4.csv among them"
+	@echo "make readme          the README's numbers from results/: after snakemake --cores all paper"
 	@echo "make test            linters and tests"
 	@echo "make lint            linters alone"
 	@echo "make setup           .venv for CPU; ENV=cuda for NVIDIA GPUs; PYTHON=… names a Python 3.11, CXX=… a C++ compiler"
@@ -26,6 +27,9 @@ demo: .venv
 	$(INSIDE) snakemake --cores all
 	@.venv/bin/python -c "import pandas; print(*(pandas.read_csv(f'results/table{n}.csv').to_string(index=False) for n in (4, 5)), sep='\n\n')"
 	@.venv/bin/python -c "from stages import files, report; print('', report.as_text(files.read_json('results/world_report.json')), sep='\n')"
+
+readme: .venv
+	$(INSIDE) python -m analysis.readme --results results
 
 # One thread a job, as everywhere: two jobs of two threads on two cores are many times slower than two of one.
 test: lint

@@ -5,10 +5,12 @@ only when it changed; `PLAN.made` are the results of other stages that this part
 
 import os
 import sys
+from functools import partial
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from stages.config import plan
+from stages.config import EFFICIENCY, FIGURES, TABLES, plan
 
 # The rules' `python` is this one. Snakemake gives each job as many threads as its rule says: one.
 shell.prefix(f'export PATH="{os.path.dirname(sys.executable)}:$PATH"; ')
@@ -17,13 +19,20 @@ try:
 except ValueError as error:  # the user's mistake in conf/ or on the command line: a sentence, no traceback
     raise WorkflowError(str(error)) from None
 RUN = "results/{setting}/runs/{run}"
+# For `snakemake --report`: report/ has its page's texts, which ask `config`; what is `shown` is in the page, with what it was made from.
+shown = partial(report, caption="report/result.rst")
+config |= {"plan": PLAN, "read": lambda path: Path(path).read_text(encoding="utf-8")}
+
+
+report: "report/workflow.rst"
 
 
 wildcard_constraints:
     benchmark=r"\w+",
     setting=r"\w+",
     run=r"[\w+=.-]+",
-    table=r"table[45]",
+    table="|".join(TABLES),
+    figure="|".join(FIGURES),
 
 
 rule all:
@@ -31,11 +40,16 @@ rule all:
         PLAN.targets(),
 
 
+rule paper:
+    input:
+        PLAN.paper(),
+
+
 rule assets:
     input:
         config="results/assets/{benchmark}/config.yaml",
     output:
-        "results/assets/{benchmark}/manifest.json",
+        shown("results/assets/{benchmark}/manifest.json", category="Stages"),
     log:
         "results/assets/{benchmark}/stage.log",
     shell:
@@ -46,7 +60,7 @@ rule world:
     input:
         config="results/worlds/{world}/config.yaml",
     output:
-        "results/worlds/{world}/manifest.json",
+        shown("results/worlds/{world}/manifest.json", category="Stages"),
     log:
         "results/worlds/{world}/stage.log",
     shell:
@@ -58,77 +72,31 @@ rule calibrate:
         config="results/calibration/{world}/config.yaml",
         made="results/worlds/{world}/manifest.json",
     output:
-        "results/calibration/{world}/manifest.json",
+        shown("results/calibration/{world}/manifest.json", category="Stages"),
     log:
         "results/calibration/{world}/stage.log",
     shell:
         "python -m stages.calibrate --config {input.config} 2> {log}"
 
 
-rule pretrain:
-    input:
-        config="results/{setting}/pretrain/config.yaml",
-        made=lambda w: PLAN.made("pretrain", **w),
-    output:
-        "results/{setting}/pretrain/manifest.json",
-    log:
-        "results/{setting}/pretrain/stage.log",
-    resources:
-        knobs=PLAN.knobs["pretrain"],
-    shell:
-        "python -m stages.pretrain --config {input.config} {resources.knobs} 2> {log}"
+# What a setting has once, for all of its runs: one rule each, of one shape.
+for stage in ("pretrain", "sft", "generate", "reward", "annotate", "reference"):
 
-
-rule sft:
-    input:
-        config="results/{setting}/sft/config.yaml",
-        made=lambda w: PLAN.made("sft", **w),
-    output:
-        "results/{setting}/sft/manifest.json",
-    log:
-        "results/{setting}/sft/stage.log",
-    resources:
-        knobs=PLAN.knobs["sft"],
-    shell:
-        "python -m stages.sft --config {input.config} {resources.knobs} 2> {log}"
-
-
-rule generate:
-    input:
-        config="results/{setting}/generate/config.yaml",
-        made=lambda w: PLAN.made("generate", **w),
-    output:
-        "results/{setting}/generate/manifest.json",
-    log:
-        "results/{setting}/generate/stage.log",
-    shell:
-        "python -m stages.generate --config {input.config} 2> {log}"
-
-
-rule reward:
-    input:
-        config="results/{setting}/reward/config.yaml",
-        made=lambda w: PLAN.made("reward", **w),
-    output:
-        "results/{setting}/reward/manifest.json",
-    log:
-        "results/{setting}/reward/stage.log",
-    resources:
-        knobs=PLAN.knobs["reward"],
-    shell:
-        "python -m stages.reward --config {input.config} {resources.knobs} 2> {log}"
-
-
-rule annotate:
-    input:
-        config="results/{setting}/annotate/config.yaml",
-        made=lambda w: PLAN.made("annotate", **w),
-    output:
-        "results/{setting}/annotate/manifest.json",
-    log:
-        "results/{setting}/annotate/stage.log",
-    shell:
-        "python -m stages.annotate --config {input.config} 2> {log}"
+    rule:
+        name:
+            stage
+        input:
+            config=f"results/{{setting}}/{stage}/config.yaml",
+            made=lambda w, stage=stage: PLAN.made(stage, **w),
+        output:
+            shown(f"results/{{setting}}/{stage}/manifest.json", category="Stages"),
+        log:
+            f"results/{{setting}}/{stage}/stage.log",
+        resources:
+            knobs=PLAN.knobs[stage],
+            stage=stage,
+        shell:
+            "python -m stages.{resources.stage} --config {input.config} {resources.knobs} 2> {log}"
 
 
 rule pairs:
@@ -136,25 +104,11 @@ rule pairs:
         config="results/{setting}/data/config.yaml",
         made=lambda w: PLAN.made("pairs", **w),
     output:
-        "results/{setting}/data/manifest.json",
+        shown("results/{setting}/data/manifest.json", category="Stages"),
     log:
         "results/{setting}/data/stage.log",
     shell:
         "python -m stages.pairs --config {input.config} 2> {log}"
-
-
-rule reference:
-    input:
-        config="results/{setting}/reference/config.yaml",
-        made=lambda w: PLAN.made("reference", **w),
-    output:
-        "results/{setting}/reference/manifest.json",
-    log:
-        "results/{setting}/reference/stage.log",
-    resources:
-        knobs=PLAN.knobs["reference"],
-    shell:
-        "python -m stages.reference --config {input.config} {resources.knobs} 2> {log}"
 
 
 rule train:
@@ -162,7 +116,7 @@ rule train:
         config=f"{RUN}/config.yaml",
         made=lambda w: PLAN.made("train", **w),
     output:
-        f"{RUN}/manifest.json",
+        shown(f"{RUN}/manifest.json", category="Runs", subcategory="{setting}", labels={"run": "{run}", "file": "training"}),
     log:
         f"{RUN}/stage.log",
     resources:
@@ -206,7 +160,12 @@ rule score:
         answers=lambda w: f"{RUN}/eval/{PLAN.answers(w.benchmark)}".format(**w),
         judgments=lambda w: f"{RUN}/eval/{PLAN.judgments(w.benchmark)}".format(**w),
     output:
-        f"{RUN}/eval/{{benchmark}}/scores.json",
+        shown(
+            f"{RUN}/eval/{{benchmark}}/scores.json",
+            category="Runs",
+            subcategory="{setting}",
+            labels={"run": "{run}", "file": "{benchmark}"},
+        ),
     log:
         f"{RUN}/eval/{{benchmark}}/score.log",
     params:
@@ -215,16 +174,104 @@ rule score:
         "python -m stages.score {params.options} --answers {input.answers} --judgments {input.judgments} --out {output} 2> {log}"
 
 
+rule loglik:
+    input:
+        config=f"{RUN}/eval/loglik.yaml",
+        made=lambda w: PLAN.made("loglik", **w),
+        answers=rules.answer.output,
+    output:
+        f"{RUN}/eval/loglik.parquet",
+    log:
+        f"{RUN}/eval/loglik.log",
+    resources:
+        knobs=PLAN.knobs["loglik"],
+    shell:
+        "python -m stages.loglik --config {input.config} {resources.knobs} 2> {log}"
+
+
+rule controls:
+    input:
+        config="results/controls/{judge}/config.yaml",
+        made=lambda w: PLAN.made("controls", **w),
+        answers=lambda w: PLAN.control_answers(),
+    output:
+        shown("results/controls/{judge}/manifest.json", category="Stages"),
+    log:
+        "results/controls/{judge}/stage.log",
+    resources:
+        knobs=PLAN.knobs["judge"],
+    shell:
+        "python -m stages.controls --config {input.config} {resources.knobs} 2> {log}"
+
+
+rule efficiency:
+    output:
+        shown(EFFICIENCY, category="Stages"),
+    log:
+        "results/efficiency/stage.log",
+    threads: 1024  # as many as there are: nothing runs beside what is timed
+    resources:
+        knobs=PLAN.efficiency,
+    shell:
+        "python -m perf.train_step --claim --out results/efficiency {resources.knobs} > {log} 2>&1"
+
+
 rule table:
     input:
         config="results/tables.yaml",
-        scores=lambda w: PLAN.scores(PLAN.runs({"table4": "methods", "table5": "ablations"}[w.table])),
+        made=lambda w: PLAN.needs(w.table),
     output:
-        "results/{table}.csv",
+        shown("results/{table}.csv", category="Numbers (CSV)", labels=lambda w: {"of": TABLES[w.table]}),
+        shown("results/{table}.html", category="Tables", labels=lambda w: {"number": TABLES[w.table]}),
+        "results/{table}.txt",
     log:
         "results/{table}.log",
     shell:
         "python -m analysis.{wildcards.table} --results results --out results 2> {log}"
+
+
+rule figure:
+    input:
+        config="results/tables.yaml",
+        made=lambda w: PLAN.needs(w.figure),
+    output:
+        shown("results/figures/{figure}.png", category="Figures", labels=lambda w: {"number": FIGURES[w.figure]}),
+        shown("results/figures/{figure}.csv", category="Numbers (CSV)", labels=lambda w: {"of": FIGURES[w.figure]}),
+        "results/figures/{figure}.pdf",
+        "results/figures/{figure}.txt",
+    log:
+        "results/figures/{figure}.log",
+    shell:
+        "python -m analysis.{wildcards.figure} --results results --out results 2> {log}"
+
+
+rule scorecard:
+    input:
+        config="results/tables.yaml",
+        made=lambda w: PLAN.needs("scorecard"),
+    output:
+        shown("results/scorecard.csv", category="Numbers (CSV)", labels={"of": "Scorecard"}),
+        shown("results/scorecard.html", category="Scorecard", labels={"shown as": "table"}),
+        shown("results/figures/scorecard.png", category="Scorecard", labels={"shown as": "figure"}),
+        multiext("results/figures/scorecard", ".pdf", ".csv"),
+        "results/scorecard.txt",
+        "results/figures/scorecard.txt",
+    log:
+        "results/scorecard.log",
+    shell:
+        "python -m analysis.scorecard --results results --out results 2> {log}"
+
+
+rule answers:
+    input:
+        config="results/tables.yaml",
+        made=PLAN.needs("answers"),
+    output:
+        shown("results/answers.html", category="Answers", labels={"page": "Two runs side by side"}),
+    log:
+        "results/answers.log",
+    shell:
+        "python -m analysis.answers --results results --out results 2> {log}"
 
 
 rule tuning:
@@ -245,7 +292,7 @@ rule table4_picture:
         config="results/tables.yaml",
         table="results/table4.csv",
     output:
-        "results/figures/table4.png",
+        shown("results/figures/table4.png", category="Figures", labels={"number": "Table 4, drawn"}),
     log:
         "results/figures/table4.log",
     shell:
@@ -258,7 +305,7 @@ rule world_report:
         made=lambda w: PLAN.made("report"),
         scores=PLAN.scores(PLAN.runs()),
     output:
-        "results/world_report.json",
+        shown("results/world_report.json", category="Stages"),
     log:
         "results/world_report.log",
     shell:

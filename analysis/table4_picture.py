@@ -25,9 +25,9 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from omegaconf import DictConfig, OmegaConf
 
+from analysis.study import METHODS, SETTINGS, STYLE, name_of
 from stages import files
 
-STYLE = Path(__file__).with_name("style.mplstyle")
 WIDTH, HEIGHT, MARGIN = 12.8, 7.2, 0.35  # inches: a slide's
 INK, GREY, LIGHT = "#1a1a1a", "#666666", "#bbbbbb"
 HEADS = ("Setting", "Method")
@@ -39,30 +39,6 @@ HEAD_1, HEAD_RULE, HEAD_2, HEAD = 1.35, 1.85, 3.05, 3.9
 ROW, ROW_OF_MANY, MANY = 1.62, 1.36, 12
 BLOCK, END, LINE = 0.5, 0.6, 1.5
 LEAST_GAP, MOST_GAP, NEAR = 1.2, 3.0, 0.3
-SETTINGS = {
-    "mini_base": "Mini-Base",
-    "mini_instruct": "Mini-Instruct",
-    "mistral_base": "Mistral-Base (7B)",
-    "mistral_instruct": "Mistral-Instruct (7B)",
-    "llama3_base": "Llama-3-Base (8B)",
-    "llama3_instruct": "Llama-3-Instruct (8B)",
-    "llama3_instruct_v02": "Llama-3-Instruct v0.2 (8B)",
-    "gemma2_it": "Gemma-2-it (9B)",
-}
-METHODS = {
-    "sft": "SFT",
-    "rrhf": "RRHF",
-    "slic_hf": "SLiC-HF",
-    "dpo": "DPO",
-    "ipo": "IPO",
-    "cpo": "CPO",
-    "kto": "KTO",
-    "orpo": "ORPO",
-    "rdpo": "R-DPO",
-    "simpo": "SimPO",
-    "simpo_no_ln": "SimPO w/o LN",
-    "simpo_no_margin": "SimPO, γ = 0",
-}
 
 
 @dataclass(frozen=True)
@@ -117,11 +93,6 @@ BENCHMARKS = {
 }
 
 
-def name_of(key: str, known: dict[str, str]) -> str:
-    """How a setting or method is called; one that is not ``known`` by its parts: ``my_setting`` is My-Setting."""
-    return known.get(key, "-".join(part[:1].upper() + part[1:] for part in key.split("_")))
-
-
 def printed(value: float, digits: int) -> str:
     return "–" if pd.isna(value) else f"{value:.{digits}f}"
 
@@ -142,22 +113,32 @@ def best(table: pd.DataFrame, column: Column) -> pd.Series:
 
 
 def caption(table: pd.DataFrame, wanted: DictConfig) -> list[str]:
-    """Paragraphs: scale, judge and each benchmark's n; what the marks and the figures are; how many judgments failed, where any did."""
-    shown = [BENCHMARKS[name] for name in wanted.benchmarks]
+    """Paragraphs: scale, judge and each benchmark's n; what the marks and the figures are; how many judgments failed, where any did.
+
+    Over several training seeds judgments are counted together; the models that table4.csv warns of are named.
+    """
+    shown, seeds = [BENCHMARKS[name] for name in wanted.benchmarks], table.get("seeds", 1)
     sizes, failed = [f"Scale {wanted.name}", *([f"judge {wanted.judge}"] if wanted.get("judge") else [])], []
     for benchmark in shown:
         if benchmark.counts:
-            judgments = table[list(benchmark.counts)].sum(axis=1).max()
+            judgments = (table[list(benchmark.counts)].sum(axis=1) / seeds).max()
             sizes.append(f"{judgments:,.0f} {benchmark.judgments} on {benchmark.head}")
             if lost := table[benchmark.counts[1]].sum():
                 failed.append(f"{lost:,.0f} on {benchmark.head}")
     kinds = {len(column.error) for benchmark in shown for column in benchmark.columns}
     marks = {1: "± standard error.", 2: "[ ] 95% bootstrap interval."}
+    several = f" Means over {table['seeds'].max()} training seeds." if "seeds" in table else ""
+    warned = [
+        f"{name_of(setting, SETTINGS)} {name_of(method, METHODS)}"
+        for setting, method, why in table.reindex(columns=["setting", "method", "warning"]).itertuples(index=False)
+        if isinstance(why, str) and why
+    ]
     paragraphs = [
-        f"{', '.join(sizes)}.",
+        f"{', '.join(sizes)}.{several}",
         " ".join(["Bold: best of its setting.", *(mark for kind, mark in marks.items() if kind in kinds)]),
         " ".join(benchmark.note for benchmark in shown if benchmark.note),
         f"Judgments that failed and are left out, all models together: {', '.join(failed)}." if failed else "",
+        f"These may have collapsed (table4.csv, warning): {', '.join(warned)}." if warned else "",
     ]
     return [text for text in paragraphs if text]
 

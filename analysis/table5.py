@@ -1,12 +1,14 @@
-"""Table 5: ablations. Table 4's columns for SimPO, its ablations and DPO, and how far each is from SimPO.
+"""Table 5: ablations. Table 4's columns for SimPO, its ablations and DPO, what their answers are like, and how far each is from SimPO.
 
     python -m analysis.table5 --results results --out results
 
 In: tables.yaml (its ``ablations``), each run's eval/<benchmark>/scores.json, and of AlpacaEval 2 and the oracle annotations.json too.
-Out: table5.csv, Table 4's columns and, each a run's figure minus ``simpo``'s in the same setting,
+Out: table5.csv, with a caption, table5.txt: Table 4's columns, several training seeds as there, and
 
-    lc_win_rate_minus_simpo                    the difference of the two fits, without a standard error: the fit observes nothing
-                                               paired by instruction
+    ended, repeated_3grams                     of the answers to AlpacaEval's questions, the share that end by themselves, and the mean
+                                               share of 3-grams that came before in the same answer
+    lc_win_rate_minus_simpo                    a run's figure minus ``simpo``'s in the same setting: the difference of the two fits,
+                                               without a standard error: the fit observes nothing paired by instruction
     win_rate_minus_simpo, …_standard_error     paired over the instructions that are judged in both
     oracle_minus_simpo, …_standard_error       likewise, where the scale has the oracle
 
@@ -15,37 +17,40 @@ Negative is what an ablation loses. These errors are of the instructions alone: 
 
 from __future__ import annotations
 
-from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 
-from analysis.table4 import rows, run
-from stages.judging.paired import difference
+from analysis import study as shared
+from analysis.study import Study, Table
+from analysis.table4 import DECIMALS, differences, frame_of, rows_of
 
 WHOLE = "simpo"
 PAIRED = {"alpacaeval2": "win_rate", "oracle": "oracle"}  # the benchmarks with a value an instruction, and their columns
+SHAPE = ("ended", "repeated_3grams")
 
 
-def table5(results: Path) -> pd.DataFrame:
+def make(study: Study) -> Table:
     """A row a setting and ablation; ValueError where ``simpo`` is none of them."""
-    table = rows(results, "ablations")
-    if WHOLE not in set(table["method"]):
-        raise ValueError(f"{results / 'tables.yaml'}: ablations are compared with {WHOLE}, which is none of them; add it in conf/scale")
-    whole = table[table["method"] == WHOLE].set_index("setting")
-    if "lc_win_rate" in table:
-        table["lc_win_rate_minus_simpo"] = table["lc_win_rate"] - table["setting"].map(whole["lc_win_rate"])
+    if WHOLE not in study.config["ablations"]:
+        where = study.results / "tables.yaml"
+        raise ValueError(f"{where}: ablations are compared with {WHOLE}, which is none of them; add it in conf/scale")
+    rows = rows_of(study, study.config["ablations"])
+    table = frame_of(study, rows)
+    if "alpacaeval2" in study.config["benchmarks"]:
+        for key in SHAPE:
+            table[key] = [fmean(study.score(run, "alpacaeval2", key) for run in runs) for runs in rows.values()]
+        whole = table[table["method"] == WHOLE].set_index("setting")["lc_win_rate"]
+        table["lc_win_rate_minus_simpo"] = table["lc_win_rate"] - table["setting"].map(whole)
     for benchmark, column in PAIRED.items():
-        if column not in table:
-            continue
-        judged = f"eval/{benchmark}/annotations.json"
-        gaps = [
-            difference(results / setting / "runs" / method / judged, results / setting / "runs" / WHOLE / judged, benchmark)
-            for setting, method in zip(table["setting"], table["method"], strict=True)
-        ]
-        table[f"{column}_minus_simpo"] = [gap.mean for gap in gaps]
-        table[f"{column}_minus_simpo_standard_error"] = [gap.standard_error for gap in gaps]
-    return table
+        if benchmark in study.config["benchmarks"]:
+            gaps = differences(study, rows, benchmark, column, WHOLE)
+            table = pd.concat([table, gaps.drop(columns=f"{column}_minus_{WHOLE}_p")], axis=1)
+    more = ["…_minus_simpo: in the same setting, with paired standard errors over the instructions; negative is what an ablation loses."]
+    if "seeds" in table:
+        more.append("Means over training seeds, …_low and …_high their t interval.")
+    return table, study.caption("Ablations of SimPO, and DPO.", [run for runs in rows.values() for run in runs], *more)
 
 
 if __name__ == "__main__":
-    run(__doc__, "table5.csv", table5)
+    shared.table(__doc__, "table5", make, DECIMALS)

@@ -30,7 +30,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
-from analysis.table4 import run
+from analysis.study import Study, command_line, write_csv
 from stages import files
 
 # Columns, and their names in a manifest.
@@ -124,11 +124,12 @@ def for_conf(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def shown(results: Path) -> pd.DataFrame:
-    table = tuning(results)
+def write(study: Study, out: Path) -> None:
+    table = tuning(study.results)
     print(for_conf(table), end="\n\n")
-    return table
+    write_csv(out / "tuning.csv", table)
+    print(table.to_string(index=False, float_format="%.2f"))
 
 
 if __name__ == "__main__":
-    run(__doc__, "tuning.csv", shown)
+    command_line(__doc__, write)

@@ -2,14 +2,19 @@
 
     python -m perf.train_step --device cpu     4 layers, hidden size 256, vocabulary 32,768, fp32, lengths divided by four; minutes
     python -m perf.train_step --device cuda    Llama-3.2-1B's shape, random weights in fp32, bf16 autocast
+    python -m perf.train_step --claim          the paper's claim alone (section 4.4, Figure 4d): the five arms of its protocols
 
 Out: train_step.json, with every measured second and TRL's full configurations, and train_step.csv in --out; tables on standard output.
+``claim`` in the json has an entry a protocol that was measured: SimPO's and DPO's seconds a step (medians) and peak MiB, and the shares
+that SimPO saves: of the time, the median over the steps of 1 - t_SimPO / t_DPO of the same batch with quartiles and a bootstrap interval,
+and of the memory.
 
 First each arm's loss of the same global batch must be the same (1e-5 relative in fp32, 5e-3 in bf16), or nothing is measured. Then the
 arms run one after another in one process, in their order and back (ABBA), each round from the same weights on the same global batches: a
 ratio is the median over the steps of the ratio of both arms' seconds for the same batch, in brackets the quartiles. A CPU's seconds are
 those of the processor, on one thread. Memory is of one process an arm, in a step on the longest pair's global batch: ``peak`` over the
 process before its models were made (resident memory on a CPU, allocated on a GPU), ``step`` over weights, optimizer state and reference.
+That process trained the arm on this batch before, so that no arm counts the libraries' own buffers.
 
 On a CPU TRL's configuration offers one DPO head, a kernel that without Triton projects every position: that arm is called ``shipped``.
 The other arms of TRL's DPO have the plain head of perf/arms.py there, no setting of TRL's but several times faster: the harder bar.
@@ -24,6 +29,7 @@ import csv
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -46,7 +52,9 @@ DEFAULTS = {
     "cpu": {"batch": 8, "steps": 2, "warmup": 1, "rounds": 2, "token_budget": 1024},
     "cuda": {"batch": 32, "steps": 5, "warmup": 3, "rounds": 2, "token_budget": 16384},
 }
+CLAIM = {"steps": 3, "rounds": 4}  # with --claim, on either device: 12 steps of each arm, within five minutes on two cores
 DIVISOR = {"cpu": 4, "cuda": 1}  # of the lengths
+LEVEL, RESAMPLES, SEED = 0.95, 2000, 0  # of the bootstrap: those of `analysis` in conf/config.yaml
 
 OURS = {"ours_simpo": Arm("ours", "simpo"), "ours_dpo_cached": Arm("ours", "dpo", "cached"), "ours_dpo_live": Arm("ours", "dpo", "live")}
 TRL = {
@@ -85,11 +93,20 @@ COMPARISONS = [
     Comparison("DPO live, TRL live at 2 pairs", "ours_dpo_live", ("trl_dpo_live_2",)),
     Comparison("DPO cached, TRL live at 2 pairs, shipped", "ours_dpo_cached", (SHIPPED,), 2.4, 0.6),
 ]
-# SimPO's arm and DPO's: section 4.4 of the paper has SimPO take about 20 % less time and 10 % less memory per GPU than DPO.
+
+
+class Protocol(NamedTuple):
+    """A way to measure the paper's claim (section 4.4): SimPO takes about 20 % less time and 10 % less memory per GPU than DPO."""
+
+    what: str
+    simpo: str  # the arms
+    dpo: str
+
+
 PROTOCOLS = {
-    "A: as in the paper (padded, full logits, live reference, 2 pairs)": ("trl_simpo_2", "vanilla_dpo_live_2"),
-    "B: best for both (packed, shared prompts, cached reference)": ("ours_simpo", "ours_dpo_cached"),
-    "C: the fast engine with a live reference": ("ours_simpo", "ours_dpo_live"),
+    "A": Protocol("as in the paper (padded, full logits, live reference, 2 pairs)", "trl_simpo_2", "vanilla_dpo_live_2"),
+    "B": Protocol("best for both (packed, shared prompts, cached reference)", "ours_simpo", "ours_dpo_cached"),
+    "C": Protocol("the fast engine with a live reference", "ours_simpo", "ours_dpo_live"),
 }
 
 
@@ -99,6 +116,11 @@ def all_arms(device: str) -> dict[str, Arm]:
         return OURS | TRL | VANILLA
     plain = {name: replace(arm, plain_head=arm.objective == "dpo") for name, arm in TRL.items()}
     return OURS | plain | VANILLA | {SHIPPED: TRL["trl_dpo_live_2"]}
+
+
+def claimed_arms() -> list[str]:
+    """The arms that the protocols name, once each."""
+    return list(dict.fromkeys(name for protocol in PROTOCOLS.values() for name in (protocol.simpo, protocol.dpo)))
 
 
 def check_losses(losses: Mapping[str, float], every: Mapping[str, Arm], tolerance: float) -> None:
@@ -120,6 +142,14 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
         return values[0], values[0], values[0]
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return middle, low, high
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Where the median lies: the percentiles of the medians of seeded bootstrap samples of ``values``."""
+    draw = random.Random(SEED)
+    medians = [statistics.median(draw.choices(values, k=len(values))) for _ in range(RESAMPLES)]
+    bounds = statistics.quantiles(medians, n=round(2 / (1 - LEVEL)), method="inclusive")
+    return bounds[0], bounds[-1]
 
 
 def ratios(of: Sequence[float], to: Sequence[float]) -> list[float]:
@@ -241,21 +271,49 @@ class Bench:
                 rows.append({"comparison": label, "against": fastest, "ours is": f"{share:.2f}x its {kind} memory", "bar": met})
         return rows
 
-    def protocols(self) -> list[dict[str, str]]:
-        """A row a protocol: what SimPO takes less of than DPO."""
-        rows = []
-        for label, (simpo, dpo) in PROTOCOLS.items():
-            row = {"protocol": label, "arms": f"{simpo}, {dpo}"} | dict.fromkeys(
-                ("less time", "less peak memory", "less of a step's"), NOT_MEASURED
+    def claim(self, device: str) -> list[dict[str, Any]]:
+        """An entry a measured protocol: both sides, and the shares that SimPO saves; memory is None where it was not measured."""
+        world, sizes, entries = self.world, self.world.shape, []
+        shape = f"{sizes.num_hidden_layers} layers, hidden size {sizes.hidden_size}, vocabulary {sizes.vocab_size:,}"
+        shape += f", {'bf16' if world.bf16 else 'fp32'}, {world.batch_size} pairs a step"
+        for letter, (what, simpo, dpo) in PROTOCOLS.items():
+            if not (self.seconds.get(simpo) and self.seconds.get(dpo)):
+                continue
+            saved = [1 - ratio for ratio in ratios(self.seconds[simpo], self.seconds[dpo])]
+            (middle, *around), (low, high) = quartiles(saved), interval(saved)
+            ours, theirs = (self.memory[name]["peak"] / 2**20 if name in self.memory else None for name in (simpo, dpo))
+            entries.append(
+                {
+                    "protocol": letter,
+                    "what": what,
+                    "simpo": {"arm": simpo, "seconds": statistics.median(self.seconds[simpo]), "peak_mib": ours},
+                    "dpo": {"arm": dpo, "seconds": statistics.median(self.seconds[dpo]), "peak_mib": theirs},
+                    "time_saved": middle,
+                    "time_saved_low": low,
+                    "time_saved_high": high,
+                    "time_saved_quartiles": around,
+                    "steps": len(saved),
+                    "memory_saved": None if ours is None or theirs is None else 1 - ours / theirs,
+                    "device": device,
+                    "shape": shape,
+                }
             )
-            if self.seconds.get(simpo) and self.seconds.get(dpo):
-                middle, low, high = quartiles([1 - value for value in ratios(self.seconds[simpo], self.seconds[dpo])])
-                row["less time"] = f"{middle:.1%} [{low:.1%}, {high:.1%}]"
-            if simpo in self.memory and dpo in self.memory:
-                row["less peak memory"] = f"{1 - self.memory[simpo]['peak'] / self.memory[dpo]['peak']:.1%}"
-                row["less of a step's"] = f"{1 - self.memory[simpo]['step'] / self.memory[dpo]['step']:.1%}"
-            rows.append(row)
-        return rows
+        return entries
+
+
+def claim_table(claim: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """A row a protocol, measured or not: what SimPO takes less of than DPO, and in brackets the interval of the median."""
+    measured, rows = {entry["protocol"]: entry for entry in claim}, []
+    for letter, protocol in PROTOCOLS.items():
+        row = {"protocol": f"{letter}: {protocol.what}", "arms": f"{protocol.simpo}, {protocol.dpo}", "steps": "0"}
+        row |= dict.fromkeys(("less time", "less peak memory"), NOT_MEASURED)
+        if entry := measured.get(letter):
+            low, high = entry["time_saved_low"], entry["time_saved_high"]
+            row |= {"steps": str(entry["steps"]), "less time": f"{entry['time_saved']:z.1%} [{low:z.1%}, {high:z.1%}]"}
+            if entry["memory_saved"] is not None:
+                row["less peak memory"] = f"{entry['memory_saved']:z.1%}"
+        rows.append(row)
+    return rows
 
 
 COLUMNS = ("arm", "s/step", "pairs/s", "tokens/s", "padded", "peak MiB", "step MiB", "GFLOP/s", "of ceiling")
@@ -325,7 +383,8 @@ def _processor() -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="perf.train_step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="cuda where torch sees a GPU, else cpu, by default")
+    parser.add_argument("--claim", action="store_true", help="measure the paper's claim alone: the arms of its protocols")
     parser.add_argument("--out", type=Path, default=Path("results/perf"))
     parser.add_argument("--arms", nargs="+", metavar="ARM", help=f"some of {', '.join(all_arms('cpu'))}; all of the device by default")
     for name, text in (
@@ -336,13 +395,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         ("token-budget", "tokens of our packs"),
     ):
         defaults = " and ".join(f"{DEFAULTS[device][name.replace('-', '_')]} on {device}" for device in DEFAULTS)
+        defaults += f", {CLAIM[name]} with --claim," if name in CLAIM else ""
         parser.add_argument(f"--{name}", type=int, help=f"{text}; {defaults} by default")
     parser.add_argument("--no-checkpointing", action="store_true", help="in no arm; TRL and the paper have it on")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--dry-run", action="store_true", help="say what would be measured")
     parser.add_argument("--arm", help="the memory of one arm alone, in this process, as a line of JSON")
     given = parser.parse_args(arguments)
-    for name, value in DEFAULTS[given.device].items():
+    if given.claim and given.arms:
+        raise ValueError(
+            f"--arms {' '.join(given.arms)} with --claim, which measures {', '.join(claimed_arms())}: leave one of the two out"
+        )
+    given.device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    for name, value in (DEFAULTS[given.device] | (CLAIM if given.claim else {})).items():
         if getattr(given, name) is None:
             setattr(given, name, value)
     if given.batch < 4 or given.batch % 4:
@@ -350,7 +415,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("steps", "warmup", "rounds", "token_budget"):
         if getattr(given, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(given, name)}: expected at least 1")
-    given.arms = given.arms or list(all_arms(given.device))
+    given.arms = given.arms or (claimed_arms() if given.claim else list(all_arms(given.device)))
     for name in [*given.arms, *([given.arm] if given.arm else [])]:
         if name not in all_arms(given.device):
             raise ValueError(f"--arms {name}: the arms on {given.device} are {', '.join(all_arms(given.device))}")
@@ -370,14 +435,16 @@ def measure(given: argparse.Namespace, world: World) -> None:
         if not given.no_memory:
             passed = ["--device", given.device, "--batch", str(given.batch), "--token-budget", str(given.token_budget)]
             bench.memory = measured_memory(given.arms, passed + ["--no-checkpointing"] * given.no_checkpointing, given.device)
-    table, comparisons, protocols = bench.table(ceiling), bench.comparisons(), bench.protocols()
+    found = environment(given.device)
+    table, comparisons = bench.table(ceiling), [] if given.claim else bench.comparisons()
+    claim = bench.claim(f"{given.device}: {found['device']}" + ", one thread" * (given.device == "cpu"))
     report = {
-        "environment": environment(given.device),
+        "environment": found,
         "world": asdict(world),
         "matmul_ceiling": None if ceiling != ceiling else ceiling,
         "arms": table,
         "comparisons": comparisons,
-        "protocols": protocols,
+        "claim": claim,
         "losses": bench.losses,
         "seconds": bench.seconds,
         "tokens": bench.tokens,
@@ -391,14 +458,17 @@ def measure(given: argparse.Namespace, world: World) -> None:
         writer.writeheader()
         writer.writerows(table)
     print(*differences(bench.configurations), sep="\n", end="\n\n")
-    print(f"{world}; matrix products reach {ceiling / 1e9:.0f} GFLOP/s; {report['environment']}")
-    print(*(markdown(rows) for rows in (table, comparisons, protocols) if rows), sep="\n\n")
+    print(f"{world}; matrix products reach {ceiling / 1e9:.0f} GFLOP/s; {found}")
+    print(*(markdown(rows) for rows in (table, comparisons, claim_table(claim)) if rows), sep="\n\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     try:
         given = parse(arguments)
         if given.dry_run:
+            if given.claim:
+                print("The paper's claim that SimPO takes less time and memory than DPO:")
+                print(*(f"  {letter}, {what}: {simpo} by {dpo}" for letter, (what, simpo, dpo) in PROTOCOLS.items()), sep="\n")
             print(
                 f"The losses of {len(given.arms)} arms on {given.device}, {given.rounds} rounds of {given.warmup} + {given.steps} steps of"
                 f" {given.batch} pairs each, then the memory of each in a process of its own; results in {given.out}:\n"
@@ -412,6 +482,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         world = World(given.device, arms.SHAPES[given.device], given.batch, given.token_budget, checkpointing, bf16)
         if given.arm:
             bench = Bench(world, [given.arm], 1, 1, 1)
+            bench.run(given.arm, bench.longest_batch())
             print(json.dumps(bench.run(given.arm, bench.longest_batch(), epochs=2, memory=True).memory))
         else:
             measure(given, world)

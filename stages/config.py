@@ -47,7 +47,9 @@ VERSIONS = {
     "train": 2,
     "answer": 1,
     "judge": 1,
-    "score": 2,
+    "score": 3,
+    "loglik": 1,
+    "controls": 1,
     "report": 1,
 }
 # Where a protocol's answers and judgments lie, in the folder of a run's benchmark: the benchmarks' own formats.
@@ -60,6 +62,29 @@ JUDGMENTS = {
 }
 SCORED_WITH = {"alpacaeval2": ("gamed",), "arena_hard": ("baseline",), "mt_bench": ("questions",)}  # options of stages/score.py
 MADE_HERE = ("pretrain", "sft", "generate", "reward", "annotate")  # the parts of a setting that may be null
+# The scripts of analysis/, a table each, a figure each, and what the report calls them; below, what some of them read.
+TABLES = {
+    "table1": "Table 1",
+    "table2": "Table 2",
+    "table3": "Table 3",
+    "table4": "Table 4",
+    "table5": "Table 5",
+    "table6": "Table 6",
+    "compare": "Comparison with the paper",
+    "overlap": "Overlap of the data",
+}
+FIGURES = {
+    "fig1_scores": "Figure 1",
+    "fig2_length": "Figure 2",
+    "fig3_gamma": "Figure 3",
+    "fig4_dpo": "Figure 4",
+    "fig5_beta": "Figure 5",
+    "curves": "Training curves",
+}
+LIKELIHOOD = ("sft", "dpo", "simpo", "simpo_no_ln")  # whose log-likelihoods the paper looks at: Table 6, Figures 2 and 4
+SWEPT = ("paper", "fig3_gamma", "fig5_beta", "scorecard")  # the targets that draw on sweeps
+EFFICIENCY = "results/efficiency/train_step.json"
+CONTROL_PROMPTS = 50  # of each benchmark: a share of them is known to 7 points
 # Names that conf/ may give and that this version cannot run yet: planning what needs one stops, and says so.
 NOT_READY = {
     "llm-blender/PairRM": "PairRM",
@@ -99,6 +124,15 @@ class Trial(NamedTuple):
     varied: dict[str, runs.Value]
 
 
+class Row(NamedTuple):
+    """A run of the tables: a method of the scale in one of its settings, with one of its seeds."""
+
+    setting: str
+    run: str
+    method: str
+    seed: int
+
+
 class Plan:
     """All that Snakemake needs to know of the configuration of one scale."""
 
@@ -115,8 +149,9 @@ class Plan:
             runtime.setdefault("judge", {})["budget"] = self.base.judge.budget
         given = {stage: " ".join(f"{key}={value}" for key, value in knobs.items()) for stage, knobs in runtime.items()}
         self.knobs = {stage: f"--runtime {given.get(stage, '')}" for stage in VERSIONS}
-        # What starts a training: torch's launcher, where it is to be several processes.
+        self.efficiency = " ".join(f"--{key} {value}" for key, value in runtime.get("efficiency", {}).items())
         processes = self.base.runtime["train"].get("processes", 1)
+        # What starts a training: torch's launcher, where it is to be several processes.
         self.launcher = f"torch.distributed.run --standalone --nproc-per-node {processes} -m " if processes > 1 else ""
         self.benchmarks = list(self.base.benchmarks)
         self.answered = [name for name in self.benchmarks if self.base.benchmarks[name].answers == name]
@@ -219,10 +254,12 @@ class Plan:
                     trained.append((setting, run))
                 case ("results", setting, "runs", run, _, *_):
                     evaluated.append((setting, run))
+                case (last,) | (*_, last) if PurePosixPath(last).stem in SWEPT:
+                    evaluated += self.swept()
         for setting, run in trained:
             write("train", setting=setting, run=run)
         for setting, run in evaluated:
-            for stage in ("answer", "judge"):
+            for stage in ("answer", "judge", "loglik"):
                 write(stage, setting=setting, run=run)
             for benchmark in self.benchmarks:
                 write("score", setting=setting, run=run, benchmark=benchmark)
@@ -231,15 +268,47 @@ class Plan:
                 if self.setting(setting).setting[stage] is not None and _ready(self.setting(setting).setting[stage]):
                     write(stage, setting=setting)
         write("tables")
+        write("controls", judge=self.base.judge.name)
         if self.base.world is not None:
             write("report")
 
     # -- targets ------------------------------------------------------------------------------------------------------
 
-    def runs(self, *parts: str) -> list[tuple[str, str]]:
-        """(setting, run) of every row of the tables, or of the scale's ``parts`` alone: methods (Table 4), ablations (Table 5)."""
+    def rows(self, *parts: str) -> list[Row]:
+        """Every row of the tables, or of the scale's ``parts`` alone: methods (Table 4), ablations (Table 5)."""
         methods = dict.fromkeys(method for part in parts or ("methods", "ablations") for method in self.scale[part])
-        return [(setting, method) for setting in self.scale["settings"] for method in methods]
+        found = []
+        for setting, method in product(self.scale["settings"], methods):
+            is_trained = self.method(setting, method).objective is not None
+            for seed in self.scale["seeds"] if is_trained else [self.base.seed]:  # nothing else depends on the seed
+                found.append(Row(setting, self.run_name(setting, method, {"seed": seed}), method, seed))
+        return found
+
+    def runs(self, *parts: str) -> list[tuple[str, str]]:
+        """(setting, run) of ``rows``."""
+        return [row[:2] for row in self.rows(*parts)]
+
+    @cached_property
+    def sweeps(self) -> dict[str, list[Trial]]:
+        """The runs of the figures' sweeps conf/sweep/<scale>/<name>.yaml, by the name that the scale lists, in the grids' order."""
+        found: dict[str, list[Trial]] = {}
+        for name in self.scale["sweeps"]:
+            grid = sweep(f"{self.scale['name']}/{name}")
+            settings, methods = grid.pop("setting", self.scale["settings"]), grid.pop("method")
+            found[name] = [trial for setting, method in product(settings, methods) for trial in self._trials(name, setting, method, grid)]
+        return found
+
+    def swept(self) -> list[tuple[str, str]]:
+        """(setting, run) of all figures' sweeps, each once."""
+        return list(dict.fromkeys(trial[:2] for trials in self.sweeps.values() for trial in trials))
+
+    def _trials(self, name: str, setting: str, method: str, grid: Mapping[str, list[Any]]) -> list[Trial]:
+        """The runs of a grid in a setting; ConfigError names the sweep's file."""
+        varied = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+        try:
+            return [Trial(setting, self.run_name(setting, method, values), method, values) for values in varied]
+        except ValueError as error:
+            raise ConfigError(f"conf/sweep/{self.scale['name']}/{name}.yaml, in {setting}: {error}") from None
 
     @cached_property
     def trials(self) -> list[Trial]:
@@ -249,15 +318,16 @@ class Plan:
         grids = {method: sweep(f"{name}/{method}") for method in methods if (CONF / f"sweep/{name}/{method}.yaml").is_file()}
         if not grids:
             raise ConfigError(f"scale {name} has no trials: write conf/sweep/{name}/<method>.yaml for methods of conf/scale/{name}.yaml")
-        found = []
-        for setting, (method, grid) in product(self.scale["settings"], grids.items()):
-            for values in product(*grid.values()):
-                varied = dict(zip(grid, values, strict=True))
-                try:
-                    found.append(Trial(setting, self.run_name(setting, method, varied), method, varied))
-                except ValueError as error:
-                    raise ConfigError(f"conf/sweep/{name}/{method}.yaml, in {setting}: {error}") from None
-        return found
+        for method, grid in grids.items():
+            if grid.pop("method") != [method] or "setting" in grid:
+                raise ConfigError(
+                    f"conf/sweep/{name}/{method}.yaml: a method's trials are of the method in the file's name, in every setting"
+                )
+        return [
+            trial
+            for setting, method in product(self.scale["settings"], grids)
+            for trial in self._trials(method, setting, method, grids[method])
+        ]
 
     def trainings(self, wanted: Iterable[tuple[str, str]]) -> list[str]:
         """The manifests of trained runs."""
@@ -282,10 +352,66 @@ class Plan:
         """The scores.json of runs on every benchmark."""
         return [f"results/{setting}/runs/{run}/eval/{benchmark}/scores.json" for setting, run in wanted for benchmark in self.benchmarks]
 
+    def logliks(self, wanted: Iterable[tuple[str, str]]) -> list[str]:
+        """The log-likelihoods of runs."""
+        return [f"results/{setting}/runs/{run}/eval/loglik.parquet" for setting, run in wanted]
+
+    def control_answers(self) -> list[str]:
+        """The answers whose judgments the controls hold against each other: those of the tables' first run."""
+        (setting, run), *_ = self.runs("methods")
+        return [f"results/{setting}/runs/{run}/eval/{self.answers(name)}" for name in self.answered]
+
+    @property
+    def controls(self) -> str:
+        """What the judge says of answers that are none."""
+        return f"results/controls/{self.base.judge.name}/{files.MANIFEST}"
+
+    def needs(self, name: str) -> list[str]:
+        """What a script of analysis/ reads, besides results/tables.yaml."""
+        rows, likelihood = self.runs(), [row[:2] for row in self.rows() if row.method in LIKELIHOOD]
+        trained = [row[:2] for row in self.rows() if self.method(row.setting, row.method).objective is not None]
+        swept = {sweep: [trial[:2] for trial in self.sweeps[sweep]] for sweep in self.scale["sweeps"]}
+        data = [f"results/{setting}/data/{files.MANIFEST}" for setting in self.scale["settings"]]
+        match name:
+            case "table1" | "table4" | "fig1_scores":
+                return self.scores(self.runs("methods"))
+            case "compare":  # Tables 4 to 6 of the paper
+                return self.scores(rows) + self.logliks(likelihood)
+            case "table2":
+                return [self.controls, *self.made("tables"), *self.scores(rows[:1])]
+            case "table3":
+                return self.trainings(trained)
+            case "table5":
+                return self.scores(self.runs("ablations"))
+            case "table6" | "fig2_length":
+                return self.logliks(likelihood)
+            case "fig3_gamma":
+                return self.scores(swept.get("gamma", [])) + self.logliks(swept.get("gamma", []))
+            case "fig4_dpo":
+                return [*self.logliks(likelihood), EFFICIENCY]
+            case "fig5_beta":
+                beta = [run for sweep in ("beta_dpo", "beta_simpo") for run in swept.get(sweep, [])]
+                return self.scores(beta) + self.logliks(beta)
+            case "curves":
+                return self.scores(rows) + self.trainings(trained)
+            case "overlap":
+                return [*data, *(made for made in self.made("tables") if made != self.controls)]
+            case "answers":
+                return self.scores(rows) + self.logliks(rows)
+            case "scorecard":
+                every = list(dict.fromkeys([*rows, *self.swept()]))
+                return [*self.scores(every), *self.logliks(dict.fromkeys([*likelihood, *self.swept()])), EFFICIENCY]
+        raise ConfigError(f"no script of analysis/ is called {name}{nearest(name, [*TABLES, *FIGURES, 'scorecard', 'answers'])}")
+
     def targets(self) -> list[str]:
         """What the scale asks for."""
         report = ["results/world_report.json"] if self.base.world is not None else []
         return ["results/table4.csv", "results/table5.csv", "results/figures/table4.png", *report]
+
+    def paper(self) -> list[str]:
+        """Every table and figure."""
+        made = [*(f"results/{name}.csv" for name in TABLES), *(f"results/figures/{name}.png" for name in FIGURES)]
+        return list(dict.fromkeys([*self.targets(), *made, "results/scorecard.csv", "results/answers.html"]))
 
 
 def stage_of(path: str) -> tuple[str, dict[str, str]]:
@@ -297,6 +423,8 @@ def stage_of(path: str) -> tuple[str, dict[str, str]]:
             return "world", {"world": world}
         case ("results", "calibration", world, *_):
             return "calibrate", {"world": world}
+        case ("results", "controls", judge, *_):
+            return "controls", {"judge": judge}
         case ("results", setting, "runs", run, *_):
             return "train", {"setting": setting, "run": run}
         case ("results", setting, "data", *_):
@@ -425,11 +553,54 @@ def _judge(plan: Plan, *, setting: str, run: str, **_: str) -> Slice:
 def _score(plan: Plan, *, benchmark: str, setting: str, run: str, **_: str) -> Slice:
     config = plan.base.benchmarks[benchmark]
     given = {key: config[key] for key in SCORED_WITH.get(config.protocol, ())}
-    return f"results/{setting}/runs/{run}/eval/{benchmark}/score.yaml", {"protocol": config.protocol, "version": config.version, **given}
+    return f"results/{setting}/runs/{run}/eval/{benchmark}/score.yaml", {
+        "protocol": config.protocol,
+        "protocol_version": config.version,
+        **given,
+    }
+
+
+def _loglik(plan: Plan, *, setting: str, run: str, **_: str) -> Slice:
+    config = plan.setting(setting)
+    folder = f"results/{setting}/runs/{run}"
+    lengths = _lengths(config)
+    reference = {key: lengths.pop(key) for key in CHECKPOINT}
+    answer = plan._slice("answer", setting=setting, run=run)[1]
+    benchmarks = {
+        name: {"protocol": benchmark["protocol"], "questions": benchmark["questions"], "answers": f"{folder}/eval/{plan.answers(name)}"}
+        for name, benchmark in answer["benchmarks"].items()
+    }
+    model = {key: answer.get(key) for key in CHECKPOINT}
+    known = {"start": reference, "reference": f"results/{setting}/reference"}
+    return f"{folder}/eval/loglik.yaml", {"setting": setting, "run": run, **model, **lengths, **known, "benchmarks": benchmarks}
+
+
+def _controls(plan: Plan, *, judge: str, **_: str) -> Slice:
+    """Answers that are none, and, for the agreement of the orders, those of the tables' first run."""
+    if judge != plan.base.judge.name:
+        raise ConfigError(f"judge {judge!r}: scale {plan.scale['name']} has {plan.base.judge.name}")
+    setting, run = plan.runs("methods")[0]
+    judged = plan._slice("judge", setting=setting, run=run)[1]
+    benchmarks = {name: value for name, value in judged["benchmarks"].items() if value["protocol"] != "oracle"}
+    return f"results/controls/{judge}/config.yaml", {"prompts": CONTROL_PROMPTS, "benchmarks": benchmarks, "judge": judged["judge"]}
 
 
 def _tables(plan: Plan, **_: str) -> Slice:
-    return "results/tables.yaml", {**plan.scale, "benchmarks": plan.benchmarks, "judge": plan.base.judge.model}
+    rows = [row._asdict() for row in plan.rows()]
+    sweeps = {name: [trial._asdict() for trial in trials] for name, trials in plan.sweeps.items()}
+    judge = {"judge": plan.base.judge.model, "controls": str(PurePosixPath(plan.controls).parent)}
+    asked = {key: {name: plan.base.benchmarks[name][key] for name in plan.answered} for key in ("questions", "baseline")}
+    taught = {name: part.data.data if (part := plan.setting(name).setting.sft) is not None else None for name in plan.scale["settings"]}
+    return "results/tables.yaml", {
+        **plan.scale,
+        "benchmarks": plan.benchmarks,
+        **judge,
+        **asked,
+        "demonstrations": taught,
+        "rows": rows,
+        "sweeps": sweeps,
+        "analysis": plan.base.analysis,
+    }
 
 
 def _tuning(plan: Plan, **_: str) -> Slice:
@@ -458,6 +629,8 @@ _SLICES: dict[str, Callable[..., Slice]] = {
     "answer": _answer,
     "judge": _judge,
     "score": _score,
+    "loglik": _loglik,
+    "controls": _controls,
     "tables": _tables,
     "tuning": _tuning,
     "report": _report,
@@ -472,11 +645,11 @@ def plan(scale: str | None = None, named: Iterable[str] = ()) -> Plan:
 
 
 def sweep(name: str) -> dict[str, list[Any]]:
-    """What conf/sweep/<scale>/<method>.yaml, its ``name`` <scale>/<method>, varies: the keys of a run's name, each with its values.
+    """What conf/sweep/<name>.yaml varies: ``setting`` (where it says one), ``method``, and the keys of a run's name, each with its values.
 
     Read with Hydra's own grammar, so that the runs are those of its multirun. ConfigError names file and key.
     """
-    where, method = f"conf/sweep/{name}.yaml", PurePosixPath(name).name
+    where = f"conf/sweep/{name}.yaml"
     try:
         params = OmegaConf.select(OmegaConf.load(CONF / f"sweep/{name}.yaml"), "hydra.sweeper.params", throw_on_missing=True) or {}
         overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
@@ -488,11 +661,11 @@ def sweep(name: str) -> dict[str, list[Any]]:
         }
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError) as error:
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
-    if texts.pop("method", None) != [method]:
-        raise ConfigError(f"{where}: hydra.sweeper.params.method must stand there and be {method}: a sweep is of the method in its name")
+    if "method" not in texts:
+        raise ConfigError(f"{where}: hydra.sweeper.params.method must stand there: a sweep says whose runs it is of")
     for key in texts:
-        if key != "seed" and not key.startswith("method."):
-            raise ConfigError(f"{where}: hydra.sweeper.params.{key}: a sweep can vary method.* and seed")
+        if key not in ("setting", "method", "seed") and not key.startswith("method."):
+            raise ConfigError(f"{where}: hydra.sweeper.params.{key}: a sweep can vary setting, method, method.* and seed")
     return {key.removeprefix("method."): [value_of(text) for text in values] for key, values in texts.items()}
 
 

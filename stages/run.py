@@ -59,7 +59,9 @@ def named(point: list[str]) -> tuple[str, str, str, dict[str, Any]]:
         else:
             raise ConfigError(f"{override}: a run can vary method.* and seed; change conf/ for everything else, or add a setting to it")
     name = choices["+sweep"]
-    if name and not sweep(name).keys() <= varied.keys():  # Hydra reads a sweep's values where all jobs have the same one
+    if (
+        name and not sweep(name).keys() - {"setting", "method"} <= varied.keys()
+    ):  # Hydra reads a sweep's values where all jobs have the same one
         raise ConfigError(f"+sweep={name}: Hydra has not read its values; give one sweep in a call")
     return choices["scale"] or name.partition("/")[0], choices["setting"], choices["method"], varied
 

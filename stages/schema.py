@@ -27,6 +27,8 @@ class Scale:
     settings: list[str] = MISSING
     methods: list[str] = MISSING  # Table 4
     ablations: list[str] = MISSING  # Table 5
+    seeds: list[int] = MISSING  # of each training in the tables
+    sweeps: list[str] = field(default_factory=list)  # of the figures: conf/sweep/<scale>/<name>.yaml
 
 
 @dataclass
@@ -356,8 +358,28 @@ class Judge:
 
 
 @dataclass
+class Collapse:
+    """What a training that went wrong shows: below a share of answers that end by themselves, above a share of repeated 3-grams."""
+
+    ended: float = MISSING
+    repeated_3grams: float = MISSING
+
+
+@dataclass
+class Analysis:
+    """How the scorecard judges: the intervals' level, the bootstrap's resamples and seed, and how far "about" reaches."""
+
+    level: float = MISSING
+    resamples: int = MISSING
+    seed: int = MISSING
+    about: float = MISSING
+    collapse: Collapse = field(default_factory=Collapse)
+
+
+@dataclass
 class Config:
     seed: int = MISSING
+    analysis: Analysis = field(default_factory=Analysis)
     scale: Scale = field(default_factory=Scale)
     world: World | None = None
     setting: Setting = field(default_factory=Setting)
@@ -399,6 +421,11 @@ RANGES: dict[str, tuple[float, bool, float]] = {
     "noise": (0, True, 1e4),
     "follow_ups": (0, True, 1),
     "silence": (0, True, 1),
+    "level": (0, False, 1),
+    "resamples": (0, False, 1e6),
+    "about": (0, True, 1),
+    "ended": (0, True, 1),
+    "repeated_3grams": (0, True, 1),
     "input": (0, True, 1e6),
     "output": (0, True, 1e6),
     "budget": (0, True, 1e6),

@@ -25,8 +25,9 @@ In, plain or gzipped (.gz), answers and judgments for the same instructions:
 
 Out: ``scores.json``. alpacaeval2: win rates in percent with standard errors, raw, discrete and length-controlled (by the package's
 own functions). arena_hard: the Bradley-Terry win rate with its bootstrap interval. mt_bench: the mean rating, by turn and category.
-oracle: the mean score in [0, 10], its standard error, the mean count of each finding. All with counts, failures, lengths, the protocol's
-version, which is printed too, and the versions of the packages that they depend on.
+oracle: the mean score in [0, 10], its standard error, the mean count of each finding. All with counts, failures by their kind, the
+answers' lengths and shape (``ended``, ``repeated_3grams``), the protocol's version, which is printed too, and the versions of the packages
+that they depend on.
 """
 
 from __future__ import annotations
@@ -39,9 +40,8 @@ from typing import Any
 
 from stages import files
 from stages.judging import VERSIONS, alpacaeval2, arena_hard, mt_bench
-from stages.judging.rows import Row, check_same, only, read_rows
+from stages.judging.rows import ANSWER, MODEL_ANSWER, Row, check_same, only, read_rows
 
-ANSWER, MODEL_ANSWER = ("instruction", "output", "generator"), ("question_id", "model_id", "choices")
 FORMATS = {  # the keys that answers and judgments must have
     "alpacaeval2": (ANSWER, ("instruction", "output_1", "generator_1", "output_2", "generator_2", "annotator", "preference")),
     "arena_hard": (MODEL_ANSWER, ("question_id", "model", "judge", "games")),
@@ -66,6 +66,29 @@ def score_oracle(answers: list[Row], judgments: list[Row]) -> dict[str, Any]:
         "standard_error": stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else None,
         "findings": {key: fmean(row[key] for row in judgments) for key in findings},
     }
+
+
+def shape(answers: list[Row]) -> dict[str, float | None]:
+    """What a training that went wrong shows in the answers, a turn being an answer of its own, in any benchmark's format.
+
+    ``ended``: the share that ended by themselves (``finish_reason`` "stop"), None where the file does not say of all. ``repeated_3grams``:
+    the mean over answers of the share of an answer's 3-grams of words, cut at white space, that came before in it; 0 below three words.
+    """
+    turns = [turn for row in answers for turn in (row["choices"][0]["turns"] if "choices" in row else [row["output"]])]
+    texts = [turn["content"] if isinstance(turn, dict) else turn for turn in turns]
+    given = [row.get("finish_reason") for row in answers]
+    reasons = [reason for found in given for reason in (found if isinstance(found, list) else [found])]
+    says = len(reasons) == len(texts) and None not in reasons
+    return {
+        "ended": fmean(reason == "stop" for reason in reasons) if says else None,
+        "repeated_3grams": fmean(map(repeated_3grams, texts)),
+    }
+
+
+def repeated_3grams(text: str) -> float:
+    words = text.split()
+    found = list(zip(words, words[1:], words[2:], strict=False))
+    return 1 - len(set(found)) / len(found) if found else 0.0
 
 
 def score(benchmark: str, answers: list[Row], judgments: list[Row], needed: Path) -> tuple[dict[str, Any], str]:
@@ -107,7 +130,7 @@ def main() -> None:
     answer_keys, judgment_keys = FORMATS[args.benchmark]
     answers, judgments = read_rows(args.answers, answer_keys), read_rows(args.judgments, judgment_keys)
     scores, summary = score(args.benchmark, answers, judgments, needed)
-    files.write_json(args.out, plain(scores))
+    files.write_json(args.out, plain(scores | shape(answers)))
     failed = f", {scores['n_failed']} judgments failed" if "n_failed" in scores else ""
     by = [f"{key} {scores[key]}" for key in ("judge", "baseline") if scores.get(key)]
     print(f"score: {scores['generator']} on {args.benchmark}: {summary}{failed}; {', '.join([scores['protocol']['version'], *by])}")

@@ -15,13 +15,17 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from stages import score as score_stage
 from stages.judging import alpacaeval2
 from stages.judging.client import Outcome
+from stages.judging.rows import read_rows
 
 REFERENCE = Path(os.environ.get("REFERENCE_DATA", Path(__file__).parents[2] / "shared/reference_data"))
 ALPACA = REFERENCE / "alpaca_eval"
@@ -212,6 +216,27 @@ def test_published_scores_come_out_of_the_published_annotations(model: str, tmp_
 
 
 @published
+@pytest.mark.parametrize(
+    "model", ["Llama-3-Instruct-8B-SimPO", "Meta-Llama-3-8B-Instruct", "Mistral-7B-Instruct-v0.2", "gemma-2-9b-it-DPO"]
+)
+def test_the_formula_of_the_module_gives_the_published_figures_from_the_published_weights(model: str) -> None:
+    """Where outputs and coefficients alone are published: LC and its error within 1e-6, as written in the docstring; the length exactly."""
+    expected = json.loads((REFERENCE / "expected.json").read_text())["alpaca_eval"]["from_outputs_and_glm_weights"][model]
+    weights = pd.read_csv(ALPACA / "glm/weights_baseline_gpt4_1106_preview.csv", index_col=0).loc[model]
+    difficulty = pd.read_csv(ALPACA / "glm/instruction_difficulty_recovered.csv")["instruction_difficulty"]
+    shift = weights["not_gamed_baseline.astype(float)"]
+    fitted = 1 / (1 + np.exp(-(weights["instruction_difficulty"] * difficulty + shift)))
+    assert 100 * fitted.mean() == pytest.approx(expected["length_controlled_winrate"], abs=1e-6)
+    if expected["lc_standard_error"] is not None:
+        assert 100 * fitted.sem() == pytest.approx(expected["lc_standard_error"], abs=1e-6)
+    answers = read_rows(ALPACA / f"model_outputs/{model}.json.gz", ("instruction", "output", "generator"))
+    assert int(fmean(len(row["output"]) for row in answers)) == expected["avg_length"]
+    # The difficulties that our fit reads are these, so that it is the same formula of the same numbers.
+    gamed = alpacaeval2.read_gamed(GAMED).drop_duplicates("index")["instruction_difficulty"]
+    assert np.allclose(gamed, difficulty, atol=1e-9, rtol=0)
+
+
+@published
 @pytest.mark.parametrize("failed", [0, 40])
 def test_length_controlled_win_rate_is_the_packages_own_to_the_last_digit(
     failed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -272,6 +297,34 @@ def test_rows_out_of_place_are_refused_because_the_fit_takes_them_by_number(tmp_
     for message, (judged, answers) in cases.items():
         with pytest.raises(ValueError, match=message):
             run_score(monkeypatch, tmp_path, judged, gamed, answers)
+
+
+def test_failures_are_counted_by_their_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """score(): what judge and endpoint said makes no reason of its own; the package's rows have none to give."""
+    rows, gamed = small_world(tmp_path)
+    reasons: list[str | None] = [
+        "neither m nor M among the likeliest tokens: ['I', 'The']",
+        "neither m nor M among the likeliest tokens: ['Neither']",
+        "the judge refused: 'I cannot: it is late'",
+        "the judge refused: 'No'",
+        "https://api.example/v1 refused model 'judge' with HTTP 400. It said: maximum length is 128000, yours has 128001 tokens",
+        "https://api.example/v1 refused model 'judge' with HTTP 400. It said: maximum length is 128000, yours has 999999 tokens",
+        "the response is not JSON: '<html>'",
+        "HTTP 500 in the last of 6 tries",
+        None,
+    ]
+    for row, reason in zip(rows, reasons, strict=False):
+        row |= {"preference": None} | ({"failure": reason} if reason else {})
+    rows[len(reasons)]["preference"] = math.nan
+    scores = run_score(monkeypatch, tmp_path, rows, gamed)
+    assert scores["n_failed"] == 10 and scores["failures"] == {
+        "neither m nor M among the likeliest tokens": 2,
+        "the judge refused": 2,
+        "https://api.example/v1 refused model 'judge' with HTTP 400": 2,
+        "the response is not JSON": 1,
+        "HTTP 500 in the last of 6 tries": 1,
+        "no preference": 2,
+    }
 
 
 @published

@@ -18,10 +18,11 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from analysis import table4 as table4_script
 from analysis import table4_picture
-from analysis.table4 import COLUMNS, table4
-from analysis.table5 import table5
+from analysis.study import Study, table
+from analysis.table4 import COLUMNS, COUNTS, DECIMALS
+from analysis.table4 import make as make4
+from analysis.table5 import make as make5
 from stages import files
 from stages.judging.paired import difference
 from stages.score import score
@@ -47,15 +48,31 @@ def mt_bench(n: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[d
     return answers, judged, [{"question_id": i, "category": "writing", "turns": ["a", "b"]} for i in range(n)]
 
 
+WANTED = {
+    **{"name": "mini", "judge": "j", "settings": ["s", "t"], "methods": METHODS, "ablations": ABLATIONS, "benchmarks": BENCHMARKS},
+    "rows": [{"setting": s, "run": m, "method": m, "seed": 42} for s in "st" for m in PREFERENCES],
+    "analysis": {"level": 0.95, "resamples": 100, "seed": 0, "collapse": {"ended": 0.5, "repeated_3grams": 0.5}},
+}
+
+
+def table4(results: Path) -> pd.DataFrame:
+    return make4(Study(results))[0]
+
+
+def table5(results: Path) -> pd.DataFrame:
+    return make5(Study(results))[0]
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """Two settings, four runs, four benchmarks; a run's figures are its number, plus tenths by the column."""
-    wanted = {"name": "mini", "settings": ["s", "t"], "methods": METHODS, "ablations": ABLATIONS, "benchmarks": BENCHMARKS}
-    OmegaConf.save(OmegaConf.create(wanted), tmp_path / "tables.yaml")
+    """Two settings, four runs, four benchmarks; a run's figures are its number, plus tenths by the column; its counts are whole."""
+    OmegaConf.save(OmegaConf.create(WANTED), tmp_path / "tables.yaml")
+    shape = {"protocol": {"version": "v"}, "judge": "j", "failures": {}, "ended": 1.0, "repeated_3grams": 0.0}
     for number, (setting, run) in enumerate((s, r) for s in "st" for r in PREFERENCES):
         folder = tmp_path / f"{setting}/runs/{run}/eval"
         for benchmark, columns in COLUMNS.items():
-            files.write_json(folder / benchmark / "scores.json", {key: number + i / 10 for i, key in enumerate(columns.values())})
+            figures = {key: number + (i if key in COUNTS else i / 10) for i, key in enumerate(columns.values())}
+            files.write_json(folder / benchmark / "scores.json", figures | shape)
         for benchmark, key, values in (("alpacaeval2", "preference", PREFERENCES), ("oracle", "score", ORACLE)):
             rows = [{"instruction": f"question {i}", key: value} for i, value in enumerate(values[run])]
             files.write_json(folder / benchmark / "annotations.json", rows)
@@ -91,13 +108,13 @@ def test_table4_has_a_row_a_setting_and_method_and_the_columns_of_the_scale_s_be
     table = table4(results)
     assert [(row.setting, row.method) for row in table.itertuples()] == [(s, m) for s in "st" for m in METHODS]
     row = table.iloc[4]  # t, dpo: the sixth run
-    assert (row.lc_win_rate, row.win_rate, row.judged, row.failed) == (5.0, 5.2, 5.5, 5.6)
-    assert (row.arena_hard_win_rate, row.arena_hard_low, row.arena_hard_high, row.arena_hard_judged) == (5.0, 5.1, 5.2, 5.3)
-    assert (row.mt_bench, row.mt_bench_standard_error, row.mt_bench_failed) == (5.0, 5.1, 5.3)
+    assert (row.lc_win_rate, row.win_rate, row.judged, row.failed) == (5.0, 5.2, 10, 11)
+    assert (row.arena_hard_win_rate, row.arena_hard_low, row.arena_hard_high, row.arena_hard_judged) == (5.0, 5.1, 5.2, 8)
+    assert (row.mt_bench, row.mt_bench_standard_error, row.mt_bench_failed) == (5.0, 5.1, 8)
     wanted: Any = OmegaConf.load(results / "tables.yaml")
     wanted.benchmarks = ["oracle"]
     OmegaConf.save(wanted, results / "tables.yaml")
-    assert list(table4(results)) == ["setting", "method", "oracle", "oracle_standard_error"]
+    assert list(table4(results)) == ["setting", "method", "oracle", "oracle_standard_error", "failures", "warning"]
 
 
 def test_a_missing_score_and_one_without_a_figure_are_named_with_the_next_command(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,16 +124,17 @@ def test_a_missing_score_and_one_without_a_figure_are_named_with_the_next_comman
     files.write_json(path, {"mean": 1})
     command(monkeypatch, "--results", "results")
     with pytest.raises(SystemExit, match=rf"error: {path} has no 'standard_error'; make it again with: snakemake .*--forcerun {path}"):
-        table4_script.run(None, "table4.csv", table4)
+        table(None, "table4", make4, DECIMALS)
     path.unlink()
     with pytest.raises(SystemExit, match=rf"{path} does not exist; make it with: snakemake --cores all {path}"):
-        table4_script.run(None, "table4.csv", table4)
-    assert not Path("results/table4.csv").exists()
+        table(None, "table4", make4, DECIMALS)
+    assert not Path("results/table4.csv").exists() and not Path("results/table4.txt").exists()
 
 
 def test_table5_gives_paired_differences_to_simpo_in_the_same_setting(results: Path) -> None:
     """By hand: over the instructions that both were judged on, a draw written as 0 counted as one."""
-    table = table5(results).set_index(["setting", "method"])
+    found = table5(results)
+    table = found.set_index(["setting", "method"])
     assert list(table.index) == [(s, m) for s in "st" for m in ABLATIONS]
     for setting in "st":
         dpo, simpo, no_ln = (table.loc[(setting, method)] for method in ABLATIONS)
@@ -129,7 +147,11 @@ def test_table5_gives_paired_differences_to_simpo_in_the_same_setting(results: P
         assert (dpo.oracle_minus_simpo, dpo.oracle_minus_simpo_standard_error) == pytest.approx((0, math.sqrt(2 / 3) / 2))
         assert (no_ln.oracle_minus_simpo, no_ln.oracle_minus_simpo_standard_error) == pytest.approx((-2, math.sqrt(8 / 3) / 2))
         assert not simpo[[name for name in table if "minus" in name]].any()
-    assert list(table.columns)[: len(table4(results).columns) - 2] == list(table4(results))[2:]
+    shared = [column for columns in COLUMNS.values() for column in columns]
+    assert list(found) == [
+        *("setting", "method", *shared, "ended", "repeated_3grams", "lc_win_rate_minus_simpo", "win_rate_minus_simpo"),
+        *("win_rate_minus_simpo_standard_error", "oracle_minus_simpo", "oracle_minus_simpo_standard_error"),
+    ]
 
 
 def test_table5_needs_simpo(results: Path) -> None:
@@ -197,6 +219,17 @@ def test_no_text_of_the_picture_touches_another_or_a_rule_or_the_edge(
     words = " ".join(text.get_text() for text in made.texts)
     assert ("805 instructions on AlpacaEval 2" in words) and ("failed" in words) == bool(failed)
     assert "a-judge-of-a-long-name-2024" in words
+
+
+def test_the_picture_s_caption_counts_a_seed_s_judgments_and_names_the_models_that_are_warned_of() -> None:
+    """table4_picture.caption: over three seeds the table's counts are those of all."""
+    table = figures(("mini_base",), METHODS, BENCHMARKS, 5).assign(seeds=[1, 3, 3], warning=[math.nan, "", "simpo: 9% of answers end"])
+    table.loc[1:, ["judged", "failed"]] *= 3
+    wanted = OmegaConf.create({"name": "mini", "benchmarks": list(BENCHMARKS)})
+    told = table4_picture.caption(table, wanted)
+    assert "805 instructions on AlpacaEval 2" in told[0] and told[0].endswith(". Means over 3 training seeds.")
+    assert told[-1] == "These may have collapsed (table4.csv, warning): Mini-Base SimPO."
+    assert not any("collapsed" in text for text in table4_picture.caption(table.drop(columns="warning"), wanted))
 
 
 def test_bold_is_the_best_of_a_column_within_its_setting_and_of_length_none() -> None:

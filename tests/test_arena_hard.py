@@ -353,6 +353,15 @@ def test_scores_count_failures_by_reason_and_carry_their_protocol() -> None:
     json.dumps(scores)
 
 
+def test_refusals_are_one_reason_whatever_they_say() -> None:
+    """score(): the words that a failure quotes are no kind of failure."""
+    answers = [answer(0, "ours"), answer(1, "ours")]
+    judgments = [judged(0, None, None), judged(1, None, "A>B")]
+    for number, game in enumerate([*judgments[0]["games"], judgments[1]["games"][0]]):
+        game["failure"] = f"the judge refused: 'No, {number} times: no'"
+    assert arena_hard.score(answers, judgments, baseline="base")["failures"] == {"the judge refused": 3}
+
+
 def test_judgments_that_do_not_belong_to_the_answers_are_refused() -> None:
     """score(): a missing, strange or double question, another answer, a lost game, two judges and failures alone stop by name."""
     answers, whole = [answer(0, "ours"), answer(1, "ours")], [judged(0, "A>B", "A>B"), judged(1, "A>B", "A>B")]

@@ -17,7 +17,7 @@ Node = tuple[str, dict[str, str]]
 METHODS_LIKE_SIMPO = ("dpo", "simpo", "simpo_no_ln", "simpo_no_margin")
 
 SETTING_STAGES = ("sft", "generate", "reward", "annotate", "pairs", "reference")
-RUN_STAGES = ("train", "answer", "judge")
+RUN_STAGES = ("train", "answer", "judge", "loglik")
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def nodes(plan: Plan) -> list[Node]:
     for setting, run in plan.runs():
         found += [(stage, {"setting": setting, "run": run}) for stage in RUN_STAGES if (stage, run) != ("train", "sft")]
         found += [("score", {"setting": setting, "run": run, "benchmark": benchmark}) for benchmark in plan.benchmarks]
-    return found
+    return [*found, ("controls", {"judge": plan.base.judge.name})]
 
 
 @pytest.mark.parametrize("judge", sorted(path.stem for path in (CONF / "judge").glob("*.yaml")))
@@ -140,16 +140,19 @@ def test_all_that_the_targets_need_is_written_while_planning(plan: Plan) -> None
 
 # What must be made again where a value changes: the stages, by the value's key; the first pattern that matches. `TABLE` is what the
 # README promises. "all" means in all runs; a method's own value reaches its own run alone, which is held apart below.
-EVALUATION = {"judge", "score"}
-ANSWERED = {"answer", *EVALUATION}
-TRAINED = {"reference", "train", *ANSWERED}
+# The controls are of the judge and of the first run's answers, which is SFT's: no training reaches them.
+JUDGED = {"judge", "score"}
+EVALUATION = {*JUDGED, "controls"}
+ANSWERED = {"answer", "loglik", *EVALUATION}
+FITTED = {"train", "answer", "loglik", *JUDGED}
+TRAINED = {"reference", *FITTED}
 ON_POLICY = {"generate", "annotate", "pairs", *TRAINED}
-FINE_TUNED = {"sft", "reward", *ON_POLICY}
+FINE_TUNED = {"sft", "reward", "controls", *ON_POLICY}
 PRETRAINED = {"pretrain", *FINE_TUNED}
 EVERYTHING = {"world", "calibrate", *PRETRAINED}
 NOTHING: set[str] = set()
 TABLE: list[tuple[str, set[str]]] = [
-    (r"scale\.", NOTHING),
+    (r"scale\.|analysis\.", NOTHING),
     (r"runtime\.", NOTHING),
     (r"seed$", PRETRAINED),
     (r"world\.", EVERYTHING),
@@ -162,20 +165,22 @@ TABLE: list[tuple[str, set[str]]] = [
     (r"benchmarks\.\w+\.answering\.", ANSWERED),
     (r"benchmarks\.\w+\.questions", ANSWERED),
     (r"benchmarks\.\w+\.gamed", {"score"}),
+    (r"benchmarks\.oracle\.", JUDGED),
     (r"benchmarks\.", EVALUATION),
     (r"setting\.pretrain\.", PRETRAINED),
     (r"setting\.sft\.", FINE_TUNED),
-    (r"setting\.start\.", ON_POLICY),
+    (r"setting\.start\.", {"controls", *ON_POLICY}),
     (r"setting\.generate\.", ON_POLICY),
     (r"setting\.reward\.", {"reward", "annotate", "pairs", *TRAINED}),
     (r"setting\.annotate\.", {"annotate", "pairs", *TRAINED}),
     (r"setting\.pairs\.(train|heldout)", {"pairs", *TRAINED}),
+    (r"setting\.pairs\.empty_system", {"controls", *TRAINED}),
     (r"setting\.pairs\.", TRAINED),
     (r"setting\.training\.precision", TRAINED),
-    (r"setting\.training\.", {"train", *ANSWERED}),
+    (r"setting\.training\.", FITTED),
     (r"setting\.decoding\.", ANSWERED),
-    (r"setting\.tuned\.", {"train", *ANSWERED}),
-    (r"method\.", {"train", *ANSWERED}),
+    (r"setting\.tuned\.", FITTED),
+    (r"method\.", FITTED),
 ]
 # Names and forms: what they change is another experiment, or nothing that can be run.
 FIXED = (
@@ -216,8 +221,9 @@ def jobs(plan: Plan, texts: dict[str, str], before: dict[str, str]) -> set[tuple
         path = plan._slice(stage, **where)[0]
         run = f"{where.get('setting', '')}/{where.get('run', '')}"
         needs = {str(Path(manifest).parent) for manifest in plan.made(stage, **where)}
-        follows = {"judge": "answer", "score": "judge"}.get(stage)
-        if texts[path] != before.get(path) or needs & folders or (follows, run) in again:
+        follows = {"judge": "answer", "loglik": "answer", "score": "judge", "controls": "answer"}.get(stage)
+        of = "mini_base/sft" if stage == "controls" else run
+        if texts[path] != before.get(path) or needs & folders or (follows, of) in again:
             again.add((stage, run))
             folders.add(str(Path(path).parent))
     return again

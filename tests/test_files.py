@@ -1,8 +1,7 @@
-"""Whole files or none, errors that name file and next step: stages/files.py, models.py:found, assets.py, pairs.py, analysis/table4.py."""
+"""Whole files or none, errors that name file and next step: stages/files.py, models.py:found, assets.py, pairs.py."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from analysis.table4 import table4
 from stages import files, models
 from stages.assets import fetch
 from stages.pairs import clean, split_turns
@@ -183,34 +181,6 @@ def test_a_row_that_is_no_pair_is_named() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             split_turns(row, "preferences.jsonl, line 7")
-
-
-def test_the_table_is_what_the_scores_say_and_names_a_missing_one(tmp_path: Path) -> None:
-    wanted = {"settings": ["s"], "methods": ["sft", "dpo"], "benchmarks": ["alpacaeval2", "oracle"]}
-    OmegaConf.save(OmegaConf.create(wanted), tmp_path / "tables.yaml")
-    names = ("length_controlled_winrate", "lc_standard_error", "win_rate", "standard_error", "avg_length", "n_total", "n_failed")
-    for number, run in enumerate(("sft", "dpo")):
-        folder = tmp_path / f"s/runs/{run}/eval"
-        files.write_json(folder / "alpacaeval2/scores.json", dict(zip(names, range(number, number + 7), strict=True)))
-        files.write_json(folder / "oracle/scores.json", {"mean": 5, "standard_error": 0.1})
-    table = table4(tmp_path)
-    assert list(table["method"]) == ["sft", "dpo"]
-    assert json.loads(table.to_json(orient="records"))[1] == {
-        "setting": "s",
-        "method": "dpo",
-        "lc_win_rate": 1,
-        "lc_standard_error": 2,
-        "win_rate": 3,
-        "win_rate_standard_error": 4,
-        "length": 5,
-        "judged": 6,
-        "failed": 7,
-        "oracle": 5,
-        "oracle_standard_error": 0.1,
-    }
-    (tmp_path / "s/runs/dpo/eval/oracle/scores.json").unlink()
-    with pytest.raises(ValueError, match=r"runs/dpo/eval/oracle/scores\.json does not exist; make it with: snakemake"):
-        table4(tmp_path)
 
 
 def test_a_missing_file_is_named_with_the_command_that_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

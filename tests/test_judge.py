@@ -480,12 +480,12 @@ def test_a_local_server_is_gone_with_the_stage_however_that_ends(tmp_path: Path)
 def test_a_server_that_never_listens_is_an_error_with_its_last_words(
     behaviour: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stages import judge
+    from stages.judging import session
 
-    monkeypatch.setattr(judge, "START_SECONDS", 3)
+    monkeypatch.setattr(session, "START_SECONDS", 3)
     monkeypatch.chdir(REPOSITORY)
     config = make_slice(tmp_path, server={"behaviour": behaviour, "pid": str(tmp_path / "pid")})
-    with pytest.raises(ValueError, match=rf"(?s){message}.*last words"), judge.local_server("tests.test_judge", config):
+    with pytest.raises(ValueError, match=rf"(?s){message}.*last words"), session.local_server("tests.test_judge", config):
         pass
     assert not alive(int((tmp_path / "pid").read_text()))
 

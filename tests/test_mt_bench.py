@@ -171,6 +171,8 @@ def test_every_turn_has_a_rating_or_a_reason() -> None:
     assert rows[4]["model"] == "model" and rows[4]["judge"] == ["judge-1", "single-math-v1-multi-turn"]
     scores = mt_bench.score(GIVEN["answers"], rows, QUESTIONS)
     assert (scores["mean"], scores["n_total"], scores["n_failed"]) == (4.75, 2, 4)
+    no_content = "the response has no choices[0].message.content"
+    assert scores["failures"] == {"no rating": 1, down.failure: 1, "the judge refused": 1, no_content: 1}
 
 
 def test_a_missing_answer_or_reference_is_named_before_anything_is_asked() -> None:

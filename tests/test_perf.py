@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
+import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -94,6 +98,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["--batch", "6"], "--batch 6: expected a multiple of 4"),
         (["--rounds", "0"], "--rounds 0: expected at least 1"),
         (["--arms", "trl_kto"], "--arms trl_kto: the arms on cpu are ours_simpo"),
+        (["--claim", "--arms", "ours_simpo"], "--arms ours_simpo with --claim, which measures trl_simpo_2.*: leave one of the two out"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], sentence: str) -> None:
@@ -120,20 +125,107 @@ def test_one_step_of_every_kind_of_arm(tmp_path: Path, monkeypatch: pytest.Monke
     rows = lengths.read(divisor=40)[:8]
     assert padded["trl_simpo_2"] == f"{lengths.padded_share(rows, 2):.1%}"
     assert {row["comparison"] for row in report["comparisons"]} >= {"SimPO, TRL at 2 pairs", "DPO cached, TRL live at 2 pairs"}
+    assert [entry["protocol"] for entry in report["claim"]] == ["A", "B", "C"]
+    assert {entry["memory_saved"] for entry in report["claim"]} == {None}
     printed = capsys.readouterr().out
     assert "| trl_simpo_2 " in printed
     assert '"simpo_gamma": 1.375' in printed
     assert "simpo_gamma" in report["configurations"]["trl_simpo_2"]
 
 
-def test_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """perf.train_step: where no GPU is visible its table says so in every row, and nothing fails."""
+CLAIMED = ["trl_simpo_2", "vanilla_dpo_live_2", "ours_simpo", "ours_dpo_cached", "ours_dpo_live"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_claim_explained(device: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """perf.train_step: --claim measures the five arms of the protocols, 12 steps each, on a GPU where torch sees one; a dry-run says so."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
+    train_step.main(["--claim", "--dry-run"])
+    said = capsys.readouterr().out
+    assert re.findall(r"^  (\w+): Arm", said, re.MULTILINE) == CLAIMED
+    assert re.findall(r"^  ([A-Z]), .*: (\w+) by (\w+)$", said, re.MULTILINE) == [
+        ("A", "trl_simpo_2", "vanilla_dpo_live_2"),
+        ("B", "ours_simpo", "ours_dpo_cached"),
+        ("C", "ours_simpo", "ours_dpo_live"),
+    ]
+    [(rounds, steps)] = re.findall(rf"5 arms on {device}, (\d+) rounds of \d \+ (\d+) steps", said)
+    assert int(rounds) % 2 == 0 and int(rounds) * int(steps) == 12
+    train_step.main(["--dry-run"])
+    assert re.findall(r"^  (\w+): Arm", capsys.readouterr().out, re.MULTILINE) == list(train_step.all_arms(device))
+
+
+def test_the_claims_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """perf.train_step: only the protocols' arms are trained, ABBA, and each entry follows, by numpy, from the raw seconds and bytes.
+
+    The seconds are drawn, with each step's own length, instead of measured.
+    """
+    draw, trained = random.Random(1), list[Arm]()
+    peaks = dict(zip(CLAIMED, (900, 1000, 300, 300, 400), strict=True))
+
+    def train(arm: Arm, world: World, pairs: list[Any], sums: list[Any], **_: Any) -> arms.Run:
+        trained.append(arm)
+        steps = len(pairs) // world.batch_size
+        seconds = [step + draw.uniform(1, 2) for step in range(1, steps)]
+        return arms.Run(0.5 + (arm.objective == "dpo"), [100] * (steps + 1), seconds, configuration={"trainer": "PreferenceTrainer"})
+
+    monkeypatch.setattr(arms, "train", train)
+    monkeypatch.setattr(arms, "reference_sums", lambda world, pairs: [(0.0, 0.0)] * len(pairs))
+    monkeypatch.setattr(train_step, "matmul_ceiling", lambda device: 1e9)
+    measured = {name: {"peak": 2.0**20 * peak, "step": 1.0} for name, peak in peaks.items()}
+    monkeypatch.setattr(train_step, "measured_memory", lambda names, *_: {name: measured[name] for name in names})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    train_step.main(["--claim", "--out", str(tmp_path)])
+    wanted = [train_step.all_arms("cpu")[name] for name in CLAIMED]
+    assert trained == wanted + 2 * (wanted + wanted[::-1]), "the check of losses, and four rounds"
+    report: dict[str, Any] = json.loads((tmp_path / "train_step.json").read_text())
+    assert list(report["seconds"]) == CLAIMED and {len(values) for values in report["seconds"].values()} == {12}
+    assert [entry["protocol"] for entry in report["claim"]] == ["A", "B", "C"]
+    printed = re.findall(r"^\| [ABC]: .*", capsys.readouterr().out, re.MULTILINE)
+    for entry, memory_saved, row in zip(report["claim"], (0.1, 0.0, 0.25), printed, strict=True):
+        simpo, dpo = (np.array(report["seconds"][entry[side]["arm"]]) for side in ("simpo", "dpo"))
+        saved = 1 - simpo / dpo
+        assert entry["steps"] == len(saved) == 12
+        assert [entry["simpo"]["seconds"], entry["dpo"]["seconds"]] == pytest.approx([np.median(simpo), np.median(dpo)])
+        assert [entry["simpo"]["peak_mib"], entry["dpo"]["peak_mib"]] == [peaks[entry[side]["arm"]] for side in ("simpo", "dpo")]
+        found = [*entry["time_saved_quartiles"], entry["time_saved"]]
+        assert found == pytest.approx([*np.quantile(saved, [0.25, 0.75]), np.median(saved)])
+        assert entry["memory_saved"] == pytest.approx(memory_saved)
+        assert saved.min() <= entry["time_saved_low"] <= entry["time_saved"] <= entry["time_saved_high"] <= saved.max()
+        assert entry["device"].startswith("cpu: ")
+        assert entry["shape"] == "4 layers, hidden size 256, vocabulary 32,768, fp32, 8 pairs a step"
+        assert row.startswith(f"| {entry['protocol']}: ")
+        assert f"{entry['time_saved']:z.1%} [{entry['time_saved_low']:z.1%}, {entry['time_saved_high']:z.1%}]" in row
+    assert report["comparisons"] == [], "the claim is SimPO's against DPO's, not ours against TRL's"
+
+
+def test_interval_of_a_median() -> None:
+    """perf.train_step: 95 % of the bootstrap's medians, as their exact distribution has it; the same each time, and a point for one value.
+
+    The median of an odd number n of distinct values is at most the k-th smallest where at least (n + 1) / 2 of n draws fall among the first
+    k: a binomial's tail.
+    """
+    values = [float(value) for value in range(31)]
+
+    def tail(k: int) -> float:
+        share = k / 31
+        return sum(math.comb(31, draws) * share**draws * (1 - share) ** (31 - draws) for draws in range(16, 32))
+
+    below = next(k for k in range(1, 32) if tail(k) >= 0.025) - 1  # the exact 2.5 percentile, as a value
+    assert train_step.interval(values) == (below, 30 - below) == train_step.interval(values)
+    assert train_step.interval([0.2]) == (0.2, 0.2)
+
+
+def test_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """perf.train_step: where no GPU is visible its tables say so in every row, and nothing fails."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     train_step.main(["--device", "cuda", "--out", str(tmp_path)])
     report = json.loads((tmp_path / "train_step.json").read_text())
     assert [row["arm"] for row in report["arms"]] == list(train_step.all_arms("cuda"))
     assert {row["s/step"] for row in report["arms"]} == {"not measured"}
-    assert {row["ours is"] for row in report["comparisons"]} == {row["less time"] for row in report["protocols"]} == {"not measured"}
+    assert {row["ours is"] for row in report["comparisons"]} == {"not measured"}
+    assert report["claim"] == []
+    rows = re.findall(r"^\| [ABC]: .*", capsys.readouterr().out, re.MULTILINE)
+    assert [row.count("not measured") for row in rows] == [2, 2, 2]
 
 
 def test_memory_of_a_step() -> None:

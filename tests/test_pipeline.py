@@ -18,15 +18,18 @@ from checkout import copy_to
 from omegaconf import OmegaConf
 
 from stages import files, models
+from stages.config import FIGURES, TABLES
 from stages.engine import seed_of, start_engine
 
 TABLE = "results/table4.csv"
 SCALE = ("--config", "scale=smoke")
+CANARY = "sk-canary-7f1c0a"  # the judge's key, in the environment of every run here
 
 
 def snakemake(tree: Path, *arguments: str, cores: int = 2, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "snakemake", "--cores", str(cores), *arguments]
-    done = subprocess.run(command, cwd=tree, env=os.environ | environment, capture_output=True, text=True, check=False)
+    env = os.environ | {"OPENAI_API_KEY": CANARY} | environment
+    done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, check=False)
     done.stdout += done.stderr
     return done
 
@@ -42,6 +45,8 @@ def scheduled(tree: Path) -> set[str]:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what git would take, in which all that the smoke scale asks for has been made."""
     tree = copy_to(tmp_path_factory.mktemp("tree"))
+    judge = tree / "conf/judge/mini.yaml"
+    judge.write_text(judge.read_text().replace("api_key_env: null", "api_key_env: OPENAI_API_KEY"))  # sent to the local server
     done = snakemake(tree, *SCALE)
     assert done.returncode == 0, done.stdout[-5000:]
     return tree
@@ -229,3 +234,35 @@ def test_the_trials_of_a_sweep_make_their_table_without_an_answer_and_the_front_
     command = [sys.executable, "-m", "stages.run", "+sweep=smoke/simpo", "setting=smoke,smoke_on_policy"]
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
     assert "Nothing to be done" in done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def paper(tree: Path) -> Path:
+    """The tree with every table and figure."""
+    done = snakemake(tree, "paper", *SCALE)
+    assert done.returncode == 0, done.stdout[-5000:]
+    return tree
+
+
+def test_every_table_and_figure_is_made_with_its_numbers_and_caption(paper: Path) -> None:
+    results = paper / "results"
+    for name in TABLES:
+        assert len(pd.read_csv(results / f"{name}.csv")) > 0, name
+        assert (results / f"{name}.txt").read_text().strip(), name
+    for name in FIGURES:
+        assert (results / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG"), name
+        assert (results / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF"), name
+        assert len(pd.read_csv(results / f"figures/{name}.csv")) > 0, name
+        assert "smoke" in (results / f"figures/{name}.txt").read_text(), name
+    card = pd.read_csv(results / "scorecard.csv")
+    assert set(card["verdict"]) <= {"reproduced", "contradicted", "undecided", "not measured"}
+    assert card.loc[card["verdict"] == "not measured", "reason"].str.len().gt(0).all()
+    assert "Nothing to be done" in snakemake(paper, "paper", *SCALE).stdout
+
+
+def test_the_judge_s_key_is_in_no_file(paper: Path) -> None:
+    """results/, logs, what Snakemake writes down for itself; every judgment here was asked for with the key in its request's header."""
+    assert "api_key_env: OPENAI_API_KEY" in (paper / "results/smoke/runs/sft/eval/judge.yaml").read_text()
+    files_of_run = [path for path in paper.rglob("*") if path.is_file()]
+    assert any(".snakemake" in path.parts for path in files_of_run)
+    assert not [path for path in files_of_run if CANARY.encode() in path.read_bytes()]

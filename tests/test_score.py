@@ -16,6 +16,7 @@ from checkout import ROOT
 from test_alpacaeval2 import answers_of, small_world
 
 from stages.judging import VERSIONS
+from stages.score import shape
 
 Rows = list[dict[str, Any]]
 
@@ -94,8 +95,28 @@ def test_gzipped_files_of_anybodys_are_scored_without_a_config(benchmark: str, e
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert {key: scores[key] for key in expected} == expected
     assert scores["protocol"]["version"] == VERSIONS[benchmark]
+    assert scores["ended"] is None and scores["repeated_3grams"] == 0  # anybody's files do not say, and these answers are short
     by = [f", {key} {scores[key]}" for key in ("judge", "baseline") if scores.get(key)]
     assert done.stdout.startswith(f"score: model on {benchmark}: ") and done.stdout.endswith(f"; {VERSIONS[benchmark]}{''.join(by)}\n")
+
+
+LOOP = "a b c " * 4  # twelve words, ten 3-grams, of which three are new
+
+
+@pytest.mark.parametrize(
+    ("answers", "ended", "repeated"),
+    [
+        ([{"output": LOOP, "finish_reason": "length"}, {"output": "a b c d", "finish_reason": "stop"}], 0.5, 0.35),
+        ([{"output": "a b"}, {"output": ""}], None, 0),
+        ([{"output": "a\nb  a\tb a", "finish_reason": "stop"}, {"output": LOOP}], None, (1 / 3 + 0.7) / 2),  # one of them does not say
+        ([{"choices": [{"turns": [{"content": LOOP}]}], "finish_reason": ["length"]}], 0, 0.7),
+        ([{"choices": [{"turns": [LOOP, "one"]}], "finish_reason": ["stop", "stop"]}], 1, 0.35),
+        ([{"choices": [{"turns": [LOOP, LOOP]}]}], None, 0.7),
+    ],
+)
+def test_the_answers_shape_is_counted_by_turn(answers: Rows, ended: float | None, repeated: float) -> None:
+    """shape(): the share that ended by itself, and the mean share of 3-grams said before, in each benchmark's format."""
+    assert shape(answers) == {"ended": ended, "repeated_3grams": pytest.approx(repeated)}
 
 
 def test_help_names_every_format(elsewhere: Path) -> None:

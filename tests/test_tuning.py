@@ -15,6 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from analysis import tuning
+from analysis.study import command_line
 from stages import config as bridge
 from stages import files
 from stages import run as front_door
@@ -36,7 +37,7 @@ def test_every_method_that_trains_has_as_many_trials_as_the_others_at_the_same_l
     trained = {method for method in rows if plan.method("mini_base", method).objective is not None}
     counts = Counter((trial.setting, trial.method) for trial in plan.trials)
     assert counts == {(setting, method): 6 for setting in plan.scale["settings"] for method in trained}
-    assert {path.stem for path in (CONF / "sweep/mini").glob("*.yaml")} == trained
+    assert {path.stem for path in (CONF / "sweep/mini").glob("*.yaml")} == trained | set(plan.scale["sweeps"])
     assert len({tuple(sweep(f"mini/{method}")["learning_rate"]) for method in trained}) == 1
 
 
@@ -52,10 +53,27 @@ def test_every_trial_is_a_run_of_its_method_and_no_two_are_the_same(scale: str) 
         assert {key: method[key] for key in trial.varied} == trial.varied
 
 
-def test_every_sweep_is_of_a_method_that_exists() -> None:
+@pytest.mark.parametrize("scale", ["mini", "smoke", "paper"])
+def test_every_sweep_is_of_a_method_that_exists_or_a_figure_s(scale: str) -> None:
     """conf/sweep: a file with a mistyped name would be left out without a word."""
-    found = {path.stem for path in (CONF / "sweep").glob("*/*.yaml")}
-    assert found <= {path.stem for path in (CONF / "method").glob("*.yaml")}
+    figures = Plan(scale).scale["sweeps"]
+    found = {path.stem for path in (CONF / "sweep" / scale).glob("*.yaml")}
+    assert set(figures) <= found <= {*figures, *(path.stem for path in (CONF / "method").glob("*.yaml"))}
+
+
+def test_the_figures_sweeps_are_as_wide_as_the_figures_need(plan: Plan) -> None:
+    """Figure 3: six margins from 0 on; Figure 5: five strengths of each method; three seeds of DPO and SimPO, the tables' among them."""
+    grids = {name: {tuple(trial.varied.items()) for trial in trials} for name, trials in plan.sweeps.items()}
+    assert len(grids["gamma"]) >= 6 and (("gamma", 0),) in grids["gamma"]
+    assert len(grids["beta_simpo"]) >= 5 and len(grids["beta_dpo"]) >= 5
+    assert grids["seeds"] == {(("seed", seed),) for seed in (42, 0, 1)}
+    assert {trial[:2] for trial in plan.sweeps["seeds"]} > {
+        (setting, method) for setting in plan.scale["settings"] for method in ("dpo", "simpo")
+    }
+    for trials in plan.sweeps.values():
+        for trial in trials:
+            method, seed = plan.run(trial.setting, trial.run)
+            assert {**method, "seed": seed}.items() >= trial.varied.items()
 
 
 # -- the front door -------------------------------------------------------------------------------------------------------
@@ -93,6 +111,13 @@ def test_both_doors_name_the_same_runs_and_ask_for_their_trainings_alone(snakema
     assert len(wanted) == 12
 
 
+@pytest.mark.parametrize("name", ["gamma", "beta_dpo", "seeds"])
+def test_both_doors_name_the_same_runs_of_a_figure_s_sweep(snakemake_gets: Any, plan: Plan, name: str) -> None:
+    """Hydra's multirun and Plan.sweeps; the sweep names its settings itself, and its runs are evaluated."""
+    got = snakemake_gets(f"+sweep=mini/{name}")
+    assert sorted(got) == sorted([*plan.scores([trial[:2] for trial in plan.sweeps[name]]), "scale=mini"])
+
+
 def test_the_command_line_s_value_takes_the_place_of_the_sweep_s(snakemake_gets: Any) -> None:
     """stages/run.py with hydra.sweeper.params: of a key given twice the command line's."""
     got = snakemake_gets("+sweep=mini/dpo", "setting=mini_base", "method.beta=0.3", "method.learning_rate=1e-5,3e-5")
@@ -122,9 +147,10 @@ def test_two_sweeps_in_one_call_are_an_error_and_not_two_default_runs(snakemake_
 
 
 def test_trials_are_planned_where_their_table_is_asked_for_and_only_there(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plan.write: no sweep is read for another target; for this one every training has its slice, and no evaluation has."""
+    """Plan.write: for another target the figures' sweeps alone are read; for this one every training has its slice, no evaluation has."""
+    figures = {f"mini/{name}" for name in plan.scale["sweeps"]}
     with monkeypatch.context() as patch:
-        patch.setattr(bridge, "sweep", lambda name: pytest.fail(f"{name} was read"))
+        patch.setattr(bridge, "sweep", lambda name: sweep(name) if name in figures else pytest.fail(f"{name} was read"))
         plan.write(["results/table4.csv"])
     assert not Path("results/tuning.yaml").exists()
     plan.scale["methods"], plan.scale["ablations"] = ["sft", "dpo"], ["simpo"]
@@ -142,8 +168,12 @@ def test_trials_are_planned_where_their_table_is_asked_for_and_only_there(plan: 
     [
         ("method.beta:", "method.bta:", r"conf/sweep/mini/dpo\.yaml, in mini_base: bta: .*did you mean 'beta'"),
         ("method.beta: 0.05", "method.beta: -0.05", r"mini/dpo\.yaml, in mini_base: method\.beta=-0\.05: expected more than 0"),
-        ("method.beta:", "setting.training.epochs:", r"mini/dpo\.yaml: .*setting\.training\.epochs: a sweep can vary method\.\* and seed"),
-        ("method: dpo", "method: ipo", r"mini/dpo\.yaml: .*must stand there and be dpo"),
+        (
+            "method.beta:",
+            "setting.training.epochs:",
+            r"mini/dpo\.yaml: .*setting\.training\.epochs: a sweep can vary setting, method, method\.\* and seed",
+        ),
+        ("method: dpo", "method: ipo", r"mini/dpo\.yaml: .*of the method in the file's name"),
         ("sweeper:", "sweper:", r"mini/dpo\.yaml: hydra\.sweeper\.params\.method must"),
         ("method.beta: 0.05", "method.beta: ${seed}", r"mini/dpo\.yaml: .*'seed' not found"),
         ("method.beta: 0.05", "method.beta: choice(0.05", r"mini/dpo\.yaml: "),
@@ -226,10 +256,10 @@ def test_the_table_has_a_row_a_trial_and_the_lines_for_conf_are_the_chosen_value
 
 
 def test_learning_rates_are_whole_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """analysis/tuning.py through its command line: four decimals would write 2e-5 as 0."""
+    """analysis/tuning.py through its command line: as they stand in conf, and not as 2.0000000000000002e-05."""
     made_up(tmp_path, {"dpo": [(2e-5, 0.6), (1e-4, 0.7)]})
     monkeypatch.setattr(sys, "argv", ["python", "--results", str(tmp_path), "--out", str(tmp_path)])
-    tuning.run(None, "tuning.csv", tuning.shown)
+    command_line(None, tuning.write)
     assert [line.split(",")[3] for line in (tmp_path / "tuning.csv").read_text().splitlines()] == ["learning_rate", "2e-05", "0.0001"]
 
 

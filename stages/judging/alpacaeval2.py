@@ -20,12 +20,13 @@ import math
 import random
 import re
 import warnings
+from collections import Counter
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from stages.judging import VERSIONS
-from stages.judging.client import Ask, Outcome
+from stages.judging.client import Ask, Outcome, kind
 from stages.judging.rows import Row, check_same
 
 if TYPE_CHECKING:
@@ -134,6 +135,12 @@ def annotate(
     return rows
 
 
+def failure_of(row: Row) -> str | None:
+    """The kind of failure that left a row without a preference, None where it has one; the package's own rows do not say which."""
+    value = row["preference"]
+    return kind(row.get("failure") or "no preference") if value is None or math.isnan(float(value)) else None
+
+
 def _raw_completion(outcome: Outcome) -> dict[str, Any] | None:
     """The choice as the package stores it, with the tokens that it cost."""
     try:
@@ -223,9 +230,9 @@ def score(answers: list[Row], annotations: list[Row], gamed: pd.DataFrame) -> di
     names = {key: _only(annotations, key) for key in ("generator_1", "generator_2", "annotator")}
     frame = pd.DataFrame(annotations)
     frame["preference"] = frame["preference"].astype(float)
-    failed = int(frame["preference"].isna().sum())
-    if failed == len(frame):
-        raise ValueError(f"all {failed} judgments failed, so that there is nothing to score; the annotations' `failure` says why")
+    failures = Counter(filter(None, map(failure_of, annotations)))
+    if failures.total() == len(frame):
+        raise ValueError(f"all {len(frame)} judgments failed, so that there is nothing to score; the annotations' `failure` says why")
     for number, value in enumerate(frame["preference"]):
         if not (1 <= value <= 2 or value == 0 or math.isnan(value)):
             raise ValueError(f"annotation {number} (from 0): preference is {value}; it must lie in [1, 2], be 0 (a draw) or null")
@@ -245,7 +252,8 @@ def score(answers: list[Row], annotations: list[Row], gamed: pd.DataFrame) -> di
         "generator": names["generator_2"],
         "baseline": names["generator_1"],
         "judge": annotations[0].get("judge"),
-        "n_failed": failed,
+        "n_failed": failures.total(),
+        "failures": dict(failures),
         "length_controlled_winrate": fitted.mean() * 100,
         "lc_standard_error": standard_error * 100,
         **rates,

@@ -29,7 +29,7 @@ from yaml import YAMLError
 
 from stages import files
 from stages.judging import VERSIONS
-from stages.judging.client import Ask, Outcome, content
+from stages.judging.client import Ask, Outcome, content, kind
 from stages.judging.rows import Row, by_question, fill, only
 
 # Points of Assistant B, a battle each; a label that is none of these five (A<B, say) counts for nothing, as in the benchmark.
@@ -124,6 +124,16 @@ def _game(chat: list[dict[str, str]], outcome: Outcome, config: Mapping[str, Any
     return {"user_prompt": chat[1]["content"], "judgment": judgment, "score": label, "attempts": attempts, "failure": failure}
 
 
+def failure_of(game: Row) -> str | None:
+    """The kind of failure that left a game without a battle, None where it has one.
+
+    The benchmark's own files do not tell none from contradictory verdicts.
+    """
+    if game["score"] in POINTS:
+        return None
+    return kind(game.get("failure") or (f"{NO_VERDICT} or {CONTRADICTORY}" if game["score"] is None else UNKNOWN_LABEL))
+
+
 def _find(rows: dict[Any, Row], question: Row, what: str) -> Row:
     number = question["question_id"]
     if number not in rows:
@@ -203,7 +213,7 @@ def score(answers: list[Row], judgments: list[Row], *, baseline: str) -> dict[st
         games += pair
     if not points:
         raise ValueError(f"all {len(games)} games failed, so that there is nothing to score; the games' `failure` says why")
-    failures = Counter(_failure(game) for game in games if game["score"] not in POINTS)
+    failures = Counter(filter(None, map(failure_of, games)))
     elo = rating(np.array(points))
     low, high = interval(np.array(points))
     turns = [_only_turn(answer["choices"][0]["turns"], answer) for answer in answers]
@@ -228,8 +238,3 @@ def score(answers: list[Row], judgments: list[Row], *, baseline: str) -> dict[st
         "avg_tokens": fmean(turn["token_len"] for turn in turns) if all("token_len" in turn for turn in turns) else None,
         "avg_length": fmean(len(turn["content"]) for turn in turns),
     }
-
-
-def _failure(game: Row) -> str:
-    """Why a game gave no battle; the benchmark's own files do not tell none from contradictory verdicts."""
-    return str(game.get("failure") or (f"{NO_VERDICT} or {CONTRADICTORY}" if game["score"] is None else UNKNOWN_LABEL))

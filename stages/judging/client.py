@@ -16,6 +16,7 @@ import json
 import math
 import os
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -348,6 +349,11 @@ def retry_after(header: str | None) -> float | None:
         except (ValueError, TypeError):
             return None
     return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def kind(reason: str) -> str:
+    """What kind of failure a ``failure`` tells of, in any protocol: without the words of judge and endpoint, which differ each time."""
+    return re.split(r"(?:\. It said)?: ", reason, maxsplit=1)[0]
 
 
 def content(outcome: Outcome) -> tuple[str, str | None]:

@@ -16,7 +16,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from stages.judging import VERSIONS
-from stages.judging.client import Ask, content
+from stages.judging.client import Ask, content, kind
 from stages.judging.rows import Row, by_question, fill, only, read_rows
 
 NEEDS_REFERENCE = {"math", "reasoning", "coding"}
@@ -107,6 +107,13 @@ def annotate(
     return rows
 
 
+def failure_of(row: Row) -> str | None:
+    """The kind of failure that left a row without a rating, None where it has one; FastChat's own rows tell by the text alone."""
+    if row["score"] != FAILED:
+        return None
+    return kind(row.get("failure") or ("the call failed" if row["judgment"] == ERROR else NO_RATING))
+
+
 def _turns(rows: Mapping[Any, Row], number: Any, what: str) -> list[str]:
     """The texts of both turns; ValueError names the question that has no row, or another number of turns."""
     if number not in rows:
@@ -144,7 +151,7 @@ def score(answers: list[Row], judgments: list[Row], questions: list[Row]) -> dic
     rated = [row for row in judgments if row["score"] != FAILED]
     if not rated:
         raise ValueError(f"all {len(judgments)} judgments failed, so that there is nothing to score; their `failure` says why")
-    failures = Counter(_failure(row) for row in judgments if row["score"] == FAILED)
+    failures = Counter(filter(None, map(failure_of, judgments)))
     of_question = [mean for number in answered if (mean := _mean(row for row in rated if row["question_id"] == number)) is not None]
     categories = dict.fromkeys(asked[number]["category"] for number in asked if number in answered)
     return {
@@ -168,8 +175,3 @@ def _mean(rows: Any) -> float | None:
     """Of the rows' ratings; None where there are none."""
     scores = [float(row["score"]) for row in rows]
     return fmean(scores) if scores else None
-
-
-def _failure(row: Row) -> str:
-    """FastChat's own rows tell failed calls from missing ratings by the judgment's text alone."""
-    return str(row.get("failure") or ("the call failed" if row["judgment"] == ERROR else NO_RATING))

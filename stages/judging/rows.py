@@ -17,6 +17,9 @@ from typing import Any
 from stages import files
 
 Row = dict[str, Any]
+# The keys that an answer must have: AlpacaEval's model_outputs.json; model_answer of Arena-Hard and MT-Bench.
+ANSWER = ("instruction", "output", "generator")
+MODEL_ANSWER = ("question_id", "model_id", "choices")
 
 
 def read_rows(path: str | Path, keys: Iterable[str]) -> list[Row]:

@@ -43,7 +43,7 @@ def compute(model: PreTrainedModel, pairs: Sequence[Pair], token_budget: int, la
             logps = answer_logps(model, **batch)
             values |= zip(rows, zip(*logps.view(2, -1).tolist(), *batch["length"].view(2, -1).tolist(), strict=True), strict=True)
             if number * lines // len(packs) != (number + 1) * lines // len(packs):
-                print(f"{label}: {len(values):,} of {len(pairs):,} pairs", flush=True)
+                print(f"{label}: {len(values):,} of {len(pairs):,} prompts", flush=True)
     frame = pd.DataFrame.from_dict(values, orient="index", columns=["chosen_logps", "rejected_logps", "chosen_length", "rejected_length"])
     return frame.sort_index().rename_axis("row").reset_index()
 
@@ -58,7 +58,7 @@ def read(folder: str | Path, wanted: Mapping[str, str]) -> dict[str, list[tuple[
     found = files.read_manifest(folder).get("identity", {})
     if different := [key for key in wanted if found.get(key) != wanted[key]]:
         other = " and ".join(different)
-        raise ValueError(f"{folder} was computed from other {other} than this training starts from; {files.again(folder)}")
+        raise ValueError(f"{folder} was computed from other {other} than this run starts from; {files.again(folder)}")
     frame = pd.read_parquet(Path(folder) / FILE).sort_values(["split", "row"])
     return {str(split): sums(part) for split, part in frame.groupby("split")}
 

@@ -1,0 +1,198 @@
+"""The scorecard: which of the papers' claims these results reproduce, contradict or leave undecided.
+
+    python -m analysis.scorecard --results results --out results
+
+In: all that the claims of analysis/claims.py are measured by: each run's scores, answers, judgments and log-likelihoods, the sweeps' runs,
+efficiency/train_step.json. Where a file is missing, the claims that need it are not measured, and say which.
+Out: scorecard.csv and scorecard.txt, and figures/scorecard.png, .pdf, .csv, .txt. A row a claim and setting:
+
+    id, claim, setting     a claim of several parts has a row a part
+    measure                what the effect is, with its unit
+    effect, low, high      with its interval over ``n`` questions or pairs (analysis/evidence.py)
+    seed_low, seed_high    its interval over ``n_seeds`` training seeds, where there are several
+    n                      of the benchmark or split with the fewer; steps, and instances, where a claim is of these
+    claimed                the values that the claim says
+    paper                  the paper's own figure: in this setting where it has it, else in all that it has
+    verdict, reason
+
+**The rule**, fixed before the first figure was drawn (conf/config.yaml, ``analysis``). The interval is the wider of the two: from the lower
+of both lows to the higher of both highs, so that neither the questions' luck nor the seeds' makes a verdict alone.
+
+    reproduced      the interval lies wholly in what is claimed: above 0; or at most a limit; or, for "about p %", within p ± 100 about
+    contradicted    it lies wholly outside, above or below
+    undecided       it does neither
+    not measured    there is no effect, and the reason why
+
+"Not notably longer" is at most 100 about percent longer; an identity is kept where it fails by at most 1e-9. One training seed's interval
+says nothing of other seeds. Of sixty intervals at 95 % three can be expected to miss the truth by chance.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.style
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.claims import CLAIMS, IN_FAMILIES, IN_SETTINGS, Claim, in_paper
+from analysis.draw import BLUE, GREY, INK, LIGHT, VERMILION
+from analysis.evidence import Evidence
+from analysis.study import PAGE, SETTINGS, STYLE, Study, as_page, command_line, name_of, save, write_csv
+from stages import files
+
+REPRODUCED, CONTRADICTED, UNDECIDED, NOT_MEASURED = "reproduced", "contradicted", "undecided", "not measured"
+# Inches: of a row, the gap between two claims, the heading's line, the legend; from the left, the claim and the settings. Type in points.
+ROW, GAP, LINE, LEGEND = 0.152, 0.045, 0.12, 0.3
+CLAIM, CELLS, SIZE = 0.36, 2.84, 6.4
+# Filled, crossed, open, a dash: told apart without colour.
+MARKS: dict[str, dict[str, Any]] = {
+    REPRODUCED: {"marker": "o", "markerfacecolor": BLUE, "markeredgecolor": BLUE, "markersize": 5.2},
+    CONTRADICTED: {"marker": "x", "markeredgecolor": VERMILION, "markersize": 5.0, "markeredgewidth": 1.7},
+    UNDECIDED: {"marker": "o", "markerfacecolor": "white", "markeredgecolor": INK, "markersize": 5.0, "markeredgewidth": 0.9},
+    NOT_MEASURED: {"marker": "_", "markeredgecolor": GREY, "markersize": 5.0, "markeredgewidth": 0.9},
+}
+COLUMNS = ("id", "claim", "setting", "measure", "effect", "low", "high", "seed_low", "seed_high", "n", "n_seeds")
+
+
+def verdict(low: float, high: float, claimed: tuple[float, float]) -> tuple[str, str]:
+    """The verdict on an interval, and why; ``claimed`` is above its lower end, and up to its upper one."""
+    if claimed[0] < low and high <= claimed[1]:
+        return REPRODUCED, "the interval lies in what is claimed"
+    if high < claimed[0] or low > claimed[1]:
+        return CONTRADICTED, f"the interval lies {'below' if high < claimed[0] else 'above'} what is claimed"
+    return UNDECIDED, "the interval lies both in and outside what is claimed"
+
+
+def said(claimed: tuple[float, float]) -> str:
+    """``> 0``, ``40 to 60``, ``<= 10``."""
+    low, high = claimed
+    return f"> {low:g}" if math.isinf(high) else f"<= {high:g}" if math.isinf(low) else f"{low:g} to {high:g}"
+
+
+def places(claim: Claim, settings: list[str]) -> list[str]:
+    """Where a claim is measured: see ``Claim``."""
+    if claim.where == IN_FAMILIES:
+        pairs = [(base, base.removesuffix("_base") + "_instruct") for base in settings if base.endswith("_base")]
+        return [f"{base} {instruct}" for base, instruct in pairs if instruct in settings]
+    return settings if claim.where == IN_SETTINGS else [claim.where]
+
+
+def rows(study: Study) -> pd.DataFrame:
+    """A row a claim and setting; see this module."""
+    evidence, settings, about = Evidence(study), study.config["settings"], study.config["analysis"]["about"]
+    found = []
+    for claim in CLAIMS:
+        claimed = claim.claimed.within(about)
+        for place in places(claim, settings):
+            row: dict[str, Any] = dict.fromkeys(COLUMNS) | {
+                "id": claim.id,
+                "claim": claim.claim,
+                "setting": place,
+                "measure": claim.measure,
+            }
+            try:
+                measured = claim.measured(evidence, place)
+            except (ValueError, FileNotFoundError) as error:
+                decided, reason = NOT_MEASURED, str(error)
+            else:
+                row |= {key: value for key, value in measured._asdict().items() if key in row}
+                decided, reason = verdict(*measured.wider(), claimed)
+                reason += f"; {measured.note}" if measured.note else ""
+            found.append(row | {"claimed": said(claimed), "paper": in_paper(claim, place), "verdict": decided, "reason": reason})
+    return pd.DataFrame(found)
+
+
+def printed(row: pd.Series, digits: int, is_whole: bool) -> str:
+    """``1.2 [−0.3, 2.7]``, without the interval unless ``is_whole``; the interval is the one that the verdict is on."""
+    if row["verdict"] == NOT_MEASURED:
+        return ""
+    low, high = row[["low", "seed_low"]].min(), row[["high", "seed_high"]].max()
+    if high < 0.5 * 10**-digits and low == high != 0:
+        return f"{row['effect']:.0e}"
+    numbers = [f"{0.0 if abs(x) < 0.5 * 10**-digits else x:.{digits}f}".replace("-", "−") for x in (row["effect"], low, high)]
+    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]" if is_whole else numbers[0]
+
+
+def picture(frame: pd.DataFrame, settings: list[str], is_whole: bool = True) -> Figure:
+    """A row a claim, a column a setting, a mark a verdict; intervals are left to the csv where they would not fit their column.
+
+    A claim of Base and Instruct stands under Instruct, one of no setting at the left.
+    """
+    claims = {claim.id: claim for claim in CLAIMS}
+    parts = frame.drop_duplicates("id")
+    new = [i > 0 and _number(a) != _number(b) for i, (a, b) in enumerate(zip(parts["id"], ["", *parts["id"]], strict=False))]
+    wide = (PAGE - CELLS) / len(settings)
+    heads = [textwrap.fill(name_of(setting, SETTINGS), max(4, int(wide / 0.062))) for setting in settings]
+    head = 0.09 + LINE * max(text.count("\n") + 1 for text in heads)
+    height = head + len(parts) * ROW + sum(new) * GAP + LEGEND
+    drawn = Figure(figsize=(PAGE, height))
+    axes = drawn.add_axes((0, 0, 1, 1), xlim=(0, PAGE), ylim=(height, 0))
+    axes.axis("off")
+    for place, text in enumerate(heads):
+        axes.text(CELLS + place * wide, head - 0.07, text, fontsize=SIZE + 0.4, weight="bold", va="bottom", linespacing=1.1)
+    axes.hlines(head - 0.03, 0, PAGE, color=GREY, linewidth=0.7)
+    y, cells = head + ROW / 2, []
+    for (_, part), is_new in zip(parts.iterrows(), new, strict=True):
+        if is_new:
+            y += GAP
+            axes.hlines(y - (ROW + GAP) / 2, 0, PAGE, color=LIGHT, linewidth=0.4)
+        axes.text(0.02, y, part["id"], fontsize=SIZE, color=GREY, va="center_baseline")
+        axes.text(CLAIM, y, part["claim"], fontsize=SIZE, va="center_baseline")
+        for _, row in frame[frame["id"] == part["id"]].iterrows():
+            setting = row["setting"].split()[-1] if claims[row["id"]].where == IN_FAMILIES else row["setting"]
+            column = settings.index(setting) if setting in settings else 0
+            x = CELLS + column * wide + 0.06
+            axes.plot(x, y, linestyle="", **MARKS[row["verdict"]])
+            own = "" if setting in settings else f"({setting})"
+            effect = printed(row, claims[row["id"]].digits, is_whole or bool(own))
+            written = axes.text(x + 0.09, y, f"{effect}  {own}".strip(), fontsize=SIZE, va="center_baseline")
+            cells += [] if own else [written]
+        y += ROW
+    axes.hlines(y - ROW / 2 + 0.03, 0, PAGE, color=GREY, linewidth=0.7)
+    marks = [Line2D([], [], linestyle="", label=name, **look) for name, look in MARKS.items()]
+    drawn.legend(handles=marks, loc="lower left", ncols=len(marks), fontsize=SIZE + 0.4, bbox_to_anchor=(0.0, 0.0), handletextpad=0.2)
+    room = (wide - 0.17) * drawn.dpi
+    if is_whole and any(cell.get_window_extent().width > room for cell in cells):
+        return picture(frame, settings, is_whole=False)
+    return drawn
+
+
+def _number(part: str) -> str:
+    """S10 of S10a."""
+    return part.rstrip("abcdef")
+
+
+def make(study: Study) -> tuple[Figure, pd.DataFrame, str]:
+    frame, rule = rows(study), study.config["analysis"]
+    counted = frame["verdict"].value_counts()
+    seeds = frame.loc[frame["n_seeds"] > 1, "id"].unique()
+    caption = study.caption(
+        "The papers' claims and what these results say of them. A mark is a verdict by a rule fixed beforehand; beside it the effect and"
+        f" its {rule['level']:.0%} interval, or the effect alone where there is no room. Units, and the paper's figures: scorecard.csv.",
+        study.rows(),
+        "Reproduced: the interval lies wholly in what is claimed; contradicted: wholly outside; undecided: it does neither.",
+        f"Intervals: paired bootstrap over questions or pairs ({rule['resamples']:,} resamples), simultaneous over the methods where a"
+        " claim is of the best or the worst of them; where a claim's runs all have several training seeds, the wider of it and of Student's"
+        f" t over these ({', '.join(seeds) or 'no claim'}).",
+        "; ".join(f"{counted.get(name, 0)} {name}" for name in MARKS) + ".",
+    )
+    return picture(frame, study.config["settings"]), frame, caption
+
+
+def write(study: Study, out: Path) -> None:
+    with mpl.style.context(STYLE):
+        drawn, frame, caption = make(study)
+        save(out / "figures" / "scorecard", drawn, frame, caption)
+    write_csv(out / "scorecard.csv", frame)
+    files.write_text(out / "scorecard.txt", caption + "\n")
+    files.write_text(out / "scorecard.html", as_page("scorecard", frame, caption))
+
+
+if __name__ == "__main__":
+    command_line(__doc__, write)

@@ -1,0 +1,166 @@
+"""Log-likelihoods of a run: of its setting's pairs and of its own answers, under its policy and under the setting's start model.
+
+    python -m stages.loglik --config results/mini_base/runs/simpo/eval/loglik.yaml --runtime token_budget=2048
+
+All that Figures 2 to 5 and Table 6 of arXiv 2405.14734 need: rewards, margins, average log-likelihoods, log π(y|x) - log π_ref(y|x).
+In: the policy and the start model, the pairs, the reference's log-probabilities of them, each benchmark's questions and the run's answers.
+Out, beside the slice, ``loglik.parquet``, a row a text: train, heldout, then the answers in the benchmarks' order.
+
+    split            train, heldout: the pairs; answers: the run's own
+    benchmark        of an answer; null in a pair
+    id               the pair's row in its split, from 0; an answer's question_id, or its row where the benchmark has none (AlpacaEval)
+    turn             1; in MT-Bench 1 and 2
+    side             chosen, rejected; answer
+    length           |y| in tokens, header and end-of-turn included, as everywhere (stages/preference/data.py)
+    logp             log π(y|x) under the policy, summed over these tokens
+    reference_logp   the same under the start model
+
+An answer's prompt holds the turns before it, the run's own first answer among them. Answers are never cut, and one that the engine cut
+at max_tokens has no end-of-turn: the model never gave one. Blank answers are left out, as they are from pairs; the last line printed
+counts them. What is scored is the answer's text as tokenised here, which need not be the tokens that were sampled.
+
+Nothing is computed twice: the start model's sums of the pairs are the reference's, and a run that is the start model has the same sums
+under both. The models are loaded one after another. A policy whose tokenizer gives the pairs other tokens than the cache's is refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+from omegaconf import DictConfig
+
+from stages import files, models
+from stages.judging.rows import check_same, read_rows
+from stages.preference.data import Pair, read_splits, tokenize_pair, with_system
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FILE = "loglik.parquet"
+SPLITS = ("train", "heldout")
+UNCUT = {"max_length": sys.maxsize, "max_prompt_length": sys.maxsize}
+Messages = list[dict[str, str]]
+
+
+class Answer(NamedTuple):
+    """An answer of the run's own, the conversation that it answers, and whether it ended by itself."""
+
+    id: str
+    turn: int
+    asked: Messages
+    text: str
+    ended: bool
+
+
+class Text(NamedTuple):
+    """A pair, or an answer, as token ids; what the parquet calls it."""
+
+    split: str
+    benchmark: str | None
+    id: str
+    turn: int
+    tokens: Pair
+
+
+def read_answers(benchmark: DictConfig) -> list[Answer]:
+    """The answers to a benchmark, each turn by itself; ValueError names the file whose questions are others or that lacks a key."""
+    if benchmark.protocol == "alpacaeval2":
+        rows = read_rows(benchmark.answers, ("instruction", "output", "finish_reason"))
+        return [
+            Answer(str(number), 1, [{"role": "user", "content": row["instruction"]}], row["output"], row["finish_reason"] == "stop")
+            for number, row in enumerate(rows)
+        ]
+    rows = read_rows(benchmark.answers, ("question_id", "choices", "finish_reason"))
+    questions = read_rows(benchmark.questions, ("question_id", "turns"))
+    check_same(benchmark.answers, [row["question_id"] for row in rows], benchmark.questions, [row["question_id"] for row in questions])
+    answers = []
+    for question, row in zip(questions, rows, strict=True):
+        said: Messages = []
+        turns = zip(_texts(question["turns"]), _texts(row["choices"][0]["turns"]), row["finish_reason"], strict=True)
+        for turn, (prompt, text, reason) in enumerate(turns, start=1):
+            asked = [*said, {"role": "user", "content": prompt}]
+            answers.append(Answer(str(row["question_id"]), turn, asked, text, reason == "stop"))
+            said = [*asked, {"role": "assistant", "content": text}]
+    return answers
+
+
+def _texts(turns: list[Any]) -> list[str]:
+    """MT-Bench's turns are texts, Arena-Hard's {"content"}."""
+    return [turn["content"] if isinstance(turn, dict) else turn for turn in turns]
+
+
+def tokenize_answer(answer: Answer, tokenizer: PreTrainedTokenizerBase, where: str, *, empty_system: bool) -> Pair:
+    """An answer as the chosen one of a pair, whose rejected one is a single token: it takes no place in a shared pack, and is dropped."""
+    said = [{"role": "assistant", "content": answer.text}]
+    row = {"prompt": answer.asked, "chosen": said, "rejected": said}
+    pair = tokenize_pair(row, tokenizer, where, **UNCUT, empty_system=empty_system)
+    tokens = pair["chosen"]
+    if not answer.ended:
+        asked = with_system(answer.asked, tokenizer) if empty_system else answer.asked
+        text = tokenizer.apply_chat_template(asked + said, tokenize=False, continue_final_message=True)
+        whole = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if pair["prompt"][0] != whole[0]:  # a BOS that the template does not write
+            whole = pair["prompt"][:1] + whole
+        tokens = whole[len(pair["prompt"]) :]
+    return {"prompt": pair["prompt"], "chosen": tokens, "rejected": tokens[:1]}
+
+
+def table(texts: list[Text], policy: list[tuple[float, float]], reference: list[tuple[float, float]]) -> pd.DataFrame:
+    """The parquet's rows, from each text's sums (chosen, rejected) under both models; an answer's are (its own, one to drop)."""
+    rows = []
+    for text, own, other in zip(texts, policy, reference, strict=True):
+        sides = {"answer": "chosen"} if text.split == "answers" else {"chosen": "chosen", "rejected": "rejected"}
+        for (side, key), logp, reference_logp in zip(sides.items(), own, other, strict=False):
+            rows.append((*text[:4], side, len(text.tokens[key]), logp, reference_logp))
+    return pd.DataFrame(rows, columns=["split", "benchmark", "id", "turn", "side", "length", "logp", "reference_logp"])
+
+
+def main() -> None:
+    config, folder = files.stage_config(__doc__)
+    budget = config.runtime.get("token_budget")
+    if not isinstance(budget, int) or budget < 1:
+        raise ValueError(f"--runtime token_budget={budget}: expected a whole number of tokens, at least 1")
+    from stages.preference import refcache
+    from stages.preference.logps import right_layout
+
+    label = f"loglik: {config.setting} {config.run}"
+    tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
+    splits = {split: pairs for split, pairs in read_splits(config, tokenizer).items() if split in SPLITS}
+    texts = [Text(split, None, str(row), 1, pair) for split, pairs in splits.items() for row, pair in enumerate(pairs)]
+    answers, blank = list[Text](), 0
+    for name, benchmark in config.benchmarks.items():
+        for answer in read_answers(benchmark):
+            if not answer.text.strip():
+                blank += 1
+                continue
+            where = f"{benchmark.answers}, answer {answer.id}, turn {answer.turn}"
+            tokens = tokenize_answer(answer, tokenizer, where, empty_system=config.empty_system)
+            answers.append(Text("answers", name, answer.id, answer.turn, tokens))
+
+    def sums(model: PreTrainedModel, of: list[Text], whose: str) -> list[tuple[float, float]]:
+        layout = right_layout(model, splits["train"], config.precision)
+        pairs = [text.tokens for text in of]
+        return refcache.sums(refcache.compute(model, pairs, budget, layout, config.precision, f"{label}, {whose}"))
+
+    files.verify(config.reference)
+    start = models.load_model(config.start.model, config.start.revision).to(models.device()).eval()
+    cached = refcache.read(config.reference, refcache.identity(start, splits, config.precision))
+    reference = [*cached["train"], *cached["heldout"], *sums(start, answers, "start model")]
+    del start  # two models of the paper's size need not fit
+    policy = reference
+    if (config.model, config.revision) != (config.start.model, config.start.revision):
+        trained = models.load_model(config.model, config.revision).to(models.device()).eval()
+        policy = sums(trained, texts + answers, "policy")
+
+    frame = table(texts + answers, policy, reference)
+    with files.atomic(folder / FILE) as partial:
+        frame.to_parquet(partial, index=False)
+    liked = frame[(frame["split"] == "heldout") & (frame["side"] == "chosen")]
+    average = (liked["logp"] / liked["length"]).mean()
+    print(f"{label}: {average:.4f} a token on held-out chosen answers; {len(answers):,} answers of its own, {blank} blank ones left out")
+
+
+if __name__ == "__main__":
+    files.run(main)
