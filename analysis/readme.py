@@ -67,7 +67,13 @@ def block(study: Study) -> str:
     """What stands between the marks."""
     table, card = read(study, "table4.csv"), read(study, "scorecard.csv")
     lines = [f"{len(table)} models, scale `{study.config['name']}`, judge `{study.config['judge']}`:", ""]
-    lines += [*models(table, study.config["settings"]), "", f"Of {len(card)} verdicts on the papers' claims:", "", *claims(card)]
+    lines += [
+        *models(table, study.config["settings"]),
+        "",
+        f"Of {len(card)} verdicts on the papers' claims (`results/scorecard.csv` has each as a sentence):",
+        "",
+        *claims(card),
+    ]
     return "\n".join(lines)
 
 

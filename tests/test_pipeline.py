@@ -8,14 +8,17 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import chromium
 import pandas as pd
 import psutil
 import pytest
 import torch
 from checkout import copy_to
 from omegaconf import OmegaConf
+from test_report_page import check_report
 
 from stages import files, models
 from stages.config import FIGURES, TABLES
@@ -28,8 +31,7 @@ CANARY = "sk-canary-7f1c0a"  # the judge's key, in the environment of every run 
 
 def snakemake(tree: Path, *arguments: str, cores: int = 2, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "snakemake", "--cores", str(cores), *arguments]
-    env = os.environ | {"OPENAI_API_KEY": CANARY} | environment
-    done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tree, env=os.environ | environment, capture_output=True, text=True, check=False)
     done.stdout += done.stderr
     return done
 
@@ -39,6 +41,13 @@ def scheduled(tree: Path) -> set[str]:
     done = snakemake(tree, "-n", TABLE, *SCALE)
     assert done.returncode == 0, done.stdout
     return {path.strip() for line in re.findall(r"^ +output: (.*)$", done.stdout, re.MULTILINE) for path in line.split(",")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def key() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", CANARY)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +126,8 @@ def test_a_comment_schedules_nothing_and_a_learning_rate_its_own_run_alone(tree:
         made = ["manifest.json", *(f"eval/{b}/scores.json" for b in ("alpacaeval2", "arena_hard", "mt_bench", "oracle"))]
         made += [f"eval/alpacaeval2/{file}.json" for file in ("model_outputs", "annotations")] + ["eval/oracle/annotations.json"]
         made += [f"eval/{b}/model_{file}.jsonl" for b in ("arena_hard", "mt_bench") for file in ("answer", "judgment")]
-        assert scheduled(tree) == {f"{run}/{file}" for file in made} | {TABLE}
+        table = {TABLE, *(TABLE.replace("csv", kind) for kind in ("txt", "html"))}
+        assert scheduled(tree) == {f"{run}/{file}" for file in made} | table
     finally:
         setting.write_text(original)
     assert scheduled(tree) == set()
@@ -260,8 +270,14 @@ def test_every_table_and_figure_is_made_with_its_numbers_and_caption(paper: Path
     assert "Nothing to be done" in snakemake(paper, "paper", *SCALE).stdout
 
 
+@chromium.needed
+def test_the_report_opens_offline_with_all_of_it(paper: Path) -> None:
+    """snakemake --report, on results that were really made."""
+    check_report(paper, *(f"results/{name}.csv" for name in TABLES), *(f"results/figures/{name}.png" for name in FIGURES))
+
+
 def test_the_judge_s_key_is_in_no_file(paper: Path) -> None:
-    """results/, logs, what Snakemake writes down for itself; every judgment here was asked for with the key in its request's header."""
+    """results/, logs, the report, Snakemake's own notes; each judgment was asked for with the key in its request's header."""
     assert "api_key_env: OPENAI_API_KEY" in (paper / "results/smoke/runs/sft/eval/judge.yaml").read_text()
     files_of_run = [path for path in paper.rglob("*") if path.is_file()]
     assert any(".snakemake" in path.parts for path in files_of_run)

@@ -76,6 +76,15 @@ def test_the_figures_sweeps_are_as_wide_as_the_figures_need(plan: Plan) -> None:
             assert {**method, "seed": seed}.items() >= trial.varied.items()
 
 
+def test_several_seeds_repeat_what_depends_on_them(plan: Plan) -> None:
+    """conf/scale, ``seeds``: each training of the tables once a seed, under its name; SFT, whose model none of them trains, once."""
+    plan.scale["seeds"] = [0, 1, 42]
+    rows = [row for row in plan.rows("methods") if row.setting == "mini_base" and row.method in ("sft", "dpo")]
+    assert [(row.run, row.seed) for row in rows] == [("sft", 42), ("dpo+seed=0", 0), ("dpo+seed=1", 1), ("dpo", 42)]
+    assert plan.run("mini_base", "dpo+seed=1").seed == 1
+    assert len(plan.runs()) == 2 * (1 + 3 * 11)
+
+
 # -- the front door -------------------------------------------------------------------------------------------------------
 
 
