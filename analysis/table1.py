@@ -25,7 +25,7 @@ import pandas as pd
 from analysis import study as shared
 from analysis.paper import differs
 from analysis.study import METHODS, SETTINGS, Study, Table, name_of
-from analysis.table4 import frame_of, rows_of
+from analysis.table4 import COLUMNS, frame_of, rows_of
 from stages import files
 from stages.judging import alpacaeval2
 from stages.judging.rows import check_same, read_rows
@@ -42,14 +42,7 @@ NAMED = (
     "Meta-Llama-3-70B-Instruct",
     "Meta-Llama-3-8B-Instruct",
 )
-FIGURES = {  # our columns, and the leaderboard's
-    "lc_win_rate": "length_controlled_winrate",
-    "lc_standard_error": "lc_standard_error",
-    "win_rate": "win_rate",
-    "win_rate_standard_error": "standard_error",
-    "length": "avg_length",
-    "judged": "n_total",
-}
+FIGURES = {column: key for column, key in COLUMNS["alpacaeval2"].items() if key != "n_failed"}  # our columns, and the leaderboard's
 
 
 def best_of_ours(study: Study) -> pd.DataFrame:

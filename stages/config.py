@@ -352,6 +352,11 @@ class Plan:
         """The scores.json of runs on every benchmark."""
         return [f"results/{setting}/runs/{run}/eval/{benchmark}/scores.json" for setting, run in wanted for benchmark in self.benchmarks]
 
+    def evaluations(self, wanted: list[tuple[str, str]]) -> list[str]:
+        """Their scores, and the answers and judgments that these are of."""
+        names = dict.fromkeys(of(name) for name in self.benchmarks for of in (self.answers, self.judgments))
+        return self.scores(wanted) + [f"results/{setting}/runs/{run}/eval/{name}" for setting, run in wanted for name in names]
+
     def logliks(self, wanted: Iterable[tuple[str, str]]) -> list[str]:
         """The log-likelihoods of runs."""
         return [f"results/{setting}/runs/{run}/eval/loglik.parquet" for setting, run in wanted]
@@ -373,8 +378,10 @@ class Plan:
         swept = {sweep: [trial[:2] for trial in self.sweeps[sweep]] for sweep in self.scale["sweeps"]}
         data = [f"results/{setting}/data/{files.MANIFEST}" for setting in self.scale["settings"]]
         match name:
-            case "table1" | "table4" | "fig1_scores":
+            case "table1" | "fig1_scores":
                 return self.scores(self.runs("methods"))
+            case "table4":
+                return self.evaluations(self.runs("methods"))
             case "compare":  # Tables 4 to 6 of the paper
                 return self.scores(rows) + self.logliks(likelihood)
             case "table2":
@@ -382,7 +389,7 @@ class Plan:
             case "table3":
                 return self.trainings(trained)
             case "table5":
-                return self.scores(self.runs("ablations"))
+                return self.evaluations(self.runs("ablations"))
             case "table6" | "fig2_length":
                 return self.logliks(likelihood)
             case "fig3_gamma":
@@ -397,10 +404,10 @@ class Plan:
             case "overlap":
                 return [*data, *(made for made in self.made("tables") if made != self.controls)]
             case "answers":
-                return self.scores(rows) + self.logliks(rows)
+                return self.evaluations(rows) + self.logliks(rows)
             case "scorecard":
                 every = list(dict.fromkeys([*rows, *self.swept()]))
-                return [*self.scores(every), *self.logliks(dict.fromkeys([*likelihood, *self.swept()])), EFFICIENCY]
+                return [*self.evaluations(every), *self.logliks(dict.fromkeys([*likelihood, *self.swept()])), EFFICIENCY]
         raise ConfigError(f"no script of analysis/ is called {name}{nearest(name, [*TABLES, *FIGURES, 'scorecard', 'answers'])}")
 
     def targets(self) -> list[str]:
