@@ -413,7 +413,7 @@ class Plan:
     def targets(self) -> list[str]:
         """What the scale asks for."""
         report = ["results/world_report.json"] if self.base.world is not None else []
-        return ["results/table4.csv", "results/table5.csv", "results/figures/table4.png", *report]
+        return ["results/table2.csv", "results/table4.csv", "results/table5.csv", "results/figures/table4.png", *report]
 
     def paper(self) -> list[str]:
         """Every table and figure."""

@@ -167,7 +167,10 @@ def test_the_dry_run_plans_table_4_and_nothing_else(tmp_path: Path, paper: Plan)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     planned = [path.strip() for line in re.findall(r"^ +output: (.*)$", said, re.MULTILINE) for path in line.split(",")]
-    expected = {"results/table4.csv", *(f"results/assets/{benchmark}/manifest.json" for benchmark in FILES)}
+    expected = {
+        *(f"results/table4.{kind}" for kind in ("csv", "txt", "html")),
+        *(f"results/assets/{benchmark}/manifest.json" for benchmark in FILES),
+    }
     for setting in AUTHORS:
         expected |= {f"results/{setting}/{part}/manifest.json" for part in ("data", "reference")}
         expected |= {f"results/{setting}/runs/{method}/manifest.json" for method in paper.scale["methods"] if method != "sft"}
