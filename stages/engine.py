@@ -8,11 +8,14 @@ from __future__ import annotations
 import hashlib
 import os
 from io import StringIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from stages import models
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 def seed_of(text: str, seed: int) -> int:
@@ -29,19 +32,25 @@ def generate(engine: Any, prompts: list[Any], sampling: list[Any]) -> list[Any]:
     return list(engine.generate(prompts, sampling, use_tqdm=shown))
 
 
+def cache_bytes(shape: PreTrainedConfig, max_length: int) -> int:
+    """Of a CPU's cache of keys and values, where VLLM_CPU_KVCACHE_SPACE (GiB) does not say: 64 conversations of the longest, at most 1 GiB
+    but always two. Every layer is taken to be as wide as the hidden state. vLLM writes to all of it at the start, three seconds a GiB."""
+    one = max_length * 2 * shape.num_hidden_layers * shape.hidden_size * 4
+    return min(64 * one, max(2 * one, 2**30))
+
+
 def start_engine(config: DictConfig, max_length: int) -> Any:
     """vLLM over the model, in this process, for conversations of ``max_length`` tokens or of the model's own limit."""
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # halves the start
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
     import torch
     from transformers import AutoConfig
     from vllm import LLM
 
     with models.loading(config.model, config.revision):
-        context = AutoConfig.from_pretrained(config.model, revision=config.revision).get_text_config().max_position_embeddings
-    max_length = min(max_length, context)
+        shape = AutoConfig.from_pretrained(config.model, revision=config.revision).get_text_config()
+    max_length = min(max_length, shape.max_position_embeddings)
     arguments: dict[str, Any] = {"model": config.model, "revision": config.revision, "max_model_len": max_length}
     arguments |= {"load_format": "safetensors", "seed": 0}
     if not torch.cuda.is_available():
@@ -51,5 +60,6 @@ def start_engine(config: DictConfig, max_length: int) -> Any:
             "enforce_eager": True,
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(max_length, 4096),
+            "kv_cache_memory_bytes": cache_bytes(shape, max_length),
         }
     return LLM(**arguments)
