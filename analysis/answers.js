@@ -169,7 +169,7 @@ function measures(pair, t) {
   }
   number("Characters", [...a.text].length, [...b.text].length, 0);
   number("Tokens", a.length, b.length, 0);
-  const per = (turn, key) => (turn.length ? turn[key] / turn.length : null);
+  const per = (turn, key) => (turn[key] == null ? null : turn[key] / turn.length);
   const ratio = (turn) => minus(turn.logp, turn.reference_logp);
   number("Log-likelihood", a.logp, b.logp, 2);
   number("… a token", per(a, "logp"), per(b, "logp"), 3);

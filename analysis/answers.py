@@ -71,7 +71,7 @@ def _texts(turns: list[Any]) -> list[str]:
 
 
 def _round(value: float | None) -> float | None:
-    return None if value is None else round(float(value), DIGITS)
+    return None if value is None or np.isnan(value) else round(float(value), DIGITS)
 
 
 def _find(rows: Mapping[Any, Row], number: Any, path: Path) -> Row:
@@ -191,13 +191,13 @@ def findings(study: Study, run: Run, asked: list[Row]) -> list[dict[str, float]]
 
 
 def likelihoods(study: Study, run: Run) -> dict[tuple[str, str, int], Row]:
-    """``length`` in tokens, ``logp`` and ``reference_logp`` of each answer, by benchmark, id and turn."""
+    """``length`` in tokens, ``logp`` and ``reference_logp`` (None where there is none) of each answer, by benchmark, id and turn."""
     frame = study.loglik(run)
     frame = frame[frame["split"] == "answers"]
     keys = zip(frame["benchmark"], frame["id"], frame["turn"], strict=True)
-    values = zip(frame["length"], frame["logp"].round(DIGITS), frame["reference_logp"].round(DIGITS), strict=True)
+    values = zip(frame["length"], frame["logp"], frame["reference_logp"], strict=True)
     return {
-        (benchmark, number, int(turn)): {"length": int(length), "logp": float(logp), "reference_logp": float(reference)}
+        (benchmark, number, int(turn)): {"length": int(length), "logp": _round(logp), "reference_logp": _round(reference)}
         for (benchmark, number, turn), (length, logp, reference) in zip(keys, values, strict=True)
     }
 

@@ -13,18 +13,21 @@ Out, beside the slice, ``loglik.parquet``, a row a text: train, heldout, then th
     side             chosen, rejected; answer
     length           |y| in tokens, header and end-of-turn included, as everywhere (stages/preference/data.py)
     logp             log π(y|x) under the policy, summed over these tokens
-    reference_logp   the same under the start model
+    reference_logp   the same under the start model; null where it reads other tokens
 
 An answer's prompt holds the turns before it, the run's own first answer among them. Answers are never cut, and one that the engine cut
 at max_tokens has no end-of-turn: the model never gave one. Blank answers are left out, as they are from pairs; the last line printed
 counts them. What is scored is the answer's text as tokenised here, which need not be the tokens that were sampled.
 
 Nothing is computed twice: the start model's sums of the pairs are the reference's, and a run that is the start model has the same sums
-under both. The models are loaded one after another. A policy whose tokenizer gives the pairs other tokens than the cache's is refused.
+under both. The models are loaded one after another. A checkpoint of the user's (conf/method/checkpoint.yaml) whose tokenizer gives the
+pairs other tokens than the start model's has no reference_logp: a ratio of other tokens' likelihoods says nothing. A run that was trained
+here is refused for it.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -127,7 +130,11 @@ def main() -> None:
 
     label = f"loglik: {config.setting} {config.run}"
     tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
-    splits = {split: pairs for split, pairs in read_splits(config, tokenizer).items() if split in SPLITS}
+
+    def tokenized(by: PreTrainedTokenizerBase) -> dict[str, list[Pair]]:
+        return {split: pairs for split, pairs in read_splits(config, by).items() if split in SPLITS}
+
+    splits = tokenized(tokenizer)
     texts = [Text(split, None, str(row), 1, pair) for split, pairs in splits.items() for row, pair in enumerate(pairs)]
     answers, blank = list[Text](), 0
     for name, benchmark in config.benchmarks.items():
@@ -146,8 +153,17 @@ def main() -> None:
 
     files.verify(config.reference)
     start = models.load_model(config.start.model, config.start.revision).to(models.device()).eval()
-    cached = refcache.read(config.reference, refcache.identity(start, splits, config.precision))
-    reference = [*cached["train"], *cached["heldout"], *sums(start, answers, "start model")]
+    try:
+        cached = refcache.read(config.reference, refcache.identity(start, splits, config.precision))
+    except ValueError:
+        if config.model.startswith("results/"):
+            raise
+        known = tokenized(models.load_tokenizer(config.start.model, config.start.revision, config.start.chat_template))
+        refcache.read(config.reference, refcache.identity(start, known, config.precision))  # else it is not the tokenizer's fault
+        print(f"{label}: {config.model} reads other tokens than {config.start.model}, so that there is no reference_logp")
+        reference = [(math.nan, math.nan)] * len(texts + answers)
+    else:
+        reference = [*cached["train"], *cached["heldout"], *sums(start, answers, "start model")]
     del start  # two models of the paper's size need not fit
     policy = reference
     if (config.model, config.revision) != (config.start.model, config.start.revision):

@@ -49,7 +49,8 @@ def edit(path: Path, *changes: tuple[int, dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight runs; A and B on AlpacaEval 2: one word apart, hostile, the same text of which B's was cut, not judged, A blank, B a draw."""
+    """Eight runs; A and B on AlpacaEval 2: one word apart, hostile, the same text of which B's was cut, not judged, A blank, B a draw; of
+    A's answer to number 5 the start model's likelihood is not known."""
     results = tmp_path_factory.mktemp("answers") / "results"
     folder.make(results, "smoke")
     a, b = eval_of(results, A), eval_of(results, B)
@@ -66,6 +67,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     games = [{"user_prompt": "", "judgment": HOSTILE, "score": label, "failure": None} for label in ("A>>B", "A=B")]
     edit(a / "arena_hard/model_judgment.jsonl", (0, {"games": games}))
     frame = pd.read_parquet(a / "loglik.parquet")
+    frame.loc[(frame["benchmark"] == "alpacaeval2") & (frame["id"] == "5"), "reference_logp"] = np.nan
     frame[(frame["benchmark"] != "alpacaeval2") | (frame["id"] != "4")].to_parquet(a / "loglik.parquet", index=False)
     return results
 
@@ -375,6 +377,20 @@ def test_the_numbers_shown_are_those_of_the_files(results: Path, browser: chromi
     better = [sum(gap is not None and sign * gap >= 0.05 for gap in gaps) for sign in (-1, 1)]
     same = len(gaps) - sum(better) - gaps.count(None)
     assert f"A better {better[0]}, B better {better[1]}, the same {same}, not judged 1" in summary
+
+
+@chromium.needed
+def test_a_likelihood_that_is_not_known_is_a_dash(browser: chromium.Page, html: Path) -> None:
+    page = look(browser, html, "#question=5")
+    cells = "[...row.children].map((cell) => cell.textContent)"
+    rows = page.evaluate(f"[...document.querySelectorAll('table tr')].slice(1).map((row) => {cells})")
+    names = [name for name, *_ in rows]
+    start = names.index("Start model’s log-likelihood")
+    for name, a, b, difference in rows[start : start + 3]:
+        assert (a, difference) == ("–", "–") and re.fullmatch(r"[+−]?\d+\.\d+", b), name
+    assert names[start + 2] == "Log-ratio to the start model"
+    assert blocks(html)[f"alpacaeval2/{A}"][5]["turns"][0]["reference_logp"] is None
+    assert "–" not in rows[names.index("Log-likelihood")]
 
 
 @chromium.needed

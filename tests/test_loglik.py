@@ -184,6 +184,28 @@ def test_a_run_that_is_the_start_model_loads_it_once(plan: Plan, monkeypatch: py
     assert frame["logp"].iloc[-1] == pytest.approx(by_hand(model, *EXPECTED["mt_bench"][-1][2:])[1], rel=1e-5)
 
 
+def test_a_checkpoint_with_a_tokenizer_of_its_own_has_no_reference(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """stages.loglik: a model of the user's that reads other tokens than the start model has its own sums and no reference's; that is said.
+    A reference that is not the start model's is refused as ever."""
+    config = Path(plan.slice("loglik", setting="mini_base", run="dpo"))
+    save(Path("mine"), seed=1, template=tiny.MISTRAL)
+    config.write_text(config.read_text().replace("model: results/mini_base/runs/dpo/model", "model: ./mine/model"))
+    stage(monkeypatch, loglik, str(config))
+    frame = pd.read_parquet(config.with_name("loglik.parquet"))
+    assert len(frame) == 2 * (9 + 5) + 8 and frame["reference_logp"].isna().all()
+    liked = frame[(frame["split"] == "heldout") & (frame["side"] == "chosen")]
+    row = tiny.pairs(5, seed=1)[3]
+    prompt, answer = f"<s>[INST] {row['prompt'][0]['content']} [/INST]", f" {row['chosen'][0]['content']} </s>"
+    assert liked["logp"].iloc[3] == pytest.approx(by_hand(tiny.double(tiny.llama(1)).eval(), prompt, answer)[1], rel=1e-5)
+    said = "loglik: mini_base dpo: ./mine/model reads other tokens than results/mini_base/sft/model, so that there is no reference_logp"
+    assert said in capsys.readouterr().out.splitlines()
+    save(SETTING / "sft", seed=2)
+    with pytest.raises(ValueError, match="results/mini_base/reference was computed from other weights than .*snakemake"):
+        stage(monkeypatch, loglik, str(config))
+
+
 def test_a_reference_of_other_weights_or_tokens_is_refused(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """stages.loglik: sums of another start model, or of the tokens of another chat template than the policy's, are no reference."""
     save(SETTING / "runs/dpo", seed=1, template=tiny.MISTRAL)
