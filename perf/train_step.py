@@ -52,7 +52,7 @@ DEFAULTS = {
     "cpu": {"batch": 8, "steps": 2, "warmup": 1, "rounds": 2, "token_budget": 1024},
     "cuda": {"batch": 32, "steps": 5, "warmup": 3, "rounds": 2, "token_budget": 16384},
 }
-CLAIM = {"steps": 3, "rounds": 4}  # with --claim, on either device: 12 steps of each arm, within five minutes on two cores
+CLAIM = {"steps": 3, "rounds": 4}  # with --claim, on either device: 12 steps of each arm, five to six minutes on two cores
 DIVISOR = {"cpu": 4, "cuda": 1}  # of the lengths
 LEVEL, RESAMPLES, SEED = 0.95, 2000, 0  # of the bootstrap: those of `analysis` in conf/config.yaml
 

@@ -15,9 +15,9 @@ import pytest
 import tiny
 import torch
 from omegaconf import OmegaConf
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, LlamaConfig
 
-from stages import annotate, files, generate, models, pairs, reward
+from stages import annotate, engine, files, generate, models, pairs, reward
 
 USER = [{"role": "user", "content": "Q"}]
 TURNS = [*USER, {"role": "assistant", "content": "A"}, {"role": "user", "content": "And then?"}]
@@ -173,6 +173,16 @@ def one_engine() -> Callable[..., Any]:
 
     start_engine = generate.start_engine
     return engine
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "length", "conversations"),
+    [(2, 256, 512, 64), (16, 2048, 1024, 4), (32, 4096, 4096, 2)],
+)
+def test_a_cpu_s_cache_holds_64_conversations_within_a_gib_but_always_two(layers: int, width: int, length: int, conversations: int) -> None:
+    """engine.cache_bytes: keys and values, in fp32, of every token of that many conversations; ``width`` of each, in every layer."""
+    shape = LlamaConfig(num_hidden_layers=layers, hidden_size=width)
+    assert engine.cache_bytes(shape, length) == conversations * length * (2 * layers * width) * 4
 
 
 def preferences(n: int, seed: int = 0) -> list[dict[str, Any]]:
