@@ -16,7 +16,7 @@ order nor on what else is in the batch.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from omegaconf import DictConfig
@@ -79,12 +79,17 @@ def answer_turns(engine: Any, tokenizer: Any, asked: list[Asked], config: DictCo
 
 
 def longest(tokenizer: Any, asked: list[Asked], config: DictConfig) -> int:
-    """An upper bound on the tokens of any conversation: all prompts, all answers at their longest, and the template's marks."""
+    """An upper bound on the tokens of any conversation: all prompts, and all answers at their longest.
+
+    An earlier answer is read again as text: a token that was a part of a character is U+FFFD there, perhaps three tokens, and beside the
+    template's own text it may be cut otherwise.
+    """
 
     def bound(one: Asked) -> int:
-        chat = [{"role": "user", "content": " ".join(one.prompts)}]
-        tokens = question_tokens(chat, tokenizer, empty_system=config.empty_system)
-        return len(one.prompts) * (config.benchmarks[one.benchmark].max_tokens + 32) + len(tokens)
+        earlier = [""] * (len(one.prompts) - 1)
+        tokens = question_tokens(replace(one, texts=earlier).messages(), tokenizer, empty_system=config.empty_system)
+        most = config.benchmarks[one.benchmark].max_tokens
+        return len(tokens) + len(earlier) * (3 * most + 32) + most
 
     return max(map(bound, asked))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +15,17 @@ import yaml
 from checkout import ROOT
 from omegaconf import OmegaConf
 from test_readme import fenced
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
 
 from stages import answer, assets, calibrate, files, judge, models, score, world
 from stages import config as bridge
 from stages.config import CONF, ConfigError, Plan, compose_config
+from stages.engine import generate
 from stages.judging import VERSIONS
 from stages.preference.data import question_tokens
 
@@ -233,3 +241,21 @@ def test_what_no_checkpoint_is_stops_with_the_key(conf: Path, monkeypatch: pytes
         ) as error:
             answer.main()
         assert "\n" not in str(error.value)
+
+
+def test_a_conversation_of_broken_characters_fits_and_one_that_does_not_is_refused() -> None:
+    """answer.longest: bytes that are no text are read again as U+FFFD, three bytes each, in the second turn. engine.generate: a prompt
+    that fills the model's context is an error that says how long both are."""
+    words = Tokenizer(BPE())
+    words.pre_tokenizer, words.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    words.train_from_iterator([], BpeTrainer(special_tokens=["<s>", "</s>"], initial_alphabet=ByteLevel.alphabet()))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", chat_template=tiny.LLAMA3)
+    byte = tokenizer.convert_tokens_to_ids("â")  # 0xE2, the first of three
+    answered = answer.Asked("mt_bench", {}, ["Name two towns.", "And a third?"], 0.0, texts=[tokenizer.decode([byte] * 50)])
+    tokens = question_tokens(answered.messages(), tokenizer, empty_system=False)
+    bound = answer.longest(tokenizer, [answered], OmegaConf.create({"empty_system": False, "benchmarks": {"mt_bench": {"max_tokens": 50}}}))
+    assert len(tokens) > 150 and len(tokens) + 50 <= bound
+
+    engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=len(tokens)))
+    with pytest.raises(ValueError, match=f"prompt 2 of 2 has {len(tokens)} tokens, and the model reads {len(tokens)}; .* longer context"):
+        generate(engine, [{"prompt_token_ids": [1]}, {"prompt_token_ids": tokens}], [])
