@@ -52,7 +52,7 @@ def ending(study: Study, run: Run) -> dict[str, float]:
 
 
 def make(study: Study) -> Drawn:
-    runs = [run for run in study.rows() if run.method != "sft"]
+    runs = [run for run in study.rows() if study.is_trained(run)]
     parts, collapsed = [], []
     for run in runs:
         steps = study.training(run)[["step", *list(QUANTITIES)[:-1]]].melt("step", var_name="quantity")

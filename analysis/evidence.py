@@ -37,7 +37,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.draw import swept
-from analysis.study import Run, Study, over_seeds
+from analysis.study import METHODS, Run, Study, over_seeds
 from stages import files
 from stages.judging import arena_hard, mt_bench, paired
 from stages.judging.rows import Row, check_same, read_rows
@@ -84,7 +84,8 @@ class Evidence:
     # -- runs
 
     def methods(self) -> list[str]:
-        return [method for method in self.study.config["methods"] if method not in ABLATED]
+        """The paper's that the scale has; claims are about no other."""
+        return [method for method in self.study.config["methods"] if method in METHODS and method not in ABLATED]
 
     def trained(self, setting: str, method: str) -> dict[int | None, Run]:
         """A method's runs by training seed, the tables' first; SFT's one run is under None."""

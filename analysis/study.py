@@ -94,6 +94,10 @@ class Study:
     def folder(self, run: Run) -> Path:
         return self.results / run.setting / "runs" / run.run
 
+    def is_trained(self, run: Run) -> bool:
+        """Whether it is a training of ours, for which planning writes a configuration; SFT's and a checkpoint of the user's are none."""
+        return any((self.folder(run) / name).is_file() for name in ("config.yaml", files.MANIFEST))
+
     def _file(self, path: Path) -> Path:
         if not path.is_file():
             raise ValueError(f"{path} does not exist; make it with: snakemake --cores all {path}")
@@ -144,7 +148,7 @@ class Study:
         )
         for side in sides:
             pairs[f"{side}_average"] = pairs[f"{side}_logp"] / pairs[f"{side}_length"]
-        if run.method != "sft":
+        if self.is_trained(run):
             method = self.manifest(run)["config"]["method"]
             reward = REWARDS.get(method["objective"])
             if reward is not None:

@@ -65,8 +65,7 @@ def searched(scale: str, method: str) -> str:
 def make(study: Study) -> Table:
     known = objectives()
     rows: dict[str, dict[str, Any]] = {}
-    # A run that trains nothing has neither: its model is the start model, or a checkpoint of others.
-    runs = [run for run in study.rows() if any((study.folder(run) / name).is_file() for name in ("config.yaml", files.MANIFEST))]
+    runs = [run for run in study.rows() if study.is_trained(run)]
     if not runs:
         raise ValueError(f"{study.results}: no run of the tables has been trained; make them with: snakemake --cores all")
     for run in runs:

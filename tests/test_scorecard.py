@@ -409,6 +409,20 @@ def test_runs_with_other_questions_are_not_compared(results: Path, monkeypatch: 
     assert found.loc[INSTRUCT, "verdict"] != scorecard.NOT_MEASURED
 
 
+def test_a_model_of_the_user_s_changes_no_verdict(results: Path) -> None:
+    """ "Every" and "best" are of the paper's methods: a checkpoint or an objective that is none, best of all, is in no claim."""
+    before = scorecard.rows(Study(results))
+    config: Any = OmegaConf.load(results / "tables.yaml")
+    config.methods = [*config.methods, "my_model"]
+    for setting in config.settings:
+        shutil.copytree(results / setting / "runs/rdpo/eval", results / setting / "runs/my_model/eval")
+        annotations = results / setting / "runs/my_model/eval/alpacaeval2/annotations.json"
+        files.write_json(annotations, [row | {"preference": 2.0} for row in files.read_json(annotations)])
+        config.rows.append({"setting": setting, "run": "my_model", "method": "my_model", "seed": 42})
+    OmegaConf.save(config, results / "tables.yaml")
+    pd.testing.assert_frame_equal(scorecard.rows(Study(results)), before)
+
+
 def test_a_scale_without_a_method_or_a_sweep_says_so(results: Path) -> None:
     """The smallest scale: two methods, one seed, one setting, no sweeps."""
     config: Any = OmegaConf.load(results / "tables.yaml")
