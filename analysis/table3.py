@@ -25,20 +25,20 @@ FIRST = ("learning_rate", "batch_size", "epochs")  # of a method's own values, b
 
 
 class Objective(NamedTuple):
-    source: str  # the docstring's first sentence: name, paper, equation
+    source: str  # the docstring's first line: name, paper, equation
     formula: str  # its indented lines
     text: str  # the rest
 
 
 def objectives() -> dict[str, Objective]:
-    """Every documented public function of objectives.py by its name; the formula is what its docstring indents."""
+    """Every objective of objectives.py by its name; the formula is what its docstring indents, empty where that is nothing."""
     found = {}
     for node in ast.parse(OBJECTIVES.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef) and (lines := (ast.get_docstring(node) or "").splitlines()):
+        if isinstance(node, ast.FunctionDef) and node.returns is not None and ast.unparse(node.returns) == "Losses":
+            lines = (ast.get_docstring(node) or "").splitlines()
             formula = " ".join(" ".join(line for line in lines if line.startswith("    ")).split())
             text = " ".join(" ".join(line for line in lines[1:] if not line.startswith("    ")).split())
-            if formula:
-                found[node.name] = Objective(lines[0].rstrip("."), formula, text)
+            found[node.name] = Objective(lines[0].rstrip(".") if lines else "", formula, text)
     return found
 
 
@@ -73,7 +73,7 @@ def make(study: Study) -> Table:
         objective = known.get(method["objective"])
         if objective is None:
             where = study.folder(run) / files.MANIFEST
-            raise ValueError(f"{where}: the docstring of {method['objective']} in {OBJECTIVES.name} indents no formula; write one")
+            raise ValueError(f"{where} names the objective {method['objective']}, which is not in {OBJECTIVES.name}; {files.again(where)}")
         row = rows.setdefault(
             run.method,
             {"method": name_of(run.method, METHODS), "objective": method["objective"], "source": objective.source}
@@ -86,6 +86,8 @@ def make(study: Study) -> Table:
     told = ["Each setting's column is what its training took; searched: conf/sweep, the same values in every setting, on held-out pairs."]
     if rest := dict.fromkeys(name_of(run.method, METHODS) for run in study.rows() if run.method not in rows):
         told.append(f"No training of: {', '.join(rest)}.")
+    if bare := table.loc[table["formula"] == "", "objective"].unique().tolist():
+        told.append(f"No formula indented in its docstring in {OBJECTIVES.name}: {', '.join(bare)}.")
     return table, study.caption("The objectives, their hyperparameters and search ranges.", runs, *told)
 
 

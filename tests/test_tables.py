@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from folder import make
 from omegaconf import OmegaConf
 from scipy import stats
+from test_readme import fenced
 
 from analysis import compare, overlap, table1, table2, table3, table4, table5, table6
 from analysis.paper import differs, reported
@@ -366,7 +368,7 @@ def test_every_objective_s_docstring_gives_its_formula() -> None:
     tree = ast.parse((ROOT / "stages/preference/objectives.py").read_text())
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.args.kwonlyargs and node.name[0] != "_"}
     known = table3.objectives()
-    assert set(known) == functions
+    assert set(known) == functions and all(objective.formula for objective in known.values())
     assert known["simpo"].formula == "-log σ(h), h = β/|y_w| log π(y_w|x) - β/|y_l| log π(y_l|x) - γ"
     assert known["dpo"].source == "Direct Preference Optimization, arXiv 2305.18290, Eq. 7"
 
@@ -385,6 +387,29 @@ def test_table_3_says_what_each_training_took_and_what_was_searched(results: Pat
     assert "h = β log π(y_w|x) - β log π(y_l|x) - γ" in table.loc["SimPO w/o LN", "without"]
     assert table.loc["DPO", "searched"] == "learning_rate: 5e-05, 0.0001, 0.0002; beta: 0.05, 0.1"
     assert caption.endswith("No training of: SFT.")
+
+
+def test_table_3_has_an_objective_of_the_user_s(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """table3: the README's objective with its formula; one whose docstring has none is shown and named; one that is gone is an error."""
+    code = table3.OBJECTIVES.read_text()
+    monkeypatch.setattr(table3, "OBJECTIVES", tmp_path / "objectives.py")
+    path = results / "mini_instruct/runs/simpo/manifest.json"
+    manifest = files.read_json(path)
+    manifest["config"]["method"]["objective"] = "ln_dpo"
+    files.write_json(path, manifest)
+    files.write_json(results / "mini_base/runs/simpo/manifest.json", manifest)
+    written = fenced("python", "def ln_dpo")
+    for added, formula in (
+        (written, "-log σ(β/|y_w| Δ_w - β/|y_l| Δ_l), Δ = log π(y|x)/ref(y|x)"),
+        (re.sub('"""(.|\\n)*"""', "...", written), ""),
+    ):
+        table3.OBJECTIVES.write_text(f"{code}\n\n{added}")
+        table, caption = table3.make(Study(results))
+        assert table.set_index("objective").loc["ln_dpo", "formula"] == formula
+        assert ("No formula indented in its docstring in objectives.py: ln_dpo." in caption) == (not formula)
+    table3.OBJECTIVES.write_text(code)
+    with pytest.raises(ValueError, match=r"simpo/manifest.json names the objective ln_dpo, which is not in objectives.py; "):
+        table3.make(Study(results))
 
 
 def test_table_6_s_rho_is_scipy_s_and_its_interval_resamples_whole_pairs(results: Path) -> None:
