@@ -25,7 +25,7 @@ setup: .venv
 
 demo: .venv
 	$(INSIDE) snakemake --cores all
-	@.venv/bin/python -c "import pandas; print(*(pandas.read_csv(f'results/table{n}.csv').to_string(index=False) for n in (4, 5)), sep='\n\n')"
+	@.venv/bin/python -c "import pandas, glob; print(*(pandas.read_csv(name).to_string(index=False) for name in sorted(glob.glob('results/table[45].csv'))), sep='\n\n')"
 	@.venv/bin/python -c "import pandas; shown = ['real', 'empty', 'embedded', 'orders_agree', 'first_shown']; \
 	print('', 'The judge:', pandas.read_csv('results/table2.csv')[['benchmark', 'control_metric', *shown]].to_string(index=False), sep='\n')"
 	@.venv/bin/python -c "from stages import files, report; print('', report.as_text(files.read_json('results/world_report.json')), sep='\n')"

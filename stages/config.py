@@ -10,7 +10,8 @@ its ``manifest.json`` stands for all that it made. Anything else is taken as it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from functools import cache, cached_property
@@ -82,6 +83,14 @@ FIGURES = {
     "curves": "Training curves",
 }
 LIKELIHOOD = ("sft", "dpo", "simpo", "simpo_no_ln")  # whose log-likelihoods the paper looks at: Table 6, Figures 2 and 4
+# What there must be runs of, methods or sweeps of the scale, for a table or figure to be about anything; Table 5 looks at ablations alone.
+ABOUT = {
+    "table5": ("simpo",),
+    "fig2_length": ("sft", "simpo", "simpo_no_ln"),
+    "fig3_gamma": ("gamma",),
+    "fig4_dpo": ("dpo", "simpo"),
+    "fig5_beta": ("beta_dpo", "beta_simpo"),
+}
 SWEPT = ("paper", "fig3_gamma", "fig5_beta", "scorecard")  # the targets that draw on sweeps
 EFFICIENCY = "results/efficiency/train_step.json"
 CONTROL_PROMPTS = 50  # of each benchmark: a share of them is known to 7 points
@@ -290,11 +299,16 @@ class Plan:
 
     @cached_property
     def sweeps(self) -> dict[str, list[Trial]]:
-        """The runs of the figures' sweeps conf/sweep/<scale>/<name>.yaml, by the name that the scale lists, in the grids' order."""
+        """The runs of the figures' sweeps conf/sweep/<scale>/<name>.yaml in the scale's settings, by the name that it lists, in the grids'
+        order; none where it has none of a sweep's settings."""
         found: dict[str, list[Trial]] = {}
         for name in self.scale["sweeps"]:
             grid = sweep(f"{self.scale['name']}/{name}")
             settings, methods = grid.pop("setting", self.scale["settings"]), grid.pop("method")
+            # One of conf/ that the scale leaves out is no mistake; one that does not exist is.
+            settings = [
+                setting for setting in settings if setting in self.scale["settings"] or not (CONF / f"setting/{setting}.yaml").is_file()
+            ]
             found[name] = [trial for setting, method in product(settings, methods) for trial in self._trials(name, setting, method, grid)]
         return found
 
@@ -410,14 +424,23 @@ class Plan:
                 return [*self.evaluations(every), *self.logliks(dict.fromkeys([*likelihood, *self.swept()])), EFFICIENCY]
         raise ConfigError(f"no script of analysis/ is called {name}{nearest(name, [*TABLES, *FIGURES, 'scorecard', 'answers'])}")
 
+    def lacks(self, name: str) -> list[str]:
+        """The methods and sweeps that the scale would have to have for a table or figure to be made."""
+        if name == "table5":
+            return [f"{wanted} among its ablations" for wanted in ABOUT[name] if wanted not in self.scale["ablations"]]
+        methods = (*self.scale["methods"], *self.scale["ablations"])
+        return [wanted for wanted in ABOUT.get(name, ()) if wanted not in methods and not self.sweeps.get(wanted)]
+
     def targets(self) -> list[str]:
         """What the scale asks for."""
         report = ["results/world_report.json"] if self.base.world is not None else []
-        return ["results/table2.csv", "results/table4.csv", "results/table5.csv", "results/figures/table4.png", *report]
+        tables = [f"results/{name}.csv" for name in ("table2", "table4", "table5") if not self.lacks(name)]
+        return [*tables, "results/figures/table4.png", *report]
 
     def paper(self) -> list[str]:
-        """Every table and figure."""
-        made = [*(f"results/{name}.csv" for name in TABLES), *(f"results/figures/{name}.png" for name in FIGURES)]
+        """Every table and figure that the scale has the runs for."""
+        made = [f"results/{name}.csv" for name in TABLES if not self.lacks(name)]
+        made += [f"results/figures/{name}.png" for name in FIGURES if not self.lacks(name)]
         return list(dict.fromkeys([*self.targets(), *made, "results/scorecard.csv", "results/answers.html"]))
 
 
@@ -644,10 +667,17 @@ _SLICES: dict[str, Callable[..., Slice]] = {
 }
 
 
-def plan(scale: str | None = None, named: Iterable[str] = ()) -> Plan:
-    """The plan of a scale (``None``: conf/config.yaml's), its slices written, and those that the files ``named`` need."""
+def plan(scale: str | None = None, named: Sequence[str] = ()) -> Plan:
+    """The plan of a scale (``None``: conf/config.yaml's), its slices written, and those that the files ``named`` need.
+
+    What ``paper`` among them leaves out is said on standard error.
+    """
     made = Plan(scale)
     made.write(named)
+    if "paper" in named:
+        for name in ABOUT:
+            if lacking := made.lacks(name):
+                print(f"paper goes without {name}: scale {made.scale['name']} has no runs of {', '.join(lacking)}", file=sys.stderr)
     return made
 
 

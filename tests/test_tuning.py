@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -74,6 +74,33 @@ def test_the_figures_sweeps_are_as_wide_as_the_figures_need(plan: Plan) -> None:
         for trial in trials:
             method, seed = plan.run(trial.setting, trial.run)
             assert {**method, "seed": seed}.items() >= trial.varied.items()
+
+
+def test_a_smaller_scale_has_what_it_can_be_made_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan: a sweep is of the scale's settings; paper goes without what the scale has no runs for, and says so; the rest of it stays."""
+    assert not any(map(Plan("mini").lacks, bridge.ABOUT))
+    less = Plan("mini")
+    less.scale |= {"settings": ["mini_base"], "methods": ["sft", "dpo"], "ablations": []}
+    assert less.sweeps["gamma"] == less.sweeps["beta_dpo"] == []
+    assert {trial.setting for trial in less.sweeps["seeds"]} == {"mini_base"}
+    left = {name for name in bridge.ABOUT if less.lacks(name)}
+    assert left == {"table5", "fig2_length", "fig3_gamma", "fig4_dpo", "fig5_beta"}
+    assert {PurePosixPath(path).stem for path in {*Plan("mini").paper()} - {*less.paper()}} == left
+    assert "results/table5.csv" not in less.targets() and "results/table4.csv" in less.targets()
+    assert less.lacks("fig5_beta") == ["beta_dpo", "beta_simpo"]
+
+    monkeypatch.setattr(bridge, "Plan", lambda scale: less)
+    monkeypatch.setattr(less, "write", lambda named: None)
+    bridge.plan("mini", ["snakemake", "paper"])
+    assert "paper goes without fig4_dpo: scale mini has no runs of simpo\n" in capsys.readouterr().err
+    bridge.plan("mini", ["snakemake", "results/table4.csv"])
+    assert capsys.readouterr().err == ""
+
+    wrong = Plan("mini")
+    wrong.scale["settings"] = ["mini_base"]
+    monkeypatch.setattr(bridge, "sweep", lambda name: {"setting": ["mini_bas"], "method": ["dpo"], "seed": [1]})
+    with pytest.raises(ConfigError, match="conf/sweep/mini/gamma.yaml, in mini_bas: .*did you mean 'mini_base'"):
+        wrong.sweeps  # noqa: B018
 
 
 def test_several_seeds_repeat_what_depends_on_them(plan: Plan) -> None:
