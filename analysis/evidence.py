@@ -207,9 +207,11 @@ class Evidence:
 
     def asked(self, benchmark: str) -> list[Any]:
         """A benchmark's questions: the instructions of AlpacaEval 2, elsewhere the ids."""
+        if benchmark not in (known := self.study.config["questions"]):
+            raise ValueError(f"scale {self.study.config['name']} has no benchmark {benchmark}; name it in conf/scale")
         if benchmark not in self._asked:
             key = "instruction" if benchmark == "alpacaeval2" else "question_id"
-            path = self.there(self.study.path(self.study.config["questions"][benchmark]))
+            path = self.there(self.study.path(known[benchmark]))
             self._asked[benchmark] = [row[key] for row in read_rows(path, (key,))]
         return self._asked[benchmark]
 

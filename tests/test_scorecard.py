@@ -436,6 +436,20 @@ def test_a_scale_without_a_method_or_a_sweep_says_so(results: Path) -> None:
     assert "S3a" not in found.index
 
 
+@pytest.mark.parametrize("gone", ["alpacaeval2", "arena_hard", "mt_bench"])
+def test_a_scale_without_a_benchmark_says_so(results: Path, gone: str) -> None:
+    """What the benchmark is needed for is not measured, and why; every other figure stays as it was."""
+    before = scorecard.rows(Study(results))
+    config: Any = OmegaConf.load(results / "tables.yaml")
+    config.benchmarks.remove(gone)
+    del config.questions[gone], config.baseline[gone]
+    OmegaConf.save(config, results / "tables.yaml")
+    after = scorecard.rows(Study(results))
+    without = after["reason"].str.contains(f"has no benchmark {gone}; name it in conf/scale", regex=False, na=False)
+    assert without.any() and (after[without]["verdict"] == scorecard.NOT_MEASURED).all()
+    pd.testing.assert_frame_equal(after[~without], before[~without])
+
+
 # -- the paper's figures
 
 
