@@ -641,7 +641,8 @@ def _tuning(plan: Plan, **_: str) -> Slice:
 def _report(plan: Plan, **_: str) -> Slice:
     generated = [name for name in plan.scale["settings"] if plan.setting(name).setting.generate is not None]
     config = {"world": f"results/worlds/{plan.base.world.name}", "gamed": plan.base.benchmarks.alpacaeval2.gamed}
-    return "results/world_report.yaml", {**config, "scale": plan.scale, "generated": generated}
+    runs = {name: [run for setting, run in plan.runs() if setting == name] for name in plan.scale["settings"]}
+    return "results/world_report.yaml", {**config, "runs": runs, "generated": generated}
 
 
 _SLICES: dict[str, Callable[..., Slice]] = {

@@ -8,7 +8,8 @@ the settings that sample their own. Out: world_report.json, rows of
     {"criterion", "setting", "method", "value", "standard_error", "wanted": [low, high], "met"}
 
 ``low`` or ``high`` is null where that side is open, ``wanted`` and ``met`` where the value is only reported. A criterion that is missed is
-written down as missed and is no error; none of them says which method wins. A word is what the world's tokenizer takes for one.
+written down as missed and is no error; none of them says which method wins. ``method`` is a run's name: another seed is told in it. A word
+is what the world's tokenizer takes for one.
 
     share of the best writer's score   the oracle's mean of the SFT model's answers to AlpacaEval's instructions, by that of the
                                        baseline's answers: enough is learnt, and enough is left to gain
@@ -147,16 +148,16 @@ def report_start(run: Path, best: float, setting: str) -> list[Row]:
     ]
 
 
-def report_effects(runs: Path, methods: list[str], setting: str) -> list[Row]:
-    """Each method's differences to SFT, and whether they are known well enough; paired over the instructions."""
+def report_effects(folder: Path, runs: list[str], setting: str) -> list[Row]:
+    """Each run's differences to SFT, and whether they are known well enough; paired over the instructions."""
     rows, ratios = [], []
-    for method in methods:
+    for run in runs:
         for name, benchmark in (("win rate minus SFT's", "alpacaeval2"), ("oracle minus SFT's", "oracle")):
             judged = f"eval/{benchmark}/annotations.json"
-            gap = difference(runs / method / judged, runs / START / judged, benchmark)
-            rows.append(criterion(name, gap.mean, setting=setting, method=method, standard_error=gap.standard_error))
+            gap = difference(folder / run / judged, folder / START / judged, benchmark)
+            rows.append(criterion(name, gap.mean, setting=setting, method=run, standard_error=gap.standard_error))
             if benchmark == "alpacaeval2":
-                rows.append(criterion("standard error against SFT", gap.standard_error, None, 1.2, setting=setting, method=method))
+                rows.append(criterion("standard error against SFT", gap.standard_error, None, 1.2, setting=setting, method=run))
             if gap.standard_error > 0:
                 ratios.append(gap.mean / gap.standard_error)
     return [*rows, criterion("largest effect", max(ratios, default=math.nan), 3.0, setting=setting)]
@@ -164,25 +165,26 @@ def report_effects(runs: Path, methods: list[str], setting: str) -> list[Row]:
 
 def report(config: dict[str, Any], results: Path) -> list[Row]:
     """All rows of world_report.json; ValueError names the file that is missing and how to make it."""
-    world, scale = Path(config["world"]), config["scale"]
-    if START not in scale["methods"]:
-        raise ValueError(f"scale.methods is {', '.join(scale['methods'])}: without {START} there is nothing to compare with; add it")
-    methods = [name for name in dict.fromkeys([*scale["methods"], *scale["ablations"]]) if name != START]
+    world = Path(config["world"])
+    for setting, runs in config["runs"].items():
+        if START not in runs:
+            raise ValueError(f"{setting} has {', '.join(runs)}: without {START} there is nothing to compare with; add it to scale.methods")
     made = files.read_manifest(world)["config"]
     names, oracle = made["alpacaeval2"], load_oracle(world)
     best = fmean(oracle.score(row["instruction"], row["output"]) for row in files.read_json(world / "alpacaeval2/baseline.json"))
     rows = report_world(world, Path(config["gamed"]), names)
-    for setting in scale["settings"]:
+    for setting, runs in config["runs"].items():
+        others = [run for run in runs if run != START]
         folder = results / setting
         rows += report_start(folder / "runs" / START, best, setting)
         if setting in config["generated"]:
             writer = Writer(**made["writers"][names["baseline"]])
             lift = lift_of_best(files.read_jsonl(folder / "generate/generations.jsonl"), writer, oracle, made["seed"])
             rows.append(criterion("lift of the best of n", lift, 0.15, setting=setting))
-        if methods:
+        if others:
             longer = extra_length(files.read_jsonl(folder / "data/train.jsonl"))
             rows.append(criterion("chosen longer than rejected, training pairs", longer, setting=setting))
-            rows += report_effects(folder / "runs", methods, setting)
+            rows += report_effects(folder / "runs", others, setting)
     return rows
 
 

@@ -70,8 +70,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pd.concat(frames).sample(frac=1, random_state=0).to_csv(path, index=False)  # in any order
         for folder in (f"{SETTING}/generate", f"{SETTING}/data", str(path.parent)):
             files.write_manifest(Path(folder), OmegaConf.create())
-        scale = {"name": "smoke", "settings": ["smoke"], "methods": ["sft", "dpo"], "ablations": ["dpo", "simpo"]}
-        config = {"stage": "report", "version": 1, "world": WORLD, "gamed": str(path), "scale": scale, "generated": ["smoke"]}
+        runs = {"smoke": ["sft", "dpo", "simpo"]}
+        config = {"stage": "report", "version": 1, "world": WORLD, "gamed": str(path), "runs": runs, "generated": ["smoke"]}
         OmegaConf.save(OmegaConf.create(config), "results/world_report.yaml")
     return tree
 
@@ -215,5 +215,5 @@ def test_a_missing_file_is_named_with_the_next_command(tree: Path, monkeypatch: 
 
 
 def test_without_sft_there_is_nothing_to_compare_with() -> None:
-    with pytest.raises(ValueError, match="scale.methods is dpo: without sft there is nothing to compare with; add it"):
-        report.report({"world": WORLD, "gamed": "", "scale": {"methods": ["dpo"]}, "generated": []}, Path("results"))
+    with pytest.raises(ValueError, match="smoke has dpo, ipo: without sft there is nothing to compare with; add it to scale.methods"):
+        report.report({"world": WORLD, "gamed": "", "runs": {"smoke": ["dpo", "ipo"]}, "generated": []}, Path("results"))

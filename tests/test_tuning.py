@@ -110,6 +110,8 @@ def test_several_seeds_repeat_what_depends_on_them(plan: Plan) -> None:
     assert [(row.run, row.seed) for row in rows] == [("sft", 42), ("dpo+seed=0", 0), ("dpo+seed=1", 1), ("dpo", 42)]
     assert plan.run("mini_base", "dpo+seed=1").seed == 1
     assert len(plan.runs()) == 2 * (1 + 3 * 11)
+    _, reported = plan._slice("report")
+    assert [(setting, run) for setting, runs in reported["runs"].items() for run in runs] == plan.runs()
 
 
 # -- the front door -------------------------------------------------------------------------------------------------------
