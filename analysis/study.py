@@ -160,7 +160,7 @@ class Study:
         """``what`` a figure or table shows; then settings, scale, seeds and judge, and ``more`` sentences."""
         runs = list(runs)
         settings = ", ".join(dict.fromkeys(name_of(run.setting, SETTINGS) for run in runs))
-        seeds = sorted({run.seed for run in runs if run.seed is not None})
+        seeds = sorted({run.seed for run in runs if run.seed is not None and self.is_trained(run)})
         parts = [f"Setting: {settings}"] if settings else []
         parts += [f"scale: {self.config['name']}", f"judge: {self.config['judge']}"]
         if seeds:
