@@ -30,6 +30,7 @@ from scipy import stats
 from analysis import curves, draw, fig1_scores, fig2_length, fig3_gamma, fig4_dpo, fig5_beta, sweep
 from analysis.study import PAGE, STYLE, Drawn, Study, figure, save
 from stages import files
+from stages.config import ABOUT
 from tests import folder
 
 SCRIPTS: dict[str, ModuleType] = {
@@ -426,6 +427,20 @@ def test_curves_hold_every_logged_step_and_cross_out_what_collapsed(copied: Path
         assert of[of["quantity"] == quantity]["value"].tolist() == history[quantity].tolist()
     assert "sft" not in set(frame["method"])
     assert_readable(picture, monkeypatch)
+
+
+def test_a_checkpoint_of_the_user_s_has_no_curve_and_no_seed(copied: Path) -> None:
+    """What was not trained here has no train.jsonl, and its row's seed is no training's: curves and every caption go without."""
+    study = Study(copied)
+    expected, caption = curves.make(study)[1], study.caption("What.", study.rows())
+    study.config["rows"] += [{"setting": "mini_base", "run": "my_model", "method": "my_model", "seed": 7}]
+    pd.testing.assert_frame_equal(curves.make(study)[1], expected)
+    assert study.caption("What.", study.rows()) == caption and "training seed: 42" in caption
+
+
+def test_what_planning_leaves_out_a_figure_for_is_what_the_figure_shows() -> None:
+    """ABOUT of stages/config.py against the scripts, which planning does not import."""
+    assert (ABOUT["fig2_length"], ABOUT["fig4_dpo"]) == (fig2_length.SHOWN, fig4_dpo.SHOWN)
 
 
 def grid(results: Path, given: dict[str, tuple[dict[str, float], float]], setting: str = "mini_base") -> None:
