@@ -10,7 +10,6 @@ import csv
 import gzip
 import json
 import math
-import os
 import random
 import subprocess
 import sys
@@ -21,13 +20,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from published import REFERENCE, needed
 
 from stages import score as score_stage
 from stages.judging import alpacaeval2
 from stages.judging.client import Outcome
 from stages.judging.rows import read_rows
 
-REFERENCE = Path(os.environ.get("REFERENCE_DATA", Path(__file__).parents[2] / "shared/reference_data"))
 ALPACA = REFERENCE / "alpaca_eval"
 GAMED = ALPACA / "glm/df_gamed_surrogate.csv.gz"
 WITH_RAW_ANSWERS = ("claude-2.1", "gemma-7b-it", "gpt35_turbo_instruct", "vicuna-7b-v1.5", "vicuna-13b-v1.5")
@@ -40,7 +39,7 @@ WHOLE = (
     "vicuna-7b-v1.5",
     "vicuna-13b-v1.5",
 )
-published = pytest.mark.skipif(not ALPACA.is_dir(), reason=f"no reference data in {REFERENCE}; set REFERENCE_DATA to its folder")
+published = needed("alpaca_eval")
 
 
 def annotations_of(model: str) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ skipped where it is absent.
 from __future__ import annotations
 
 import json
-import os
 import time
 import warnings
 from collections import Counter
@@ -16,17 +15,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from published import REFERENCE, needed
 
 from stages.judging import arena_hard
 from stages.judging.client import Outcome
 from stages.judging.rows import read_rows
 
-REFERENCE = Path(os.environ.get("REFERENCE_DATA", Path(__file__).parents[2] / "shared/reference_data"))
 ARENA = REFERENCE / "arena_hard"
 OFFICIAL, LOCAL = "judge-gpt-4-1106-preview_baseline-gpt-4-0314", "judge-llama-3-70b-AH_baseline-phi-3-medium"
 ITSELF, BAGEL, TURBO = "judge-r1-distill-70b_baseline-vs-itself_151q", "judge-r1-distill-70b_bagel-8b_181q", "judge-gpt-3.5-turbo-0125_108q"
 GAP = "\x00"
-published = pytest.mark.skipif(not ARENA.is_dir(), reason=f"no reference data in {REFERENCE}; set REFERENCE_DATA to its folder")
+published = needed("arena_hard")
 
 CONFIG: dict[str, Any] = {
     "system_prompt": "Judge.",

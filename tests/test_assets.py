@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from published import REFERENCE, needed
 
 from stages import files
 from stages.config import Plan
 
-REFERENCE = Path(os.environ.get("REFERENCE_DATA", Path(__file__).parents[2] / "shared/reference_data"))
 # Where the reference data has each asset of the paper's scale; alpaca_eval_clf.txt comes with the package.
 MIRRORED = {
     "gpt4_1106_preview.json": "alpaca_eval/model_outputs/gpt4_1106_preview.json.gz",
@@ -30,7 +30,7 @@ MIRRORED = {
     "judge_prompts.jsonl": "mt_bench/judge_prompts.jsonl",
     "gpt-4-1106-preview.jsonl": "mt_bench/reference_answer/gpt-4-1106-preview.jsonl",
 }
-published = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference data in {REFERENCE}; set REFERENCE_DATA to its folder")
+published = needed()
 
 
 @pytest.fixture(scope="module")

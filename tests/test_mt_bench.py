@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
+from published import REFERENCE, needed
 
 from stages.judging import mt_bench
 from stages.judging.client import Outcome
 from stages.judging.rows import read_rows
 
-REFERENCE = Path(os.environ.get("REFERENCE_DATA", Path(__file__).parents[2] / "shared/reference_data"))
 MT_BENCH = REFERENCE / "mt_bench"
 LLAMA, ORPO, PHI = "Meta-Llama-3-8B-Instruct-Normal", "mistral-orpo-capybara", "phi-3-dpo"
-published = pytest.mark.skipif(not MT_BENCH.is_dir(), reason=f"no reference data in {REFERENCE}; set REFERENCE_DATA to its folder")
+published = needed("mt_bench")
 
 PROMPTS: list[dict[str, Any]] = [
     {"name": "single-v1", "system_prompt": "s1", "prompt_template": "{question}|{answer}"},
