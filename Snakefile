@@ -11,12 +11,13 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from stages.config import EFFICIENCY, FIGURES, TABLES, plan
+from stages.errors import UserError
 
 # The rules' `python` is this one. Snakemake gives each job as many threads as its rule says: one.
 shell.prefix(f'export PATH="{os.path.dirname(sys.executable)}:$PATH"; ')
 try:
     PLAN = plan(config.get("scale"), named=sys.argv)
-except ValueError as error:  # the user's mistake in conf/ or on the command line: a sentence, no traceback
+except UserError as error:  # the user's mistake in conf/ or on the command line: a sentence, no traceback
     raise WorkflowError(str(error)) from None
 RUN = "results/{setting}/runs/{run}"
 # For `snakemake --report`: report/ has its page's texts, which ask `config`; what is `shown` is in the page, with what it was made from.

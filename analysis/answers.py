@@ -37,6 +37,7 @@ import numpy as np
 
 from analysis.study import BENCHMARKS, METHODS, SETTINGS, Run, Study, command_line, name_of
 from stages import files
+from stages.errors import UserError
 from stages.judging import alpacaeval2, arena_hard, mt_bench, paired
 from stages.judging.rows import Row, by_question, check_same, read_rows
 
@@ -76,7 +77,7 @@ def _round(value: float | None) -> float | None:
 
 def _find(rows: Mapping[Any, Row], number: Any, path: Path) -> Row:
     if number not in rows:
-        raise ValueError(f"{path} has no row for question {number!r}; {files.again(path)}")
+        raise UserError(f"{path} has no row for question {number!r}; {files.again(path)}")
     return rows[number]
 
 
@@ -168,7 +169,7 @@ def _mt_bench(study: Study, run: Run, asked: list[Row]) -> list[Judged]:
         turns, ratings = [], []
         for turn in mt_bench.TURNS:
             if (question["id"], turn) not in found:
-                raise ValueError(f"{path} has no judgment of turn {turn} of question {question['id']!r}; {files.again(path)}")
+                raise UserError(f"{path} has no judgment of turn {turn} of question {question['id']!r}; {files.again(path)}")
             judgments = []
             for row in found[question["id"], turn]:
                 failure = mt_bench.failure_of(row) and (row.get("failure") or mt_bench.failure_of(row))
@@ -205,10 +206,10 @@ def likelihoods(study: Study, run: Run) -> dict[tuple[str, str, int], Row]:
 def rows(study: Study, run: Run, benchmark: str, asked: list[Row], likely: Mapping[tuple[str, str, int], Row]) -> list[Row]:
     """A run on a benchmark, a row a question: ``value``, ``weight``, ``turns``, and ``oracle`` where there is one.
 
-    ValueError where a file is missing or is about other questions, or where an answer that is not blank has no likelihood.
+    UserError where a file is missing or is about other questions, or where an answer that is not blank has no likelihood.
     """
     if benchmark not in JUDGED:
-        raise ValueError(f"benchmark {benchmark!r} has no page; analysis/answers.py reads {', '.join(JUDGED)}")
+        raise UserError(f"benchmark {benchmark!r} has no page; analysis/answers.py reads {', '.join(JUDGED)}")
     given, judged = answers(study, run, benchmark, asked), JUDGED[benchmark](study, run, asked)
     made: list[Row] = []
     for question, turns, judgment in zip(asked, given, judged, strict=True):
@@ -216,7 +217,7 @@ def rows(study: Study, run: Run, benchmark: str, asked: list[Row], likely: Mappi
             known = likely.get((benchmark, question["id"], number))
             if known is None and turn["text"].strip():
                 path = study.folder(run) / "eval" / "loglik.parquet"
-                raise ValueError(f"{path} has no answer to {benchmark}'s question {question['id']}, turn {number}; {files.again(path)}")
+                raise UserError(f"{path} has no answer to {benchmark}'s question {question['id']}, turn {number}; {files.again(path)}")
             turn |= {"judgments": judgments, **(known or {})}
         made.append({"value": _round(judgment.value), "weight": judgment.weight, "turns": turns})
     if benchmark == ORACLE and "oracle" in study.config["benchmarks"]:

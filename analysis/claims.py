@@ -19,6 +19,7 @@ from analysis import theory
 from analysis.evidence import ABLATED, Array, Bounds, Evidence
 from analysis.paper import reported
 from analysis.study import METHODS, SETTINGS, Run, name_of
+from stages.errors import UserError
 
 LENGTH_BINS = 5  # of equally many pairs, by length difference
 EXACT = 1e-9  # what rounding may leave of an identity
@@ -62,7 +63,7 @@ def compare(figure: Figure, of: tuple[str, ...], minus: tuple[str, ...]) -> Meas
         others = tuple(method for method in e.methods() if method not in (*of, *minus))
         pairs = [(a, b) for a in (others if of == OTHERS else of) for b in (others if minus == OTHERS else minus)]
         if not pairs:
-            raise ValueError(f"scale {e.study.config['name']} has no other method to compare with; name some in conf/scale")
+            raise UserError(f"scale {e.study.config['name']} has no other method to compare with; name some in conf/scale")
         runs = e.by_seed(setting, dict.fromkeys(method for pair in pairs for method in pair))
         effects = [[figure.value(e, by[a]) - figure.value(e, by[b]) for a, b in pairs] for by in runs]
         nearest = pairs[int(np.array(effects)[:, :, 0].mean(axis=0).argmin())]
@@ -177,7 +178,7 @@ def step(cost: str) -> Measure:
 
 
 def no_ppo(e: Evidence, setting: str) -> Bounds:
-    raise ValueError("no PPO is built here, which this claim compares with")
+    raise UserError("no PPO is built here, which this claim compares with")
 
 
 @cache

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
 from analysis.study import SETTINGS, Run, Study, name_of
+from stages.errors import UserError
 
 INK, GREY, LIGHT = "#1a1a1a", "#666666", "#bbbbbb"
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -76,7 +77,7 @@ def quantile(study: Study) -> float:
 
 
 def measure(study: Study, run: Run, metric: str) -> Measured:
-    """A figure of a run's scores with its interval; ValueError names the file that lacks it."""
+    """A figure of a run's scores with its interval; UserError names the file that lacks it."""
     _, benchmark, key, error, n, _ = METRICS[metric]
     value = study.score(run, benchmark, key)
     bounds = [study.score(run, benchmark, name) for name in error]
@@ -134,7 +135,7 @@ def first(study: Study, setting: str, method: str) -> Run:
     for run in study.rows(method):
         if run.setting == setting:
             return run
-    raise ValueError(
+    raise UserError(
         f"{study.results / 'tables.yaml'} names no run of {method} in {setting};"
         f" add it to the methods or ablations of conf/scale/{study.config['name']}.yaml"
     )
@@ -144,14 +145,14 @@ def swept(study: Study, name: str, key: str) -> dict[str, dict[float, list[Run]]
     """The runs of a figure's sweep, by setting and by what ``key`` is in them, ascending; several where the seed varies too."""
     scale, runs = study.config["name"], study.sweep(name)
     if not runs:
-        raise ValueError(
+        raise UserError(
             f"{study.results / 'tables.yaml'} has no sweep {name}; write conf/sweep/{scale}/{name}.yaml"
             f" and name it among the sweeps of conf/scale/{scale}.yaml"
         )
     found: dict[str, dict[float, list[Run]]] = {}
     for run in sorted(runs, key=lambda run: float(run.varied.get(key, 0))):
         if key not in run.varied or run.varied.keys() - {key, "seed"}:
-            raise ValueError(
+            raise UserError(
                 f"conf/sweep/{scale}/{name}.yaml varies {', '.join(run.varied)}; this figure draws {key}, and averages over seed"
             )
         found.setdefault(run.setting, {}).setdefault(float(run.varied[key]), []).append(run)

@@ -39,6 +39,7 @@ import pandas as pd
 from analysis.draw import swept
 from analysis.study import METHODS, Run, Study, over_seeds
 from stages import files
+from stages.errors import UserError
 from stages.judging import arena_hard, mt_bench, paired
 from stages.judging.rows import Row, check_same, read_rows
 from stages.score import repeated_3grams
@@ -72,7 +73,7 @@ def smallest(values: Array) -> float:
 
 
 class Evidence:
-    """What the runs of a results folder show, each figure an array (1 + resamples,); ValueError where a file is missing, naming it."""
+    """What the runs of a results folder show, each figure an array (1 + resamples,); UserError where a file is missing, naming it."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -95,7 +96,7 @@ class Evidence:
         seeds = [run for run in self.study.sweep("seeds") if (run.setting, run.method) == (setting, method)]
         found = {run.seed: run for run in runs} | {run.varied["seed"]: run for run in seeds}
         if not found:
-            raise ValueError(f"scale {self.study.config['name']} has no run of {method} in {setting}; name it in conf/scale")
+            raise UserError(f"scale {self.study.config['name']} has no run of {method} in {setting}; name it in conf/scale")
         return found
 
     def by_seed(self, setting: str, methods: Iterable[str]) -> list[Runs]:
@@ -104,17 +105,17 @@ class Evidence:
         first, *others = [runs for method, runs in found.items() if method != "sft"]
         seeds = [seed for seed in first if all(seed in runs for runs in others)]
         if not seeds:
-            raise ValueError(f"{', '.join(found)} in {setting} were trained with no seed in common; see seeds in conf/scale and conf/sweep")
+            raise UserError(f"{', '.join(found)} in {setting} were trained with no seed in common; see seeds in conf/scale and conf/sweep")
         return [{method: runs[None if method == "sft" else seed] for method, runs in found.items()} for seed in seeds]
 
     def sweep(self, name: str, key: str, setting: str, least: int = 2) -> dict[float, list[Run]]:
-        """A sweep's runs in a setting by value, ascending; ValueError below ``least`` values."""
+        """A sweep's runs in a setting by value, ascending; UserError below ``least`` values."""
         by_setting = swept(self.study, name, key)
         if setting not in by_setting:
-            raise ValueError(f"the sweep {name} is of {', '.join(by_setting)} alone: conf/sweep/{self.study.config['name']}/{name}.yaml")
+            raise UserError(f"the sweep {name} is of {', '.join(by_setting)} alone: conf/sweep/{self.study.config['name']}/{name}.yaml")
         found = by_setting[setting]
         if len(found) < least:
-            raise ValueError(f"the sweep {name} has {len(found)} values of {key} in {setting}; this claim needs {least}")
+            raise UserError(f"the sweep {name} has {len(found)} values of {key} in {setting}; this claim needs {least}")
         return found
 
     # -- resamples
@@ -143,7 +144,7 @@ class Evidence:
         """Over those that are no NaN."""
         there = ~np.isnan(values)
         if not there.any():
-            raise ValueError(f"nothing to take a mean of: {what}")
+            raise UserError(f"nothing to take a mean of: {what}")
         return self.ratio(what, np.where(there, values, 0), there)
 
     def ratio(self, what: str, over: npt.NDArray[Any], under: npt.NDArray[Any]) -> Array:
@@ -176,7 +177,7 @@ class Evidence:
         together = by_seed.mean(axis=0)
         values, draws = together[:, 0], together[:, 1:]
         if not np.isfinite(values).all():
-            raise ValueError("a figure of it is no number: a mean over nothing, or a correlation with a constant")
+            raise UserError("a figure of it is no number: a mean over nothing, or a correlation with a constant")
         draws = np.where(np.isfinite(draws), draws, values[:, None])  # a resample without any of a rare kind says nothing
         spread = draws.std(axis=1)
         scaled = np.abs(draws - values[:, None]) / np.where(spread > 0, spread, 1)[:, None]
@@ -198,7 +199,7 @@ class Evidence:
 
     def there(self, path: Path) -> Path:
         if not path.is_file():
-            raise ValueError(f"{path} does not exist; make it with: snakemake --cores all {path}")
+            raise UserError(f"{path} does not exist; make it with: snakemake --cores all {path}")
         return path
 
     def rows(self, run: Run, name: str, *keys: str) -> list[Row]:
@@ -208,7 +209,7 @@ class Evidence:
     def asked(self, benchmark: str) -> list[Any]:
         """A benchmark's questions: the instructions of AlpacaEval 2, elsewhere the ids."""
         if benchmark not in (known := self.study.config["questions"]):
-            raise ValueError(f"scale {self.study.config['name']} has no benchmark {benchmark}; name it in conf/scale")
+            raise UserError(f"scale {self.study.config['name']} has no benchmark {benchmark}; name it in conf/scale")
         if benchmark not in self._asked:
             key = "instruction" if benchmark == "alpacaeval2" else "question_id"
             path = self.there(self.study.path(known[benchmark]))
@@ -216,7 +217,7 @@ class Evidence:
         return self._asked[benchmark]
 
     def same(self, benchmark: str, run: Run, asked: list[Any]) -> None:
-        """Runs are compared question by question: ValueError unless a run has the benchmark's, in its order."""
+        """Runs are compared question by question: UserError unless a run has the benchmark's, in its order."""
         check_same(f"{self.study.folder(run)}/eval/{benchmark}", asked, "the benchmark's questions", self.asked(benchmark))
 
     def preferences(self, run: Run) -> Array:
@@ -290,7 +291,7 @@ class Evidence:
         values = values[~np.isnan(values).any(axis=1)]
         n, k = values.shape
         if n < 2 or k < 2:
-            raise ValueError(f"{benchmark} has {n} questions on which all {k} runs have a value; a comparison needs two of each")
+            raise UserError(f"{benchmark} has {n} questions on which all {k} runs have a value; a comparison needs two of each")
         within = values - values.mean(axis=1, keepdims=True)
         *means, total = self.sums(f"{benchmark} separation", np.column_stack([within, (within**2).sum(axis=1)]))
         between = (np.array(means) ** 2).sum(axis=0) / n
@@ -331,7 +332,7 @@ class Evidence:
         path = self.there(self.study.results / "efficiency/train_step.json")
         found = [row for row in files.read_json(path).get("claim", []) if row["protocol"] == "A"]
         if not found or found[0].get(f"{cost}_saved") is None:
-            raise ValueError(
+            raise UserError(
                 f"{path} has no {cost} of protocol A; make it again with: snakemake --cores all --forcerun efficiency -- {path}"
             )
         row = found[0]

@@ -26,6 +26,7 @@ from matplotlib.patches import Patch
 from analysis import draw
 from analysis.study import METHODS, PAGE, SETTINGS, Drawn, Study, figure, name_of
 from stages import files
+from stages.errors import UserError
 
 SHOWN = ("dpo", "simpo")
 COLUMNS = ["panel", "setting", "method", "quantity", "group", "id", "x", "value", "low", "high", "n"]
@@ -94,7 +95,7 @@ def change(saved: float, unit: str = " %") -> str:
 def make(study: Study) -> Drawn:
     path = study.results / EFFICIENCY
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; make it with: snakemake --cores all {path}")
+        raise UserError(f"{path} does not exist; make it with: snakemake --cores all {path}")
     claim: list[dict[str, Any]] = files.read_json(path)["claim"]
     z, settings = draw.quantile(study), study.config["settings"]
     runs = {(setting, method): draw.first(study, setting, method) for setting in settings for method in SHOWN}

@@ -25,6 +25,7 @@ import pandas as pd
 from analysis import study as shared
 from analysis.study import Study, Table
 from stages import files
+from stages.errors import UserError
 from stages.judging.rows import Row, read_rows
 
 GRAM, NEAR = 8, 0.8
@@ -91,8 +92,8 @@ def make(study: Study) -> Table:
             prompts = None
             if isinstance(source, Path):
                 if not source.is_file():
-                    raise ValueError(f"{source} does not exist; make it with: snakemake --cores all {source.with_name(files.MANIFEST)}")
-                prompts = [words(first_turn(row)) for row in files.read_jsonl(source)]
+                    raise UserError(f"{source} does not exist; make it with: snakemake --cores all {source.with_name(files.MANIFEST)}")
+                prompts = [words(first_turn(row)) for row in files.read_rows(source)]
             for benchmark, questions in asked.items():
                 values: dict[str, Any] = {"setting": setting, "set": name, "benchmark": benchmark, "questions": len(questions)}
                 if prompts is None:

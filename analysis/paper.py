@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
+from stages.errors import UserError
+
 PAPER = Path(__file__).with_name("paper.yaml")
 
 
@@ -33,12 +35,12 @@ def _read() -> Any:
 
 
 def reported() -> list[Reported]:
-    """Every number, in the file's order; ValueError names a row that has not as many cells as its block has columns."""
+    """Every number, in the file's order; UserError names a row that has not as many cells as its block has columns."""
     found = []
     for block in _read()["figures"]:
         for method, cells in block["rows"].items():
             if len(cells) != len(block["columns"]):
-                raise ValueError(f"{PAPER.name}: {block['table']}, {block.get('setting')}, {method} has {len(cells)} cells")
+                raise UserError(f"{PAPER.name}: {block['table']}, {block.get('setting')}, {method} has {len(cells)} cells")
             for metric, cell in zip(block["columns"], cells, strict=True):
                 shared = {key: block[key] for key in ("confidence", "source", "note") if key in block}
                 own = {"note": "", **shared, **(cell if isinstance(cell, dict) else {"value": cell})}

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.study import METHODS, SETTINGS, Study, name_of
 from stages import files
+from stages.errors import UserError
 
 README = Path("README.md")
 BEGIN, END = "<!-- from results/, by `make readme` -->", "<!-- until here -->"
@@ -25,10 +25,10 @@ VERDICTS = ("reproduced", "contradicted", "undecided", "not measured")
 
 
 def read(study: Study, name: str) -> pd.DataFrame:
-    """A table of the results folder; ValueError names the command that makes it."""
+    """A table of the results folder; UserError names the command that makes it."""
     path = study.results / name
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; make it with: snakemake --cores all paper")
+        raise UserError(f"{path} does not exist; make it with: snakemake --cores all paper")
     return pd.read_csv(path)
 
 
@@ -78,10 +78,10 @@ def block(study: Study) -> str:
 
 
 def replaced(text: str, new: str) -> str:
-    """``text`` with ``new`` between the marks; ValueError where they are not there once."""
+    """``text`` with ``new`` between the marks; UserError where they are not there once."""
     pattern = re.compile(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
     if len(pattern.findall(text)) != 1:
-        raise ValueError(f"{README} must have the marks {BEGIN} and {END} once, in this order")
+        raise UserError(f"{README} must have the marks {BEGIN} and {END} once, in this order")
     return pattern.sub(lambda _: f"{BEGIN}\n{new}\n{END}", text)
 
 
@@ -90,16 +90,13 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder to read")
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where the README says something else")
     args = parser.parse_args()
-    try:
-        text = README.read_text(encoding="utf-8")
-        new = replaced(text, block(Study(args.results)))
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    text = README.read_text(encoding="utf-8")
+    new = replaced(text, block(Study(args.results)))
     if not args.check:
         files.write_text(README, new)
     elif new != text:
-        sys.exit(f"error: {README} does not say what {args.results} says; write it with: make readme")
+        raise UserError(f"{README} does not say what {args.results} says; write it with: make readme")
 
 
 if __name__ == "__main__":
-    main()
+    files.run(main)

@@ -45,6 +45,7 @@ from analysis.draw import BLUE, GREY, INK, LIGHT, VERMILION
 from analysis.evidence import Evidence
 from analysis.study import PAGE, SETTINGS, STYLE, Study, as_page, command_line, name_of, save, write_csv
 from stages import files
+from stages.errors import UserError
 
 REPRODUCED, CONTRADICTED, UNDECIDED, NOT_MEASURED = "reproduced", "contradicted", "undecided", "not measured"
 # Inches: of a row, the gap between two claims, the heading's line, the legend; from the left, the claim and the settings. Type in points.
@@ -98,7 +99,7 @@ def rows(study: Study) -> pd.DataFrame:
             }
             try:
                 measured = claim.measured(evidence, place)
-            except (ValueError, FileNotFoundError) as error:
+            except UserError as error:
                 decided, reason = NOT_MEASURED, str(error)
             else:
                 row |= {key: value for key, value in measured._asdict().items() if key in row}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import html
-import sys
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from stages import files
+from stages.errors import UserError
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 COLUMN, PAGE = 3.3, 6.9  # inches: a figure as wide as a paper's column, and as its text
@@ -65,7 +65,7 @@ class Run(NamedTuple):
 
 
 class Study:
-    """A results folder. Every method raises ValueError with the file that is missing and the command that makes it."""
+    """A results folder. Every method raises UserError with the file that is missing and the command that makes it."""
 
     def __init__(self, results: Path) -> None:
         self.results = results
@@ -74,7 +74,7 @@ class Study:
     def config(self) -> dict[str, Any]:
         path = self.results / "tables.yaml"
         if not path.is_file():
-            raise ValueError(f"{path} does not exist; planning writes it: snakemake -n {path.parent}/table4.csv")
+            raise UserError(f"{path} does not exist; planning writes it: snakemake -n {path.parent}/table4.csv")
         config: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
         return config
 
@@ -100,7 +100,7 @@ class Study:
 
     def _file(self, path: Path) -> Path:
         if not path.is_file():
-            raise ValueError(f"{path} does not exist; make it with: snakemake --cores all {path}")
+            raise UserError(f"{path} does not exist; make it with: snakemake --cores all {path}")
         return path
 
     def scores(self, run: Run, benchmark: str) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class Study:
         scores = self.scores(run, benchmark)
         if key not in scores:
             path = self.folder(run) / "eval" / benchmark / "scores.json"
-            raise ValueError(f"{path} has no {key!r}; {files.again(path)}")
+            raise UserError(f"{path} has no {key!r}; {files.again(path)}")
         return float("nan") if scores[key] is None else float(scores[key])
 
     def annotations(self, run: Run, benchmark: str) -> Path:
@@ -210,10 +210,7 @@ def command_line(docstring: str | None, make: Callable[[Study, Path], None]) -> 
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder to read")
     parser.add_argument("--out", type=Path, default=Path("results"), help="the folder to write to")
     args = parser.parse_args()
-    try:
-        make(Study(args.results), args.out)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    files.run(lambda: make(Study(args.results), args.out))
 
 
 def table(docstring: str | None, name: str, make: Callable[[Study], Table], float_format: str | None = None) -> None:

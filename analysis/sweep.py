@@ -15,7 +15,6 @@ key makes a line through the runs that have the most frequent value of every oth
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from analysis import draw
 from analysis.study import COLUMN, METHODS, PAGE, SETTINGS, STYLE, Drawn, Run, Study, name_of, save
 from stages import files
+from stages.errors import UserError
 from stages.runs import decode
 
 ACCURACY = "heldout_accuracy"
@@ -55,7 +55,7 @@ def value_of(study: Study, run: Run, config: dict[str, Any], key: str) -> Any:
     for part in (run.varied, config["method"]["hyperparameters"], config["method"], config):
         if key in part:
             return part[key]
-    raise ValueError(f"{study.folder(run) / files.MANIFEST} has no {key!r}, which other runs of {run.method} in {run.setting} are named by")
+    raise UserError(f"{study.folder(run) / files.MANIFEST} has no {key!r}, which other runs of {run.method} in {run.setting} are named by")
 
 
 def merits(study: Study, run: Run, manifest: dict[str, Any]) -> dict[str, draw.Measured]:
@@ -192,25 +192,22 @@ def main() -> None:
     parser.add_argument("--metric", choices=LABELS, default="lc_win_rate", help="the figure of merit that is drawn")
     args = parser.parse_args()
     study = Study(args.results)
-    try:
-        count = 0
-        for (setting, method), runs in groups(study):
-            if args.setting in (None, setting) and args.method in (None, method):
-                with mpl.style.context(STYLE):
-                    found = picture(study, runs, args.metric)
-                    if found:
-                        save(args.out / "figures" / f"sweep_{setting}_{method}", *found)
-                        count += 1
-        if not count:
-            setting, method = args.setting or "mini_base", args.method or "simpo"
-            raise ValueError(
-                f"no two runs of {args.method or 'a method'} in {args.results}/{args.setting or '<setting>'}/runs differ in more than"
-                f" the seed and have {args.metric}; make some with:"
-                f" python -m stages.run -m setting={setting} method={method} method.beta=1,2,4"
-            )
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    count = 0
+    for (setting, method), runs in groups(study):
+        if args.setting in (None, setting) and args.method in (None, method):
+            with mpl.style.context(STYLE):
+                found = picture(study, runs, args.metric)
+                if found:
+                    save(args.out / "figures" / f"sweep_{setting}_{method}", *found)
+                    count += 1
+    if not count:
+        setting, method = args.setting or "mini_base", args.method or "simpo"
+        raise UserError(
+            f"no two runs of {args.method or 'a method'} in {args.results}/{args.setting or '<setting>'}/runs differ in more than"
+            f" the seed and have {args.metric}; make some with:"
+            f" python -m stages.run -m setting={setting} method={method} method.beta=1,2,4"
+        )
 
 
 if __name__ == "__main__":
-    main()
+    files.run(main)

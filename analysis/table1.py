@@ -27,6 +27,7 @@ from analysis.paper import differs
 from analysis.study import METHODS, SETTINGS, Study, Table, name_of
 from analysis.table4 import COLUMNS, frame_of, rows_of
 from stages import files
+from stages.errors import UserError
 from stages.judging import alpacaeval2
 from stages.judging.rows import check_same, read_rows
 
@@ -58,7 +59,7 @@ def leaderboard() -> pd.DataFrame:
     """Its rows, best first; the package is located, not imported, which would take seconds."""
     spec = importlib.util.find_spec("alpaca_eval")
     if spec is None or spec.origin is None:
-        raise ValueError("package alpaca_eval is not installed; envs/*.txt has it: make setup")
+        raise UserError("package alpaca_eval is not installed; envs/*.txt has it: make setup")
     rows = pd.read_csv(Path(spec.origin).parent / LEADERBOARD_FILE, index_col=0)
     table = rows[list(FIGURES.values())].set_axis(list(FIGURES), axis=1).assign(source=LEADERBOARD, model=rows.index)
     return table.sort_values("lc_win_rate", ascending=False)
@@ -74,12 +75,12 @@ def shown(board: pd.DataFrame, ours: pd.Series) -> pd.DataFrame:
 
 
 def writers(study: Study) -> pd.DataFrame:
-    """The world's baseline and its variants; ValueError where the gamed rows are not of these answers."""
+    """The world's baseline and its variants; UserError where the gamed rows are not of these answers."""
     named = study.config["baseline"]["alpacaeval2"]
     file = study.path(named)
     gamed_file = study.results / "calibration" / PurePosixPath(named).parts[2] / "df_gamed.csv"
     if not gamed_file.is_file():
-        raise ValueError(f"{gamed_file} does not exist; make it with: snakemake --cores all {gamed_file.with_name(files.MANIFEST)}")
+        raise UserError(f"{gamed_file} does not exist; make it with: snakemake --cores all {gamed_file.with_name(files.MANIFEST)}")
     baseline, gamed = read_rows(file, ("instruction", "output", "generator")), alpacaeval2.read_gamed(gamed_file)
     rows: list[dict[str, Any]] = [
         {"model": baseline[0]["generator"], "lc_win_rate": 50.0, "lc_standard_error": 0.0, "win_rate": 50.0, "win_rate_standard_error": 0.0}
@@ -89,7 +90,7 @@ def writers(study: Study) -> pd.DataFrame:
         answers = read_rows(file.parent / f"writers/{name}.json", ("instruction", "output"))
         check_same(f"{name}'s answers", [row["instruction"] for row in answers], str(file), [row["instruction"] for row in baseline])
         if len(judged) != len(answers):
-            raise ValueError(f"{gamed_file} has {len(judged)} rows for {len(answers)} answers by {name}; {files.again(gamed_file)}")
+            raise UserError(f"{gamed_file} has {len(judged)} rows for {len(answers)} answers by {name}; {files.again(gamed_file)}")
         preference = judged["preference"].to_numpy()
         texts = {f"output_{i}": [row["output"] for row in rows] for i, rows in ((1, baseline), (2, answers))}
         fitted = alpacaeval2.length_controlled(pd.DataFrame({"preference": 1 + preference, **texts}), gamed)
@@ -105,7 +106,7 @@ def writers(study: Study) -> pd.DataFrame:
 
 def make(study: Study) -> Table:
     if "alpacaeval2" not in study.config["benchmarks"]:
-        raise ValueError(f"{study.results / 'tables.yaml'}: Table 1 ranks by AlpacaEval 2, which is none of the scale's benchmarks")
+        raise UserError(f"{study.results / 'tables.yaml'}: Table 1 ranks by AlpacaEval 2, which is none of the scale's benchmarks")
     ours = best_of_ours(study)
     runs = [run for run in study.rows() if (run.setting, run.method) in set(zip(ours["setting"], ours["method"], strict=True))]
     parts, among = [ours], "among no others: the judge, the baseline or the version is not the leaderboard's"

@@ -20,6 +20,7 @@ import pandas as pd
 from analysis import study as shared
 from analysis.study import BENCHMARKS, Study, Table
 from stages import files
+from stages.errors import UserError
 from stages.judging.rows import read_rows
 
 HOW = {
@@ -46,7 +47,7 @@ def of_controls(rows: list[dict[str, Any]], benchmark: str) -> dict[str, Any]:
 def make(study: Study) -> Table:
     path = study.path(study.config["controls"]) / "controls.json"
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; make it with: snakemake --cores all {path.with_name(files.MANIFEST)}")
+        raise UserError(f"{path} does not exist; make it with: snakemake --cores all {path.with_name(files.MANIFEST)}")
     controls, run = files.read_json(path), study.rows()[0]
     rows = []
     for benchmark, named in study.config["questions"].items():

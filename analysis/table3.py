@@ -19,6 +19,7 @@ from analysis import study as shared
 from analysis.study import METHODS, Study, Table, name_of
 from stages import files
 from stages.config import CONF, ROOT, sweep
+from stages.errors import UserError
 
 OBJECTIVES = ROOT / "stages/preference/objectives.py"
 FIRST = ("learning_rate", "batch_size", "epochs")  # of a method's own values, before its hyperparameters
@@ -67,13 +68,13 @@ def make(study: Study) -> Table:
     rows: dict[str, dict[str, Any]] = {}
     runs = [run for run in study.rows() if study.is_trained(run)]
     if not runs:
-        raise ValueError(f"{study.results}: no run of the tables has been trained; make them with: snakemake --cores all")
+        raise UserError(f"{study.results}: no run of the tables has been trained; make them with: snakemake --cores all")
     for run in runs:
         method = study.manifest(run)["config"]["method"]
         objective = known.get(method["objective"])
         if objective is None:
             where = study.folder(run) / files.MANIFEST
-            raise ValueError(f"{where} names the objective {method['objective']}, which is not in {OBJECTIVES.name}; {files.again(where)}")
+            raise UserError(f"{where} names the objective {method['objective']}, which is not in {OBJECTIVES.name}; {files.again(where)}")
         row = rows.setdefault(
             run.method,
             {"method": name_of(run.method, METHODS), "objective": method["objective"], "source": objective.source}

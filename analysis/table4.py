@@ -33,6 +33,7 @@ from analysis import study as shared
 from analysis.paper import differs, reported
 from analysis.study import BENCHMARKS, Run, Study, Table, over_seeds
 from stages import files
+from stages.errors import UserError
 from stages.judging.paired import Difference, values
 from stages.judging.rows import check_same
 
@@ -90,7 +91,7 @@ def rows_of(study: Study, methods: list[str]) -> Rows:
 def frame_of(study: Study, rows: Rows) -> pd.DataFrame:
     """A row a setting and method, with the columns of the scale's benchmarks.
 
-    Win rates in percent, length in characters, MT-Bench in [1, 10], oracle in [0, 10]. ValueError names the first scores.json that is
+    Win rates in percent, length in characters, MT-Bench in [1, 10], oracle in [0, 10]. UserError names the first scores.json that is
     missing, or lacks a figure.
     """
     several = any(len(runs) > 1 for runs in rows.values())
@@ -121,11 +122,11 @@ def per_instruction(study: Study, runs: list[Run], benchmark: str) -> Asked:
 
 
 def minus(ours: Asked, theirs: Asked, where: str) -> Difference:
-    """Ours minus theirs, paired as in stages/judging/paired.py; ValueError names ``where`` no instruction is judged in both."""
+    """Ours minus theirs, paired as in stages/judging/paired.py; UserError names ``where`` no instruction is judged in both."""
     check_same(where, ours[0], "what it is compared with", theirs[0])
     gaps = (ours[1] - theirs[1])[~np.isnan(ours[1] - theirs[1])]
     if not gaps.size:
-        raise ValueError(f"{where}: there is no instruction on which both were judged; the annotations' `failure` says why")
+        raise UserError(f"{where}: there is no instruction on which both were judged; the annotations' `failure` says why")
     error = gaps.std(ddof=1) / math.sqrt(gaps.size) if gaps.size > 1 else math.nan
     return Difference(float(gaps.mean()), float(error), gaps.size)
 
@@ -171,7 +172,7 @@ def failures(study: Study, runs: list[Run]) -> str:
             scores = study.scores(run, benchmark)
             if "failures" not in scores:
                 path = study.folder(run) / "eval" / benchmark / "scores.json"
-                raise ValueError(f"{path} has no 'failures'; {files.again(path)}")
+                raise UserError(f"{path} has no 'failures'; {files.again(path)}")
             counts.update(scores["failures"])
         if counts:
             told.append(f"{BENCHMARKS[benchmark]}: {', '.join(f'{n} {reason}' for reason, n in counts.most_common())}")
@@ -186,7 +187,7 @@ def warning(study: Study, run: Run) -> list[str]:
         told += [f"{ended:.0%} of answers end by themselves"] if ended < rule["ended"] else []
         told += [f"{repeated:.0%} of 3-grams are repeated"] if repeated > rule["repeated_3grams"] else []
     if (study.folder(run) / files.MANIFEST).is_file():  # a run that trains nothing has none
-        logged = files.read_jsonl(study.folder(run) / "train.jsonl")
+        logged = files.read_rows(study.folder(run) / "train.jsonl")
         for where, found in (("heldout", [study.manifest(run)["heldout"]]), ("train.jsonl", logged)):
             bad = dict.fromkeys(key for row in found for key, value in row.items() if isinstance(value, float) and not math.isfinite(value))
             told += [f"{key} is no number in {where}" for key in bad]

@@ -11,7 +11,6 @@ Bold is the best of a column within a setting, as printed, so that equal figures
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -27,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from analysis.study import METHODS, SETTINGS, STYLE, name_of
 from stages import files
+from stages.errors import UserError
 
 WIDTH, HEIGHT, MARGIN = 12.8, 7.2, 0.35  # inches: a slide's
 INK, GREY, LIGHT = "#1a1a1a", "#666666", "#bbbbbb"
@@ -267,11 +267,11 @@ def main() -> None:
     args = parser.parse_args()
     path = args.results / "table4.csv"
     if not path.is_file():
-        sys.exit(f"error: {path} does not exist; make it with: snakemake --cores all {path}")
+        raise UserError(f"{path} does not exist; make it with: snakemake --cores all {path}")
     wanted = OmegaConf.load(args.results / "tables.yaml")
     assert isinstance(wanted, DictConfig)
     save(draw(pd.read_csv(path), wanted), args.out / "figures/table4.png")
 
 
 if __name__ == "__main__":
-    main()
+    files.run(main)

@@ -24,6 +24,7 @@ import pandas as pd
 from analysis import study as shared
 from analysis.study import Study, Table
 from analysis.table4 import DECIMALS, differences, frame_of, rows_of
+from stages.errors import UserError
 
 WHOLE = "simpo"
 PAIRED = {"alpacaeval2": "win_rate", "oracle": "oracle"}  # the benchmarks with a value an instruction, and their columns
@@ -31,10 +32,10 @@ SHAPE = ("ended", "repeated_3grams")
 
 
 def make(study: Study) -> Table:
-    """A row a setting and ablation; ValueError where ``simpo`` is none of them."""
+    """A row a setting and ablation; UserError where ``simpo`` is none of them."""
     if WHOLE not in study.config["ablations"]:
         where = study.results / "tables.yaml"
-        raise ValueError(f"{where}: ablations are compared with {WHOLE}, which is none of them; add it in conf/scale")
+        raise UserError(f"{where}: ablations are compared with {WHOLE}, which is none of them; add it in conf/scale")
     rows = rows_of(study, study.config["ablations"])
     table = frame_of(study, rows)
     if "alpacaeval2" in study.config["benchmarks"]:

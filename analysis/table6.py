@@ -22,6 +22,7 @@ from scipy import stats
 
 from analysis import study as shared
 from analysis.study import Run, Study, Table
+from stages.errors import UserError
 
 METHODS = ("sft", "dpo", "simpo", "simpo_no_ln")
 MANY = 4_000_000  # ranks at a time: 32 MB
@@ -63,7 +64,7 @@ def row(study: Study, run: Run) -> dict[str, Any]:
 def make(study: Study) -> Table:
     runs = [run for run in study.rows() if run.method in METHODS]
     if not runs:
-        raise ValueError(f"{study.results / 'tables.yaml'}: none of {', '.join(METHODS)} is a method of the scale; add one in conf/scale")
+        raise UserError(f"{study.results / 'tables.yaml'}: none of {', '.join(METHODS)} is a method of the scale; add one in conf/scale")
     analysis = study.config["analysis"]
     told = (
         "heldout: chosen and rejected answers of the held-out pairs together; answers: the model's own, first turns.",

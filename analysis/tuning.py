@@ -32,6 +32,7 @@ from omegaconf import OmegaConf
 
 from analysis.study import Study, command_line, write_csv
 from stages import files
+from stages.errors import UserError
 
 # Columns, and their names in a manifest.
 FIGURES = {"accuracy": "rewards/accuracies", "margin": "rewards/margins", "loss": "loss", "chosen_logp": "avg_logps/chosen"}
@@ -41,15 +42,15 @@ def figures(results: Path, setting: str, name: str) -> dict[str, float]:
     """A trial's means over its held-out pairs: accuracy in [0, 1] and its binomial standard error, margin of the implicit rewards, loss,
     and the chosen answers' log-probability a token.
 
-    ValueError names a manifest that is missing, or lacks a figure.
+    UserError names a manifest that is missing, or lacks a figure.
     """
     path = results / setting / "runs" / name / files.MANIFEST
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; make it with: snakemake --cores all {path}")
+        raise UserError(f"{path} does not exist; make it with: snakemake --cores all {path}")
     manifest = files.read_json(path)
     heldout, pairs = manifest.get("heldout", {}), manifest.get("heldout_pairs")
     if missing := [key for key in FIGURES.values() if key not in heldout] or ([] if pairs else ["heldout_pairs"]):
-        raise ValueError(f"{path} has no {missing[0]!r}; {files.again(path)}")
+        raise UserError(f"{path} has no {missing[0]!r}; {files.again(path)}")
     values = {column: heldout[key] for column, key in FIGURES.items()}
     error = math.sqrt(values["accuracy"] * (1 - values["accuracy"]) / pairs)
     return {"accuracy": values.pop("accuracy"), "standard_error": error, **values, "heldout_pairs": pairs}
@@ -59,7 +60,7 @@ def start(reference: Path) -> float:
     """The start model's mean over the held-out pairs of the chosen answers' log-probability a token."""
     path = reference / "logps.parquet"
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; make it with: snakemake --cores all {reference / files.MANIFEST}")
+        raise UserError(f"{path} does not exist; make it with: snakemake --cores all {reference / files.MANIFEST}")
     sums = pd.read_parquet(path)
     heldout = sums[sums["split"] == "heldout"]
     return float((heldout["chosen_logps"] / heldout["chosen_length"]).mean())

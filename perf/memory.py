@@ -27,6 +27,8 @@ import torch
 from perf import arms, lengths
 from perf.arms import Arm, World
 from perf.lengths import Lengths
+from stages import files
+from stages.errors import UserError
 
 TRAINERS = {"ours": "ours", "trl": "TRL 1.16, CPOTrainer"}
 PAIR = Lengths(64, 64, 64)
@@ -59,7 +61,7 @@ def in_a_process(trainer: str, device: str, tokens: int, vocabulary: int) -> Poi
     environment = os.environ | arms.OWN_PROCESS
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise ValueError(f"{trainer} at {tokens} tokens and {vocabulary} words failed: {done.stderr.strip().splitlines()[-1]}")
+        raise RuntimeError(f"{trainer} at {tokens} tokens and {vocabulary} words failed: {done.stderr.strip().splitlines()[-1]}")
     point = Point(trainer, tokens, vocabulary, json.loads(done.stdout.splitlines()[-1]))
     print(f"{trainer}: {tokens} tokens, vocabulary {vocabulary}: {point.step / 2**20:.0f} MiB", file=sys.stderr, flush=True)
     return point
@@ -105,33 +107,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--point", nargs=3, metavar=("TRAINER", "TOKENS", "VOCABULARY"), help="one point in this process: its bytes")
     parser.add_argument("--dry-run", action="store_true", help="say what would be measured")
     given = parser.parse_args(arguments)
-    try:
-        if wrong := [count for count in given.tokens if count < PAIR.padless or count % PAIR.padless]:
-            raise ValueError(f"--tokens {wrong[0]}: expected a multiple of {PAIR.padless}, a pair's tokens")
-        if given.device == "cuda" and not torch.cuda.is_available():
-            print("no GPU is visible: not measured; run this where torch.cuda.is_available()", file=sys.stderr)
-            return
-        if given.point:
-            arms.quiet()
-            trainer, tokens, vocabulary = given.point
-            print(measure(trainer, given.device, int(tokens), int(vocabulary)).step)
-            return
-        wanted = [(name, given.device, count, size) for name in TRAINERS for count in given.tokens for size in given.vocabularies]
-        if given.dry_run:
-            print(f"{len(wanted)} points, a process each: {', '.join(TRAINERS)} at {given.tokens} tokens and {given.vocabularies} words;"
-                  f" results in {given.out}. This was a dry-run.")  # fmt: skip
-            return
-        with ThreadPoolExecutor(2 if given.device == "cpu" else 1) as pool:
-            points = list(pool.map(lambda point: in_a_process(*point), wanted))
-        given.out.mkdir(parents=True, exist_ok=True)
-        report = {"bytes_a_token": slopes(points), "points": [vars(point) for point in points]}
-        (given.out / "memory.json").write_text(json.dumps(report, indent=1) + "\n")
-        draw(points, given.out / "memory.png")
-        for trainer, found in slopes(points).items():
-            print(f"{trainer}, KiB that one more token takes:", *(f"{size / 1024:.1f} at {words:,} words" for words, size in found.items()))
-    except ValueError as error:
-        sys.exit(f"perf.memory: {error}")
+    if wrong := [count for count in given.tokens if count < PAIR.padless or count % PAIR.padless]:
+        raise UserError(f"--tokens {wrong[0]}: expected a multiple of {PAIR.padless}, a pair's tokens")
+    if given.device == "cuda" and not torch.cuda.is_available():
+        print("no GPU is visible: not measured; run this where torch.cuda.is_available()", file=sys.stderr)
+        return
+    if given.point:
+        arms.quiet()
+        trainer, tokens, vocabulary = given.point
+        print(measure(trainer, given.device, int(tokens), int(vocabulary)).step)
+        return
+    wanted = [(name, given.device, count, size) for name in TRAINERS for count in given.tokens for size in given.vocabularies]
+    if given.dry_run:
+        print(f"{len(wanted)} points, a process each: {', '.join(TRAINERS)} at {given.tokens} tokens and {given.vocabularies} words;"
+              f" results in {given.out}. This was a dry-run.")  # fmt: skip
+        return
+    with ThreadPoolExecutor(2 if given.device == "cpu" else 1) as pool:
+        points = list(pool.map(lambda point: in_a_process(*point), wanted))
+    given.out.mkdir(parents=True, exist_ok=True)
+    report = {"bytes_a_token": slopes(points), "points": [vars(point) for point in points]}
+    (given.out / "memory.json").write_text(json.dumps(report, indent=1) + "\n")
+    draw(points, given.out / "memory.png")
+    for trainer, found in slopes(points).items():
+        print(f"{trainer}, KiB that one more token takes:", *(f"{size / 1024:.1f} at {words:,} words" for words, size in found.items()))
 
 
 if __name__ == "__main__":
-    main()
+    files.run(main)

@@ -45,6 +45,8 @@ from perf import arms, lengths
 from perf.arms import Arm, Run, World
 from perf.cost import flops, matmul_ceiling
 from perf.lengths import Lengths
+from stages import files
+from stages.errors import UserError
 
 NOT_MEASURED = "not measured"
 TOLERANCE = {"cpu": 1e-5, "cuda": 5e-3}
@@ -124,13 +126,13 @@ def claimed_arms() -> list[str]:
 
 
 def check_losses(losses: Mapping[str, float], every: Mapping[str, Arm], tolerance: float) -> None:
-    """ValueError where two arms of one objective have different losses of the same batch: then no ratio would count."""
+    """RuntimeError where two arms of one objective have different losses of the same batch: then no ratio would count."""
     for objective in ("simpo", "dpo"):
         names = [name for name in losses if every[name].objective == objective]
         for name in names[1:]:
             first, other = losses[names[0]], losses[name]
             if not abs(first - other) <= tolerance * abs(first):
-                raise ValueError(
+                raise RuntimeError(
                     f"{name} has a loss of {other:.8g} and {names[0]} of {first:.8g} on the same batch, more than {tolerance:g} apart:"
                     " they do not compute the same and no ratio counts"
                 )
@@ -339,7 +341,7 @@ def measured_memory(names: Sequence[str], arguments: Sequence[str], device: str)
         command = [sys.executable, "-m", "perf.train_step", "--arm", name, *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
-            raise ValueError(f"the memory of {name} could not be measured: {done.stderr.strip().splitlines()[-1]}")
+            raise RuntimeError(f"the memory of {name} could not be measured: {done.stderr.strip().splitlines()[-1]}")
         found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
         say(f"{name}: peak {found['peak'] / 2**20:.0f} MiB, of it the step {found['step'] / 2**20:.0f}")
         return found
@@ -403,22 +405,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--arm", help="the memory of one arm alone, in this process, as a line of JSON")
     given = parser.parse_args(arguments)
     if given.claim and given.arms:
-        raise ValueError(
-            f"--arms {' '.join(given.arms)} with --claim, which measures {', '.join(claimed_arms())}: leave one of the two out"
-        )
+        raise UserError(f"--arms {' '.join(given.arms)} with --claim, which measures {', '.join(claimed_arms())}: leave one of the two out")
     given.device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     for name, value in (DEFAULTS[given.device] | (CLAIM if given.claim else {})).items():
         if getattr(given, name) is None:
             setattr(given, name, value)
     if given.batch < 4 or given.batch % 4:
-        raise ValueError(f"--batch {given.batch}: expected a multiple of 4, which is TRL's larger micro-batch")
+        raise UserError(f"--batch {given.batch}: expected a multiple of 4, which is TRL's larger micro-batch")
     for name in ("steps", "warmup", "rounds", "token_budget"):
         if getattr(given, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(given, name)}: expected at least 1")
+            raise UserError(f"--{name.replace('_', '-')} {getattr(given, name)}: expected at least 1")
     given.arms = given.arms or (claimed_arms() if given.claim else list(all_arms(given.device)))
     for name in [*given.arms, *([given.arm] if given.arm else [])]:
         if name not in all_arms(given.device):
-            raise ValueError(f"--arms {name}: the arms on {given.device} are {', '.join(all_arms(given.device))}")
+            raise UserError(f"--arms {name}: the arms on {given.device} are {', '.join(all_arms(given.device))}")
     return given
 
 
@@ -463,32 +463,29 @@ def measure(given: argparse.Namespace, world: World) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    try:
-        given = parse(arguments)
-        if given.dry_run:
-            if given.claim:
-                print("The paper's claim that SimPO takes less time and memory than DPO:")
-                print(*(f"  {letter}, {what}: {simpo} by {dpo}" for letter, (what, simpo, dpo) in PROTOCOLS.items()), sep="\n")
-            print(
-                f"The losses of {len(given.arms)} arms on {given.device}, {given.rounds} rounds of {given.warmup} + {given.steps} steps of"
-                f" {given.batch} pairs each, then the memory of each in a process of its own; results in {given.out}:\n"
-                f"{chr(10).join(f'  {name}: {all_arms(given.device)[name]}' for name in given.arms)}\nThis was a dry-run."
-            )
-            return
-        arms.quiet()
-        if given.device == "cpu":
-            torch.set_num_threads(1)
-        checkpointing, bf16 = not given.no_checkpointing, given.device == "cuda"
-        world = World(given.device, arms.SHAPES[given.device], given.batch, given.token_budget, checkpointing, bf16)
-        if given.arm:
-            bench = Bench(world, [given.arm], 1, 1, 1)
-            bench.run(given.arm, bench.longest_batch())
-            print(json.dumps(bench.run(given.arm, bench.longest_batch(), epochs=2, memory=True).memory))
-        else:
-            measure(given, world)
-    except ValueError as error:
-        sys.exit(f"perf.train_step: {error}")
+    given = parse(arguments)
+    if given.dry_run:
+        if given.claim:
+            print("The paper's claim that SimPO takes less time and memory than DPO:")
+            print(*(f"  {letter}, {what}: {simpo} by {dpo}" for letter, (what, simpo, dpo) in PROTOCOLS.items()), sep="\n")
+        print(
+            f"The losses of {len(given.arms)} arms on {given.device}, {given.rounds} rounds of {given.warmup} + {given.steps} steps of"
+            f" {given.batch} pairs each, then the memory of each in a process of its own; results in {given.out}:\n"
+            f"{chr(10).join(f'  {name}: {all_arms(given.device)[name]}' for name in given.arms)}\nThis was a dry-run."
+        )
+        return
+    arms.quiet()
+    if given.device == "cpu":
+        torch.set_num_threads(1)
+    checkpointing, bf16 = not given.no_checkpointing, given.device == "cuda"
+    world = World(given.device, arms.SHAPES[given.device], given.batch, given.token_budget, checkpointing, bf16)
+    if given.arm:
+        bench = Bench(world, [given.arm], 1, 1, 1)
+        bench.run(given.arm, bench.longest_batch())
+        print(json.dumps(bench.run(given.arm, bench.longest_batch(), epochs=2, memory=True).memory))
+    else:
+        measure(given, world)
 
 
 if __name__ == "__main__":
-    main()
+    files.run(main)

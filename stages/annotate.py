@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from stages import files, models
+from stages.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,7 +30,7 @@ BATCH = 2**14  # tokens in a batch: on a GPU four answers of 4,096 tokens, in th
 
 
 def load_reward_model(name: str, revision: str | None) -> PreTrainedModel:
-    """A sequence classifier with one label, weights in fp32; ValueError where its head is not in the file, and would be random."""
+    """A sequence classifier with one label, weights in fp32; UserError where its head is not in the file, and would be random."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -37,7 +38,7 @@ def load_reward_model(name: str, revision: str | None) -> PreTrainedModel:
         models.found(name), revision=revision, dtype=torch.float32, use_safetensors=True, output_loading_info=True
     )
     if loaded["missing_keys"] or model.config.num_labels != 1:
-        raise ValueError(
+        raise UserError(
             f"model {name} is no reward model with one score: it has {model.config.num_labels} labels, and its file lacks"
             f" {', '.join(sorted(loaded['missing_keys'])) or 'nothing'}; name one that stages.reward, or TRL's RewardTrainer, trained"
         )
@@ -77,7 +78,7 @@ def main() -> None:
     config, folder = files.stage_config(__doc__)
     tokenizer = models.load_tokenizer(config.model, config.revision)
     model = load_reward_model(config.model, config.revision).to(models.device()).eval()
-    rows = files.read_jsonl(config.generations)
+    rows = files.read_rows(config.generations)
     chats = [[*row["prompt"], {"role": "assistant", "content": row["response"]}] for row in rows]
     whole = [tuple(tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"]) for chat in chats]
     conversations = [tokens[: config.max_length] for tokens in whole]

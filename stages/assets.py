@@ -18,16 +18,17 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from stages import files
+from stages.errors import UserError
 
 
 def fetch(name: str, asset: DictConfig, target: Path, mirror: str | None = None) -> str:
-    """Put one asset at ``target``; returns where it came from. ValueError: unreachable, or with both hashes where they differ."""
+    """Put one asset at ``target``; returns where it came from. UserError: unreachable, or with both hashes where they differ."""
     if mirror and (Path(mirror) / name).is_file():
         source = str(Path(mirror) / name)
     elif asset.package:
         spec = importlib.util.find_spec(asset.package)
         if spec is None or spec.origin is None:
-            raise ValueError(f"asset {name}: package {asset.package} is not installed; envs/*.txt has it: make setup")
+            raise UserError(f"asset {name}: package {asset.package} is not installed; envs/*.txt has it: make setup")
         source = str(Path(spec.origin).parent / asset.path)
     else:
         source = asset.url
@@ -39,10 +40,10 @@ def fetch(name: str, asset: DictConfig, target: Path, mirror: str | None = None)
             else:
                 shutil.copyfile(source, partial)
         except (OSError, urllib.error.URLError) as error:
-            raise ValueError(f"asset {name}: cannot read {source} ({error}); set ASSETS_DIR to a folder that has {name}") from None
+            raise UserError(f"asset {name}: cannot read {source} ({error}); set ASSETS_DIR to a folder that has {name}") from None
         found = files.sha256(partial)
         if found != asset.sha256:
-            raise ValueError(
+            raise UserError(
                 f"asset {name} from {source} has sha256 {found}, conf/benchmark says {asset.sha256}: another version of the file"
             )
     return source

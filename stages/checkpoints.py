@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from stages import files
+from stages.errors import UserError
 from stages.schema import plain
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def train(trainer: Trainer, config: DictConfig, label: str) -> dict[str, Any]:
 
     save_steps = config.runtime.get("save_steps")
     if save_steps is not None and (not isinstance(save_steps, int) or save_steps < 1):
-        raise ValueError(f"--runtime save_steps={save_steps}: expected a whole number of steps, at least 1")
+        raise UserError(f"--runtime save_steps={save_steps}: expected a whole number of steps, at least 1")
     work, identity = Path(trainer.args.output_dir), identify(trainer, config)
     first, together = trainer.is_world_process_zero(), trainer.accelerator
     with together.main_process_first():  # what the first removes the others do not find

@@ -28,7 +28,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages import files, runs
-from stages.schema import CHECKPOINT, FORM, ConfigError, Method, check_range, leaves, nearest, plain, validate, validate_method
+from stages.errors import UserError
+from stages.schema import CHECKPOINT, FORM, Method, check_range, leaves, nearest, plain, validate, validate_method
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -109,7 +110,7 @@ def compose_raw(name: str = "config", overrides: Iterable[str] = ()) -> DictConf
         with nullcontext() if is_up else initialize_config_dir(str(CONF), version_base="1.3"):
             return compose(name, overrides=list(overrides))
     except (HydraException, yaml.YAMLError) as error:
-        raise ConfigError(f"conf/: {' '.join(str(error).split())}") from None
+        raise UserError(f"conf/: {' '.join(str(error).split())}") from None
 
 
 def compose_config(*overrides: str) -> DictConfig:
@@ -176,7 +177,7 @@ class Plan:
     def method(self, setting: str, name: str) -> DictConfig:
         """A method with the values that it has in a setting of this scale."""
         if setting not in (known := self.scale["settings"]):
-            raise ConfigError(f"setting {setting!r} is not one of scale {self.scale['name']}: {', '.join(known)}{nearest(setting, known)}")
+            raise UserError(f"setting {setting!r} is not one of scale {self.scale['name']}: {', '.join(known)}{nearest(setting, known)}")
         if (setting, name) not in self._methods:
             shared = self.setting(setting)
             context = OmegaConf.create({"setting": shared.setting, "method": _part_of_conf("method", name)})
@@ -184,13 +185,13 @@ class Plan:
         return self._methods[setting, name]
 
     def default_of(self, setting: str, method: str, key: str) -> Any:
-        """The value that ``key`` of a run's name has where the name does not say it; ConfigError where a run has no such key."""
+        """The value that ``key`` of a run's name has where the name does not say it; UserError where a run has no such key."""
         if key == "seed":
             return self.base.seed
         config = self.method(setting, method)
         varying = [str(k) for k in config if k not in FORM and config[k] is not None]
         if key not in varying:
-            raise ConfigError(f"{key}: a run of {method} cannot vary it{nearest(key, [*varying, 'seed'])}")
+            raise UserError(f"{key}: a run of {method} cannot vary it{nearest(key, [*varying, 'seed'])}")
         return config[key]
 
     def run_name(self, setting: str, method: str, overrides: Mapping[str, runs.Value]) -> str:
@@ -200,10 +201,10 @@ class Plan:
         return runs.encode(method, different)
 
     def run(self, setting: str, name: str) -> Run:
-        """A run by its name; ConfigError where the name is not canonical in this setting, or a value is out of range."""
+        """A run by its name; UserError where the name is not canonical in this setting, or a value is out of range."""
         method, overrides = runs.decode(name)
         if (canonical := self.run_name(setting, method, overrides)) != name:
-            raise ConfigError(f"run {name!r} of {setting} is {canonical!r}: the rest is its default; write the latter")
+            raise UserError(f"run {name!r} of {setting} is {canonical!r}: the rest is its default; write the latter")
         return self._run(setting, method, overrides)
 
     def _run(self, setting: str, method: str, overrides: Mapping[str, runs.Value]) -> Run:
@@ -317,12 +318,12 @@ class Plan:
         return list(dict.fromkeys(trial[:2] for trials in self.sweeps.values() for trial in trials))
 
     def _trials(self, name: str, setting: str, method: str, grid: Mapping[str, list[Any]]) -> list[Trial]:
-        """The runs of a grid in a setting; ConfigError names the sweep's file."""
+        """The runs of a grid in a setting; UserError names the sweep's file."""
         varied = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
         try:
             return [Trial(setting, self.run_name(setting, method, values), method, values) for values in varied]
-        except ValueError as error:
-            raise ConfigError(f"conf/sweep/{self.scale['name']}/{name}.yaml, in {setting}: {error}") from None
+        except UserError as error:
+            raise UserError(f"conf/sweep/{self.scale['name']}/{name}.yaml, in {setting}: {error}") from None
 
     @cached_property
     def trials(self) -> list[Trial]:
@@ -331,10 +332,10 @@ class Plan:
         methods = dict.fromkeys([*self.scale["methods"], *self.scale["ablations"]])
         grids = {method: sweep(f"{name}/{method}") for method in methods if (CONF / f"sweep/{name}/{method}.yaml").is_file()}
         if not grids:
-            raise ConfigError(f"scale {name} has no trials: write conf/sweep/{name}/<method>.yaml for methods of conf/scale/{name}.yaml")
+            raise UserError(f"scale {name} has no trials: write conf/sweep/{name}/<method>.yaml for methods of conf/scale/{name}.yaml")
         for method, grid in grids.items():
             if grid.pop("method") != [method] or "setting" in grid:
-                raise ConfigError(
+                raise UserError(
                     f"conf/sweep/{name}/{method}.yaml: a method's trials are of the method in the file's name, in every setting"
                 )
         return [
@@ -422,7 +423,7 @@ class Plan:
             case "scorecard":
                 every = list(dict.fromkeys([*rows, *self.swept()]))
                 return [*self.evaluations(every), *self.logliks(dict.fromkeys([*likelihood, *self.swept()])), EFFICIENCY]
-        raise ConfigError(f"no script of analysis/ is called {name}{nearest(name, [*TABLES, *FIGURES, 'scorecard', 'answers'])}")
+        raise UserError(f"no script of analysis/ is called {name}{nearest(name, [*TABLES, *FIGURES, 'scorecard', 'answers'])}")
 
     def lacks(self, name: str) -> list[str]:
         """The methods and sweeps that the scale would have to have for a table or figure to be made."""
@@ -461,7 +462,7 @@ def stage_of(path: str) -> tuple[str, dict[str, str]]:
             return "pairs", {"setting": setting}
         case ("results", setting, stage, *_) if stage in _SLICES:
             return stage, {"setting": setting}
-    raise ConfigError(f"{path}: no stage makes such a file")
+    raise UserError(f"{path}: no stage makes such a file")
 
 
 def _ready(part: DictConfig) -> bool:
@@ -474,14 +475,14 @@ Slice = tuple[str, dict[str, Any]]
 def _world(plan: Plan, *, world: str, **_: str) -> Slice:
     config = plan.base.world
     if config is None or config.name != world:
-        raise ConfigError(f"world {world!r}: scale {plan.scale['name']} has {config.name if config else 'none'}")
+        raise UserError(f"world {world!r}: scale {plan.scale['name']} has {config.name if config else 'none'}")
     return f"results/worlds/{world}/config.yaml", dict(config)
 
 
 def _calibrate(plan: Plan, *, world: str, **_: str) -> Slice:
     config = plan.base
     if config.judge.server is None:
-        raise ConfigError(f"judge {config.judge.name}: only a judge with a server of its own can calibrate world {world}")
+        raise UserError(f"judge {config.judge.name}: only a judge with a server of its own can calibrate world {world}")
     named = {key: config.world.alpacaeval2[key] for key in ("baseline", "concise", "verbose")}
     swap_seed = config.benchmarks.alpacaeval2.swap_seed
     return f"results/calibration/{world}/config.yaml", {**named, "swap_seed": swap_seed, "server": config.judge.server}
@@ -496,10 +497,10 @@ def _part(plan: Plan, stage: str, setting: str) -> Slice:
     config = plan.setting(setting)
     given = config.setting[stage]
     if given is None:
-        raise ConfigError(f"conf/setting/{setting}.yaml has {stage}: null, so that results/{setting}/{stage} is nothing that can be made")
+        raise UserError(f"conf/setting/{setting}.yaml has {stage}: null, so that results/{setting}/{stage} is nothing that can be made")
     for key, value in leaves(plain(given)):
         if value in NOT_READY:
-            raise ConfigError(f"not ready: {NOT_READY[value]} (conf/setting/{setting}.yaml, {stage}.{key}); README.md, section Paper scale")
+            raise UserError(f"not ready: {NOT_READY[value]} (conf/setting/{setting}.yaml, {stage}.{key}); README.md, section Paper scale")
     return f"results/{setting}/{stage}/config.yaml", {"setting": setting, "seed": config.seed, **given}
 
 
@@ -543,7 +544,7 @@ def _reference(plan: Plan, *, setting: str, **_: str) -> Slice:
 def _train(plan: Plan, *, setting: str, run: str, **_: str) -> Slice:
     config, (method, seed) = plan.setting(setting), plan.run(setting, run)
     if method.objective is None:
-        raise ConfigError(f"run {run}: method {method.name} trains nothing; its model is {method.model or f'the start model of {setting}'}")
+        raise UserError(f"run {run}: method {method.name} trains nothing; its model is {method.model or f'the start model of {setting}'}")
     known = {f.name for f in fields(Method)}
     shared = {key: value for key, value in config.setting.training.items() if key not in ("epochs", "batch_size", "precision")}
     given = {key: value for key, value in method.items() if key in known and key not in ("reference", *CHECKPOINT)}
@@ -608,7 +609,7 @@ def _loglik(plan: Plan, *, setting: str, run: str, **_: str) -> Slice:
 def _controls(plan: Plan, *, judge: str, **_: str) -> Slice:
     """Answers that are none, and, for the agreement of the orders, those of the tables' first run."""
     if judge != plan.base.judge.name:
-        raise ConfigError(f"judge {judge!r}: scale {plan.scale['name']} has {plan.base.judge.name}")
+        raise UserError(f"judge {judge!r}: scale {plan.scale['name']} has {plan.base.judge.name}")
     setting, run = plan.runs("methods")[0]
     judged = plan._slice("judge", setting=setting, run=run)[1]
     benchmarks = {name: value for name, value in judged["benchmarks"].items() if value["protocol"] != "oracle"}
@@ -685,7 +686,7 @@ def plan(scale: str | None = None, named: Sequence[str] = ()) -> Plan:
 def sweep(name: str) -> dict[str, list[Any]]:
     """What conf/sweep/<name>.yaml varies: ``setting`` (where it says one), ``method``, and the keys of a run's name, each with its values.
 
-    Read with Hydra's own grammar, so that the runs are those of its multirun. ConfigError names file and key.
+    Read with Hydra's own grammar, so that the runs are those of its multirun. UserError names file and key.
     """
     where = f"conf/sweep/{name}.yaml"
     try:
@@ -698,12 +699,12 @@ def sweep(name: str) -> dict[str, list[Any]]:
             for override in overrides
         }
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError) as error:
-        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{where}: {' '.join(str(error).split())}") from None
     if "method" not in texts:
-        raise ConfigError(f"{where}: hydra.sweeper.params.method must stand there: a sweep says whose runs it is of")
+        raise UserError(f"{where}: hydra.sweeper.params.method must stand there: a sweep says whose runs it is of")
     for key in texts:
         if key not in ("setting", "method", "seed") and not key.startswith("method."):
-            raise ConfigError(f"{where}: hydra.sweeper.params.{key}: a sweep can vary setting, method, method.* and seed")
+            raise UserError(f"{where}: hydra.sweeper.params.{key}: a sweep can vary setting, method, method.* and seed")
     return {key.removeprefix("method."): [value_of(text) for text in values] for key, values in texts.items()}
 
 
@@ -717,7 +718,7 @@ def _part_of_conf(group: str, name: str) -> DictConfig:
     """conf/<group>/<name>.yaml with its defaults, composed by itself: a tenth of the time of the whole configuration."""
     known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     if name not in known:
-        raise ConfigError(f"{group} {name!r}: conf/{group}/{name}.yaml does not exist{nearest(name, known)}")
+        raise UserError(f"{group} {name!r}: conf/{group}/{name}.yaml does not exist{nearest(name, known)}")
     part: DictConfig = compose_raw(f"{group}/{name}")[group]
     return part
 

@@ -28,7 +28,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -67,7 +66,7 @@ def alpacaeval2_works(benchmark: dict[str, Any], judge: dict[str, Any], prompts:
     answers, baseline = (spread(read_rows(benchmark[key], ANSWER), prompts) for key in ("answers", "baseline"))
     annotate = partial(
         alpacaeval2.annotate,
-        template=Path(benchmark["template"]).read_text(encoding="utf-8"),
+        template=files.read_text(benchmark["template"]),
         swap_seed=benchmark["swap_seed"],
         decoding=benchmark["decoding"],
         annotator=judge["name"],

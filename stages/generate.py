@@ -20,6 +20,7 @@ from typing import Any
 
 from stages import files, models
 from stages.engine import generate, seed_of, start_engine
+from stages.errors import UserError
 from stages.preference.data import question_tokens
 from stages.records import inputs_of, read_records
 
@@ -27,7 +28,7 @@ Row = dict[str, Any]
 
 
 def distinct_prompts(rows: list[Row], path: str) -> list[Row]:
-    """``{"prompt_id", "prompt": [messages]}``, each prompt once, in order of first appearance; ValueError names the line without one.
+    """``{"prompt_id", "prompt": [messages]}``, each prompt once, in order of first appearance; UserError names the line without one.
 
     The prompt is all but the last turn of ``chosen``, where a row has it, so that earlier turns count; else ``prompt``, as one user turn.
     """
@@ -36,7 +37,7 @@ def distinct_prompts(rows: list[Row], path: str) -> list[Row]:
         chosen = row.get("chosen")
         turns = chosen[:-1] if isinstance(chosen, list) else [{"role": "user", "content": row.get("prompt")}]
         if "prompt_id" not in row or not turns or not all(isinstance(turn.get("content"), str) for turn in turns):
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: a prompt needs 'prompt_id' and either 'chosen', a list of messages, or 'prompt', a text;"
                 " see UltraFeedback binarized"
             )

@@ -13,7 +13,6 @@ stages/judging/session.py.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from stages import files
@@ -28,7 +27,7 @@ def judge_alpacaeval2(benchmark: dict[str, Any], judge: dict[str, Any], ask: Ask
     rows = alpacaeval2.annotate(
         answers,
         read_rows(benchmark["baseline"], ANSWER),
-        template=Path(benchmark["template"]).read_text(encoding="utf-8"),
+        template=files.read_text(benchmark["template"]),
         swap_seed=benchmark["swap_seed"],
         decoding=benchmark["decoding"],
         ask=ask,
@@ -46,7 +45,7 @@ def judge_oracle(benchmark: dict[str, Any], judge: dict[str, Any], ask: Ask) -> 
 
 
 def checked(answers: list[Row], judgments: list[Row]) -> list[Row]:
-    """``judgments``, one for each of ``answers`` in the same order; ValueError where one is left out."""
+    """``judgments``, one for each of ``answers`` in the same order; UserError where one is left out."""
     check_same("the answers", [row["instruction"] for row in answers], "their judgments", [row["instruction"] for row in judgments])
     return judgments
 

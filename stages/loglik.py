@@ -35,6 +35,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from stages import files, models
+from stages.errors import UserError
 from stages.judging.rows import check_same, read_rows
 from stages.preference.data import Pair, read_splits, tokenize_pair, with_system
 
@@ -68,7 +69,7 @@ class Text(NamedTuple):
 
 
 def read_answers(benchmark: DictConfig) -> list[Answer]:
-    """The answers to a benchmark, each turn by itself; ValueError names the file whose questions are others or that lacks a key."""
+    """The answers to a benchmark, each turn by itself; UserError names the file whose questions are others or that lacks a key."""
     if benchmark.protocol == "alpacaeval2":
         rows = read_rows(benchmark.answers, ("instruction", "output", "finish_reason"))
         return [
@@ -124,7 +125,7 @@ def main() -> None:
     config, folder = files.stage_config(__doc__)
     budget = config.runtime.get("token_budget")
     if not isinstance(budget, int) or budget < 1:
-        raise ValueError(f"--runtime token_budget={budget}: expected a whole number of tokens, at least 1")
+        raise UserError(f"--runtime token_budget={budget}: expected a whole number of tokens, at least 1")
     from stages.preference import refcache
     from stages.preference.logps import right_layout
 
@@ -155,7 +156,7 @@ def main() -> None:
     start = models.load_model(config.start.model, config.start.revision).to(models.device()).eval()
     try:
         cached = refcache.read(config.reference, refcache.identity(start, splits, config.precision))
-    except ValueError:
+    except UserError:
         if config.model.startswith("results/"):
             raise
         known = tokenized(models.load_tokenizer(config.start.model, config.start.revision, config.start.chat_template))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from stages import checkpoints, files
+from stages.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,20 +46,20 @@ def load_tokenizer(name: str, revision: str | None = None, chat_template: str | 
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, revision=revision)
     tokenizer.chat_template = chat_template or tokenizer.chat_template
     if not tokenizer.chat_template:
-        raise ValueError(f"the tokenizer of {name} has no chat template; give one as chat_template beside the model in conf")
+        raise UserError(f"the tokenizer of {name} has no chat template; give one as chat_template beside the model in conf")
     return tokenizer
 
 
 @contextmanager
 def loading(name: str, revision: str | None) -> Iterator[None]:
-    """A ValueError in one sentence where the files of a model (``found``) cannot be reached or read, or are not those of one."""
+    """A UserError in one sentence where the files of a model (``found``) cannot be reached or read, or are not those of one."""
     found(name)
     try:
         yield
     except (OSError, ValueError) as error:
         at = f" at revision {revision}" if revision else ""
         reason = str(error).partition("\n")[0].rstrip(".")
-        raise ValueError(
+        raise UserError(
             f"model {name}{at} cannot be loaded: {reason}; `model` in conf/setting or conf/method must be a folder with a model, or"
             " a hub id that this machine has in its cache or reaches (with HF_TOKEN where a licence must be accepted first), and `revision`"
             " a commit of it, or main"
@@ -68,10 +69,10 @@ def loading(name: str, revision: str | None) -> Iterator[None]:
 def found(name: str) -> str:
     """``name``, if it is a hub id, a folder of the user's that exists, or a folder below results/ that is as its stage left it.
 
-    ValueError with the next command otherwise: a flipped byte in a model of ours is found here, by its sha256 (a second a GiB).
+    UserError with the next command otherwise: a flipped byte in a model of ours is found here, by its sha256 (a second a GiB).
     """
     if name.startswith(("results/", "./", "/")) and not Path(name).is_dir():
-        raise ValueError(f"model {name} does not exist; {files.again(name)}")
+        raise UserError(f"model {name} does not exist; {files.again(name)}")
     files.verify(name)
     return name
 
@@ -89,11 +90,11 @@ def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokeni
 def trl_arguments(config: DictConfig, folder: Path) -> dict[str, Any]:
     """What the configurations of TRL's trainers have in common, from a slice with ``training`` (stages/schema.py:Supervised).
 
-    ``training.batch_size`` rows a step, ``config.runtime.micro_batch`` at a time. ValueError where the one is no multiple of the other.
+    ``training.batch_size`` rows a step, ``config.runtime.micro_batch`` at a time. UserError where the one is no multiple of the other.
     """
     micro_batch, training = config.runtime.micro_batch, config.training
     if training.batch_size % micro_batch:
-        raise ValueError(f"batch_size={training.batch_size} is not a multiple of the runtime's micro_batch={micro_batch}")
+        raise UserError(f"batch_size={training.batch_size} is not a multiple of the runtime's micro_batch={micro_batch}")
     return {
         "output_dir": str(folder / ".work"),
         "per_device_train_batch_size": micro_batch,

@@ -22,31 +22,32 @@ from typing import Any
 from omegaconf import DictConfig
 
 from stages import files
+from stages.errors import UserError
 from stages.records import inputs_of, read_records
 
 Row = dict[str, Any]
 
 
 def read_pair(row: Row, where: str) -> Row:
-    """The pair in a row of either schema, its prompt's messages apart from the two answers; ValueError names the row that has none."""
+    """The pair in a row of either schema, its prompt's messages apart from the two answers; UserError names the row that has none."""
     if "chosen" in row or "rejected" in row:
         return split_turns(row, where)
     if "all_rm_scores" in row:
         return best_and_worst(row, where)
-    raise ValueError(
+    raise UserError(
         f"{where}: neither 'chosen' and 'rejected' (UltraFeedback binarized) nor 'all_generated_responses' with 'all_rm_scores'"
         f" (stages.annotate); the row has {', '.join(sorted(row)) or 'no keys'}"
     )
 
 
 def split_turns(row: Row, where: str) -> Row:
-    """A preference with its prompt's messages apart from the two answers; ValueError names the row that is not such a pair."""
+    """A preference with its prompt's messages apart from the two answers; UserError names the row that is not such a pair."""
     for side in ("chosen", "rejected"):
         messages = row.get(side)
         if not isinstance(messages, list) or len(messages) < 2 or messages[-1].get("role") != "assistant":
-            raise ValueError(f"{where}: {side!r} must be a list of messages that ends with the assistant's; see UltraFeedback binarized")
+            raise UserError(f"{where}: {side!r} must be a list of messages that ends with the assistant's; see UltraFeedback binarized")
     if row["chosen"][:-1] != row["rejected"][:-1]:
-        raise ValueError(f"{where}: 'chosen' and 'rejected' answer different prompts")
+        raise UserError(f"{where}: 'chosen' and 'rejected' answer different prompts")
     if scores := row.get("all_rm_scores"):
         row = {"score_chosen": max(scores), "score_rejected": min(scores), **row}
     kept = {key: _value(row, key, where) for key in ("prompt_id", "score_chosen", "score_rejected")}
@@ -54,16 +55,16 @@ def split_turns(row: Row, where: str) -> Row:
 
 
 def best_and_worst(row: Row, where: str) -> Row:
-    """The answers with the highest and the lowest score, the first of equals; ValueError names the row that does not have them.
+    """The answers with the highest and the lowest score, the first of equals; UserError names the row that does not have them.
 
     Where all scores are equal the other answer is one with another text if there is one, so that the pair counts as tied, not identical.
     """
     answers, scores = _value(row, "all_generated_responses", where), row["all_rm_scores"]
     if not scores or len(answers) != len(scores) or not all(isinstance(score, int | float) and math.isfinite(score) for score in scores):
-        raise ValueError(f"{where}: {len(answers)} 'all_generated_responses' need as many 'all_rm_scores', all numbers; it has {scores}")
+        raise UserError(f"{where}: {len(answers)} 'all_generated_responses' need as many 'all_rm_scores', all numbers; it has {scores}")
     prompt = row["messages"] if "messages" in row else [{"role": "user", "content": _value(row, "prompt", where)}]
     if not prompt or prompt[-1]["role"] == "assistant":
-        raise ValueError(f"{where}: 'messages' must be the prompt's alone, and end with the user's; the answers stand beside them")
+        raise UserError(f"{where}: 'messages' must be the prompt's alone, and end with the user's; the answers stand beside them")
     best = max(range(len(scores)), key=scores.__getitem__)
     worst = min(range(len(scores)), key=lambda i: (scores[i], answers[i] == answers[best]))
     sides = {side: [{"role": "assistant", "content": answers[i]}] for side, i in (("chosen", best), ("rejected", worst))}
@@ -73,7 +74,7 @@ def best_and_worst(row: Row, where: str) -> Row:
 
 def _value(row: Row, key: str, where: str) -> Any:
     if key not in row:
-        raise ValueError(f"{where}: {key!r} is missing; the row has {', '.join(sorted(row))}")
+        raise UserError(f"{where}: {key!r} is missing; the row has {', '.join(sorted(row))}")
     return row[key]
 
 
@@ -95,14 +96,14 @@ def read_pairs(source: DictConfig, split: str | None = None) -> tuple[list[Row],
 def main() -> None:
     config, folder = files.stage_config(__doc__)
     if (config.heldout is None) == (config.heldout_split is None):
-        raise ValueError("set pairs.heldout (a number of rows) or pairs.heldout_split (a split of the data), and null for the other")
+        raise UserError("set pairs.heldout (a number of rows) or pairs.heldout_split (a split of the data), and null for the other")
     train, counts = read_pairs(config.train)
     if config.heldout_split:
         heldout, counts_heldout = read_pairs(config.train, config.heldout_split)
         counts |= {f"heldout_{key}": value for key, value in counts_heldout.items()}
     else:
         if config.heldout >= len(train):
-            raise ValueError(f"pairs.heldout={config.heldout}: only {len(train)} pairs are left of {config.train.data}; hold out fewer")
+            raise UserError(f"pairs.heldout={config.heldout}: only {len(train)} pairs are left of {config.train.data}; hold out fewer")
         Random(f"heldout-{config.seed}").shuffle(train)
         heldout, train = train[: config.heldout], train[config.heldout :]
     files.write_jsonl(folder / "train.jsonl", train)

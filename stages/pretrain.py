@@ -27,7 +27,7 @@ def main() -> None:
     )
     model = LlamaForCausalLM(architecture)
     print(f"pretrain: {model.num_parameters():,} parameters, {config.data}")
-    data = Dataset.from_list([{"text": row["text"]} for row in files.read_jsonl(config.data)])
+    data = Dataset.from_list([{"text": row["text"]} for row in files.read_rows(config.data)])
     facts = models.supervise(model, tokenizer, data, config, folder)
     models.save_model(folder, model, tokenizer)
     files.write_manifest(folder, config, inputs=[config.data], parameters=model.num_parameters(), **facts)

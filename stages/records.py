@@ -13,18 +13,19 @@ from typing import Any
 from omegaconf import DictConfig
 
 from stages import files
+from stages.errors import UserError
 
 
 def read_records(source: DictConfig, split: str | None = None) -> list[dict[str, Any]]:
-    """The rows of ``source``, of its own split or of ``split``; ValueError names what cannot be read and what to do."""
+    """The rows of ``source``, of its own split or of ``split``; UserError names what cannot be read and what to do."""
     name, split = source.data, split or source.split
     is_path = name.endswith(".jsonl") or name.startswith(("results/", "./", "/"))
     if is_path and not Path(name).exists():
-        raise ValueError(f"data {name} does not exist; {files.again(name)}")
+        raise UserError(f"data {name} does not exist; {files.again(name)}")
     if name.endswith(".jsonl"):
-        return files.read_jsonl(name)
+        return files.read_rows(name)
     if split is None:
-        raise ValueError(f"data {name} is a Hugging Face data set: give its split beside it, such as split: train")
+        raise UserError(f"data {name} is a Hugging Face data set: give its split beside it, such as split: train")
     from datasets import load_dataset
 
     try:
@@ -32,7 +33,7 @@ def read_records(source: DictConfig, split: str | None = None) -> list[dict[str,
     except (OSError, ValueError) as error:
         at = f" at revision {source.revision}" if source.revision else ""
         reason = str(error).partition("\n")[0].rstrip(".")
-        raise ValueError(
+        raise UserError(
             f"data {name}{at}, split {split!r}, cannot be read: {reason}; give a hub id that this machine reaches or has in its cache,"
             " a folder of parquet files, or a .jsonl file"
         ) from None

@@ -41,6 +41,7 @@ from typing import Any
 import numpy as np
 
 from stages import files
+from stages.errors import UserError
 from stages.judging.paired import difference, values
 from stages.judging.rows import read_rows
 from stages.mini.language import words
@@ -117,7 +118,7 @@ def padded_win_rates(gamed: Path, baseline: list[Row], verbose: list[Row]) -> tu
     rows = alpacaeval2.read_gamed(gamed)
     judged = rows[rows["model"] == verbose[0]["generator"]].sort_values("index")["preference"].to_numpy()
     if len(judged) != len(verbose):
-        raise ValueError(f"{gamed} has {len(judged)} rows for {len(verbose)} answers by {verbose[0]['generator']}; {files.again(gamed)}")
+        raise UserError(f"{gamed} has {len(judged)} rows for {len(verbose)} answers by {verbose[0]['generator']}; {files.again(gamed)}")
     texts = {"output_1": [row["output"] for row in baseline], "output_2": [row["output"] for row in verbose]}
     fitted = alpacaeval2.length_controlled(pd.DataFrame({"preference": judged + 1, **texts}), rows)
     return 100 * float(judged.mean()), 100 * float(fitted.mean())
@@ -129,7 +130,7 @@ def report_world(world: Path, gamed: Path, names: dict[str, str]) -> list[Row]:
     verbose = read_rows(world / f"alpacaeval2/writers/{names['verbose']}.json", ("instruction", "output", "generator"))
     raw, controlled = padded_win_rates(gamed, baseline, verbose)
     return [
-        criterion("chosen longer than rejected", extra_length(files.read_jsonl(world / "preferences.jsonl")), 0.05, 0.25),
+        criterion("chosen longer than rejected", extra_length(files.read_rows(world / "preferences.jsonl")), 0.05, 0.25),
         criterion("raw win rate of padded answers", raw),
         criterion("length-controlled win rate of padded answers", controlled),
         criterion("gap of raw and length-controlled", abs(raw - controlled), 1.0),
@@ -164,11 +165,11 @@ def report_effects(folder: Path, runs: list[str], setting: str) -> list[Row]:
 
 
 def report(config: dict[str, Any], results: Path) -> list[Row]:
-    """All rows of world_report.json; ValueError names the file that is missing and how to make it."""
+    """All rows of world_report.json; UserError names the file that is missing and how to make it."""
     world = Path(config["world"])
     for setting, runs in config["runs"].items():
         if START not in runs:
-            raise ValueError(f"{setting} has {', '.join(runs)}: without {START} there is nothing to compare with; add it to scale.methods")
+            raise UserError(f"{setting} has {', '.join(runs)}: without {START} there is nothing to compare with; add it to scale.methods")
     made = files.read_manifest(world)["config"]
     names, oracle = made["alpacaeval2"], load_oracle(world)
     best = fmean(oracle.score(row["instruction"], row["output"]) for row in files.read_json(world / "alpacaeval2/baseline.json"))
@@ -179,10 +180,10 @@ def report(config: dict[str, Any], results: Path) -> list[Row]:
         rows += report_start(folder / "runs" / START, best, setting)
         if setting in config["generated"]:
             writer = Writer(**made["writers"][names["baseline"]])
-            lift = lift_of_best(files.read_jsonl(folder / "generate/generations.jsonl"), writer, oracle, made["seed"])
+            lift = lift_of_best(files.read_rows(folder / "generate/generations.jsonl"), writer, oracle, made["seed"])
             rows.append(criterion("lift of the best of n", lift, 0.15, setting=setting))
         if others:
-            longer = extra_length(files.read_jsonl(folder / "data/train.jsonl"))
+            longer = extra_length(files.read_rows(folder / "data/train.jsonl"))
             rows.append(criterion("chosen longer than rejected, training pairs", longer, setting=setting))
             rows += report_effects(folder / "runs", others, setting)
     return rows

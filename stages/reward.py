@@ -16,18 +16,19 @@ from statistics import fmean
 from typing import Any
 
 from stages import checkpoints, files, models
+from stages.errors import UserError
 from stages.records import inputs_of, read_records
 
 Row = dict[str, Any]
 
 
 def conversations(rows: list[Row], path: str) -> list[Row]:
-    """``chosen`` and ``rejected`` of each row, pairs of identical conversations left out; ValueError names the line without such lists."""
+    """``chosen`` and ``rejected`` of each row, pairs of identical conversations left out; UserError names the line without such lists."""
     pairs = []
     for number, row in enumerate(rows, start=1):
         for side in ("chosen", "rejected"):
             if not isinstance(row.get(side), list) or not row[side]:
-                raise ValueError(f"{path}, line {number}: {side!r} must be a list of messages; see UltraFeedback binarized")
+                raise UserError(f"{path}, line {number}: {side!r} must be a list of messages; see UltraFeedback binarized")
         if row["chosen"] != row["rejected"]:
             pairs.append({side: row[side] for side in ("chosen", "rejected")})
     return pairs
@@ -43,7 +44,7 @@ def main() -> None:
     args = RewardConfig(per_device_eval_batch_size=1, **models.trl_arguments(config, folder))
     pairs = conversations(read_records(config.data), config.data.data)
     if not 0 < config.heldout < len(pairs):
-        raise ValueError(
+        raise UserError(
             f"reward.heldout={config.heldout}: {config.data.data} has {len(pairs)} pairs; hold out at least one, and fewer than that"
         )
     Random(f"heldout-{config.seed}").shuffle(pairs)
@@ -56,7 +57,7 @@ def main() -> None:
     trainer = RewardTrainer(model=model, args=args, processing_class=tokenizer, **splits)  # also sets the pad token
     counts = {"train": len(trainer.train_dataset), "heldout": len(trainer.eval_dataset)}
     if not all(counts.values()):
-        raise ValueError(f"reward.training.max_length={config.training.max_length} leaves {counts} of the {len(pairs)} pairs; raise it")
+        raise UserError(f"reward.training.max_length={config.training.max_length} leaves {counts} of the {len(pairs)} pairs; raise it")
     print(f"reward: {config.model} on {counts['train']:,} pairs of {config.data.data}", flush=True)
     models.show_progress(trainer, "reward")
     facts = checkpoints.train(trainer, config, "reward")

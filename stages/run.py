@@ -26,7 +26,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from stages.config import CONF, ROOT, ConfigError, Plan, compose_raw, sweep, value_of
+from stages.config import CONF, ROOT, Plan, compose_raw, sweep, value_of
+from stages.errors import UserError
 
 
 class OneWorkflow(Callback):
@@ -47,7 +48,7 @@ class OneWorkflow(Callback):
 
 
 def named(point: list[str]) -> tuple[str, str, str, dict[str, Any]]:
-    """(scale, setting, method, what a run varies) of one job's overrides; ConfigError where a run cannot vary a key."""
+    """(scale, setting, method, what a run varies) of one job's overrides; UserError where a run cannot vary a key."""
     choices = {"scale": "", "setting": "", "method": "", "+sweep": ""}
     varied: dict[str, Any] = {}
     for override in point:
@@ -57,12 +58,12 @@ def named(point: list[str]) -> tuple[str, str, str, dict[str, Any]]:
         elif key == "seed" or key.startswith("method."):
             varied[key.removeprefix("method.")] = value_of(text)
         else:
-            raise ConfigError(f"{override}: a run can vary method.* and seed; change conf/ for everything else, or add a setting to it")
+            raise UserError(f"{override}: a run can vary method.* and seed; change conf/ for everything else, or add a setting to it")
     name = choices["+sweep"]
     if (
         name and not sweep(name).keys() - {"setting", "method"} <= varied.keys()
     ):  # Hydra reads a sweep's values where all jobs have the same one
-        raise ConfigError(f"+sweep={name}: Hydra has not read its values; give one sweep in a call")
+        raise UserError(f"+sweep={name}: Hydra has not read its values; give one sweep in a call")
     return choices["scale"] or name.partition("/")[0], choices["setting"], choices["method"], varied
 
 
@@ -72,10 +73,10 @@ def make(points: list[list[str]], until: str) -> None:
     wrong: list[str] = []
     try:  # Hydra would turn an exception of a callback into a warning
         if until not in ("train", "score"):
-            raise ConfigError(f"hydra.callbacks.snakemake.until={until}: expected train or score")
+            raise UserError(f"hydra.callbacks.snakemake.until={until}: expected train or score")
         scale = named(points[0])[0]
         if any(named(point)[0] != scale for point in points):
-            raise ConfigError("a call makes runs of one scale; give scale=… once, without alternatives")
+            raise UserError("a call makes runs of one scale; give scale=… once, without alternatives")
         planned = Plan(scale or None)
         defaults = compose_raw()
         for point in points:
@@ -83,9 +84,9 @@ def make(points: list[list[str]], until: str) -> None:
                 _, setting, method, varied = named(point)
                 setting, method = setting or defaults.setting.name, method or defaults.method.name
                 wanted[setting, planned.run_name(setting, method, varied)] = None
-            except ValueError as error:
+            except UserError as error:
                 wrong.append(f"error: {' '.join(point)}: {error}")
-    except ValueError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     if not wanted:
         sys.exit("\n".join(wrong))

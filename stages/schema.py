@@ -14,6 +14,7 @@ from typing import Any, cast
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from stages.errors import UserError
 from stages.judging import VERSIONS
 
 OBJECTIVES = Path(__file__).resolve().parent / "preference/objectives.py"
@@ -434,49 +435,41 @@ RANGES: dict[str, tuple[float, bool, float]] = {
 }
 
 
-class ConfigError(ValueError):
-    """The user's mistake in conf/ or on the command line."""
-
-
 def validate(config: DictConfig) -> DictConfig:
-    """``config`` against the schema and the ranges; ConfigError names the key, what is wrong and the nearest key."""
+    """``config`` against the schema and the ranges; UserError names the key, what is wrong and the nearest key."""
     known = {f.name for f in fields(Method)}
     container = _merge(Config, plain(config) | {"method": {key: value for key, value in plain(config.method).items() if key in known}})
     method = validate_method(config.method)
     for where, value in leaves(container):
         check_range(where, value)
         if where.endswith(".search") and value not in SEARCHES:
-            raise ConfigError(f"{where}={value}: expected {' or '.join(SEARCHES)}")
+            raise UserError(f"{where}={value}: expected {' or '.join(SEARCHES)}")
     for name, benchmark in container["benchmarks"].items():
         protocol, version = benchmark["protocol"], benchmark["version"]
         if protocol not in VERSIONS:
-            raise ConfigError(f"benchmarks.{name}.protocol={protocol}: no such protocol in stages/judging{nearest(protocol, VERSIONS)}")
+            raise UserError(f"benchmarks.{name}.protocol={protocol}: no such protocol in stages/judging{nearest(protocol, VERSIONS)}")
         if version != VERSIONS[protocol]:
-            raise ConfigError(
-                f"benchmarks.{name}.version={version!r}: stages/judging has {protocol} as {VERSIONS[protocol]!r} and no other"
-            )
+            raise UserError(f"benchmarks.{name}.version={version!r}: stages/judging has {protocol} as {VERSIONS[protocol]!r} and no other")
     return OmegaConf.create(container | {"method": method})
 
 
 def validate_method(config: DictConfig) -> DictConfig:
     """A method against the schema, its objective's parameters and the ranges; likewise."""
     if missing := sorted(OmegaConf.missing_keys(config)):
-        raise ConfigError(f"method.{missing[0].removeprefix('method.')} is missing; give it in a file of conf/method")
+        raise UserError(f"method.{missing[0].removeprefix('method.')} is missing; give it in a file of conf/method")
     method = plain(config)
     known = {f.name for f in fields(Method)}
     hyperparameters = {key: value for key, value in method.items() if key not in known}
     allowed = objective_parameters(method["objective"]) if method.get("objective") else ()
     for key in hyperparameters:
         if key not in allowed:
-            raise ConfigError(
-                f"method.{key}: objective {method.get('objective')!r} has no such parameter{nearest(key, [*known, *allowed])}"
-            )
+            raise UserError(f"method.{key}: objective {method.get('objective')!r} has no such parameter{nearest(key, [*known, *allowed])}")
     for key in allowed:
         if key not in hyperparameters:
-            raise ConfigError(f"conf/method/{method['name']}.yaml lacks {key!r}, which objective {method['objective']!r} needs")
+            raise UserError(f"conf/method/{method['name']}.yaml lacks {key!r}, which objective {method['objective']!r} needs")
     container = _merge(Method, {key: value for key, value in method.items() if key in known}, "method.") | hyperparameters
     if container["reference"] not in (None, "cached", "live"):
-        raise ConfigError(f"method.reference={container['reference']}: expected null, cached or live")
+        raise UserError(f"method.reference={container['reference']}: expected null, cached or live")
     _check_model(container)
     for key, value in container.items():
         check_range(f"method.{key}", value)
@@ -484,23 +477,23 @@ def validate_method(config: DictConfig) -> DictConfig:
 
 
 def _check_model(method: dict[str, Any]) -> None:
-    """What a method without an objective evaluates; ConfigError where it says how to train it, or where no such model can be."""
+    """What a method without an objective evaluates; UserError where it says how to train it, or where no such model can be."""
     given = [key for key, value in method.items() if value not in (None, False)]
     if method["objective"] is None:
         wrong, why = [key for key in given if key not in ("name", *CHECKPOINT)], "it has no objective, and trains nothing"
     else:
         wrong, why = [key for key in given if key in CHECKPOINT], "it has an objective, and trains the setting's start model"
     if wrong:
-        raise ConfigError(f"method.{wrong[0]}: leave it out of method {method['name']}: {why}")
+        raise UserError(f"method.{wrong[0]}: leave it out of method {method['name']}: {why}")
     model, revision = method["model"], method["revision"]
     if model is None:
         if alone := [key for key in CHECKPOINT if key in given]:
-            raise ConfigError(f"method.{alone[0]}: there is no method.model that it could be of")
+            raise UserError(f"method.{alone[0]}: there is no method.model that it could be of")
     elif not model.startswith("results/") and not Path(model).is_dir():  # what lies below results/ may be yet to be made
         if model.startswith((".", "/", "~")) or not HUB_ID.fullmatch(model):
-            raise ConfigError(f"method.model={model}: no such folder; give one that exists, or a hub id with its method.revision")
+            raise UserError(f"method.model={model}: no such folder; give one that exists, or a hub id with its method.revision")
         if revision is None:
-            raise ConfigError(f"method.revision: {model} is no folder here, and a hub id needs one: a commit of it, or main")
+            raise UserError(f"method.revision: {model} is no folder here, and a hub id needs one: a commit of it, or main")
 
 
 def _merge(schema: type, given: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -510,16 +503,16 @@ def _merge(schema: type, given: dict[str, Any], prefix: str = "") -> dict[str, A
         where = prefix + (error.full_key or "")
         siblings = list(getattr(error.object_type, "__dataclass_fields__", ()))
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{where}: {reason}{nearest(where.rpartition('.')[2], siblings) if 'not in' in reason else ''}") from None
+        raise UserError(f"{where}: {reason}{nearest(where.rpartition('.')[2], siblings) if 'not in' in reason else ''}") from None
 
 
 def check_range(where: str, value: Any) -> Any:
-    """``value``, unless RANGES has the key at the end of ``where`` and the value lies outside; then a ConfigError."""
+    """``value``, unless RANGES has the key at the end of ``where`` and the value lies outside; then a UserError."""
     key = where.rpartition(".")[2]
     if key in RANGES and isinstance(value, int | float) and not isinstance(value, bool):
         low, inclusive, high = RANGES[key]
         if not (low <= value <= high) or (value == low and not inclusive):
-            raise ConfigError(f"{where}={value}: expected {'at least' if inclusive else 'more than'} {low:g} and at most {high:g}")
+            raise UserError(f"{where}={value}: expected {'at least' if inclusive else 'more than'} {low:g} and at most {high:g}")
     return value
 
 
@@ -527,7 +520,7 @@ def objective_parameters(objective: str) -> tuple[str, ...]:
     """The keyword-only parameters of a function in objectives.py, read from its source: planning imports no torch."""
     functions = _objectives()
     if objective not in functions:
-        raise ConfigError(
+        raise UserError(
             f"method.objective={objective}: no such function in stages/preference/objectives.py{nearest(objective, list(functions))}"
         )
     return functions[objective]

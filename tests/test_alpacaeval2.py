@@ -23,6 +23,7 @@ import pytest
 from published import REFERENCE, needed
 
 from stages import score as score_stage
+from stages.errors import UserError
 from stages.judging import alpacaeval2
 from stages.judging.client import Outcome
 from stages.judging.rows import read_rows
@@ -122,7 +123,7 @@ def test_chat_markers_in_an_answer_stay_text() -> None:
 
 @pytest.mark.parametrize("template", ["{instruction} {output_1} {output_2}", "<|im_start|>user\n{instruction} {output_1}\n<|im_end|>"])
 def test_a_template_that_is_no_chat_or_lacks_a_text_is_refused(template: str) -> None:
-    with pytest.raises(ValueError, match="ChatML"):
+    with pytest.raises(UserError, match="ChatML"):
         alpacaeval2.messages(template, "q", "a", "b")
 
 
@@ -189,7 +190,7 @@ def test_annotations_show_the_seeded_order_and_spend_no_call_on_identical_output
     swapped = [alpacaeval2.is_swapped(f"q{i}", 0) for i in range(12) if i != 3]
     assert {True, False} == set(swapped)
     assert [text.split("|")[1] == "model" for text in seen] == swapped
-    with pytest.raises(ValueError, match="row 0"):
+    with pytest.raises(UserError, match="row 0"):
         alpacaeval2.annotate(answers, baseline[1:], template=template, swap_seed=0, decoding={}, ask=ask, annotator="j", judge="j")
 
 
@@ -294,7 +295,7 @@ def test_rows_out_of_place_are_refused_because_the_fit_takes_them_by_number(tmp_
         "2 values of generator_2": ([rows[0] | {"generator_2": "other"}, *rows[1:]], answers_of(rows)),
     }
     for message, (judged, answers) in cases.items():
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             run_score(monkeypatch, tmp_path, judged, gamed, answers)
 
 
@@ -329,7 +330,7 @@ def test_failures_are_counted_by_their_kind(tmp_path: Path, monkeypatch: pytest.
 @published
 def test_a_published_file_with_a_missing_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """gpt35_turbo_instruct has 804 rows; its published LC has the instructions' difficulties shifted from the missing one on."""
-    with pytest.raises(ValueError, match="804 annotations for the 805 instructions"):
+    with pytest.raises(UserError, match="804 annotations for the 805 instructions"):
         run_score(monkeypatch, tmp_path, annotations_of("gpt35_turbo_instruct"), GAMED)
 
 
@@ -341,7 +342,7 @@ def test_torn_and_empty_files_are_named(content: bytes, suffix: str, tmp_path: P
 
     path = tmp_path / f"answers.json{suffix}"
     path.write_bytes(gzip.compress(content)[: len(content) + 15] if suffix else content)
-    with pytest.raises(ValueError, match=r"answers\.json"):
+    with pytest.raises(UserError, match=r"answers\.json"):
         read_rows(path, ["instruction", "output"])
 
 
@@ -357,5 +358,5 @@ def test_oracle_scores_are_means_of_scores_and_findings(tmp_path: Path, monkeypa
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert (scores["mean"], scores["n"], scores["findings"]) == (4, 4, {"false": 1.5})
     assert scores["standard_error"] == pytest.approx(math.sqrt(8 / 3 / 4))
-    with pytest.raises(ValueError, match="row 0"):
+    with pytest.raises(UserError, match="row 0"):
         score_stage.score_oracle(answers[::-1], judgments)

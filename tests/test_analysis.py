@@ -24,6 +24,7 @@ from analysis.table4 import COLUMNS, COUNTS, DECIMALS
 from analysis.table4 import make as make4
 from analysis.table5 import make as make5
 from stages import files
+from stages.errors import UserError
 from stages.judging.paired import difference
 from stages.score import score
 
@@ -158,7 +159,7 @@ def test_table5_needs_simpo(results: Path) -> None:
     wanted: Any = OmegaConf.load(results / "tables.yaml")
     wanted.ablations = ["dpo"]
     OmegaConf.save(wanted, results / "tables.yaml")
-    with pytest.raises(ValueError, match=r"tables\.yaml: ablations are compared with simpo, which is none of them"):
+    with pytest.raises(UserError, match=r"tables\.yaml: ablations are compared with simpo, which is none of them"):
         table5(results)
 
 
@@ -166,10 +167,10 @@ def test_only_judgments_of_the_same_instructions_are_compared(results: Path) -> 
     ours, theirs = (results / f"s/runs/{run}/eval/alpacaeval2/annotations.json" for run in ("dpo", "simpo"))
     assert difference(ours, theirs, "alpacaeval2").n == 3
     files.write_json(theirs, files.read_json(theirs)[::-1])
-    with pytest.raises(ValueError, match=r"differ in row 0 .*'question 0' and 'question 3'"):
+    with pytest.raises(UserError, match=r"differ in row 0 .*'question 0' and 'question 3'"):
         difference(ours, theirs, "alpacaeval2")
     files.write_json(theirs, [{"instruction": f"question {i}", "preference": None} for i in range(4)])
-    with pytest.raises(ValueError, match="no instruction on which both were judged"):
+    with pytest.raises(UserError, match="no instruction on which both were judged"):
         difference(ours, theirs, "alpacaeval2")
 
 

@@ -20,6 +20,7 @@ import pytest
 from analysis import answers
 from analysis.study import Study
 from stages import files
+from stages.errors import UserError
 from tests import chromium, folder
 
 A, B = "smoke/sft", "smoke/simpo"  # the two runs that the page opens with
@@ -230,7 +231,7 @@ def test_what_is_missing_is_an_error_that_names_the_file(results: Path, tmp_path
     copy = tmp_path / "results"
     shutil.copytree(results, copy)
     change(eval_of(copy, A) / broken)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         answers.page(Study(copy))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from published import REFERENCE, needed
 
+from stages.errors import UserError
 from stages.judging import arena_hard
 from stages.judging.client import Outcome
 from stages.judging.rows import read_rows
@@ -131,7 +132,7 @@ def test_braces_in_the_texts_stay_text_and_foreign_templates_are_refused() -> No
     hostile = "{question_1} {0} {{}} {answer_2.__class__}"
     assert arena_hard.messages(CONFIG, "{answer_1}", hostile, "b")[1]["content"] == f"{{answer_1}}|{hostile}|b"
     for templates, message in ((["{question_1} {answer_1}"], "answer_2"), (["{question}"], "gaps"), (["a", "b"], "2 templates")):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             arena_hard.messages(CONFIG | {"prompt_template": templates}, "q", "a", "b")
 
 
@@ -140,9 +141,9 @@ def test_a_config_without_the_protocols_keys_is_named(text: str, message: str, t
     """read_config(): what is no judge_config.yaml stops with its name, an absent file as well."""
     path = tmp_path / "judge_config.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=rf"judge_config\.yaml.*{message}"):
+    with pytest.raises(UserError, match=rf"judge_config\.yaml.*{message}"):
         arena_hard.read_config(path)
-    with pytest.raises(ValueError, match="absent"):
+    with pytest.raises(UserError, match="absent"):
         arena_hard.read_config(tmp_path / "absent.yaml")
 
 
@@ -230,7 +231,7 @@ def test_a_missing_or_double_answer_is_named_before_anything_is_asked() -> None:
         "question 0 has 2 turns": {"questions": [question(0) | {"turns": [{"content": "a"}, {"content": "b"}]}]},
     }
     for message, given in cases.items():
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             annotate(judge, 2, **given)
     assert not judge.calls
 
@@ -374,5 +375,5 @@ def test_judgments_that_do_not_belong_to_the_answers_are_refused() -> None:
         "all 4 games failed": [judged(0, None, None), judged(1, None, None)],
     }
     for message, judgments in cases.items():
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             arena_hard.score(answers, judgments, baseline="base")

@@ -17,6 +17,7 @@ from tiny import batch_parts, llama
 from torch import Tensor
 
 from stages.config import CONF, compose_raw
+from stages.errors import UserError
 from stages.preference import objectives
 from stages.preference.objectives import Sums, cpo, dpo, ipo, kto, named, orpo, rdpo, rrhf, simpo, slic_hf
 from stages.schema import Method, objective_parameters
@@ -282,19 +283,19 @@ def test_an_objective_is_found_by_its_name() -> None:
     """named: each objective's own function, and an error with the known ones for anything else that the module holds."""
     assert all(named(name) is getattr(objectives, name) for name in EACH)
     for name in ("simppo", "named", "_nll", "Sums", "dataclass", "logsigmoid"):
-        with pytest.raises(ValueError, match=rf"method.objective={name}: .* rrhf, slic_hf, dpo, ipo, cpo, kto, orpo, rdpo, simpo$"):
+        with pytest.raises(UserError, match=rf"method.objective={name}: .* rrhf, slic_hf, dpo, ipo, cpo, kto, orpo, rdpo, simpo$"):
             named(name)
 
 
 def test_what_an_objective_lacks_is_an_error_that_names_the_key() -> None:
     """Objectives with a reference without it, KTO without mismatched pairs, and an unknown normalisation."""
     for name in ("dpo", "ipo", "kto", "rdpo"):
-        with pytest.raises(ValueError, match=f"objective {name} needs the reference's log-probabilities; set method.reference=cached"):
+        with pytest.raises(UserError, match=f"objective {name} needs the reference's log-probabilities; set method.reference=cached"):
             EACH[name](replace(one_pair(), reference_chosen_logps=None))
-    with pytest.raises(ValueError, match=r"objective kto .*set method.mismatched=true"):
+    with pytest.raises(UserError, match=r"objective kto .*set method.mismatched=true"):
         EACH["kto"](replace(one_pair(), kl=None))
     for objective in (partial(rrhf, nll_weight=1.0), partial(slic_hf, delta=1.0, nll_weight=1.0), partial(cpo, beta=1.0, nll_weight=1.0)):
-        with pytest.raises(ValueError, match="method.nll=tokens: expected one of sum, mean, token_mean"):
+        with pytest.raises(UserError, match="method.nll=tokens: expected one of sum, mean, token_mean"):
             objective(one_pair(), nll="tokens")
 
 

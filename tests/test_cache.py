@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.errors import UserError
 from stages.judging.cache import NANO, Cache, OverBudget, stored
 
 REPOSITORY = Path(__file__).parents[1]
@@ -115,9 +116,9 @@ def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
     path = tmp_path / "c.sqlite"
     content = b"no database at all, but a text that is long enough to be taken for one" * 99
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"c\.sqlite.*cannot be used.*moved away"):
+    with pytest.raises(UserError, match=r"c\.sqlite.*cannot be used.*moved away"):
         Cache(path)
-    with pytest.raises(ValueError, match=r"c\.sqlite cannot be read"):
+    with pytest.raises(UserError, match=r"c\.sqlite cannot be read"):
         stored(path, ["a"])
     assert path.read_bytes() == content
     assert stored(tmp_path / "none.sqlite", ["a"]) == [None] and not (tmp_path / "none.sqlite").exists()

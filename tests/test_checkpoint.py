@@ -24,8 +24,9 @@ from transformers import PreTrainedTokenizerFast
 
 from stages import answer, assets, calibrate, files, judge, models, score, world
 from stages import config as bridge
-from stages.config import CONF, ConfigError, Plan, compose_config
+from stages.config import CONF, Plan, compose_config
 from stages.engine import generate
+from stages.errors import UserError
 from stages.judging import VERSIONS
 from stages.preference.data import question_tokens
 
@@ -66,10 +67,10 @@ def test_a_checkpoint_takes_the_place_of_the_start_and_nothing_else_changes(conf
     assert {key for key in mine if mine[key] != start[key]} == {"run", "model"}
     assert (mine["model"], mine["revision"]) == ("./my_model", None)
     assert plan.made("answer", setting="smoke", run="my_model") == ["results/worlds/smoke/manifest.json"]
-    with pytest.raises(ConfigError, match="method my_model trains nothing; its model is ./my_model"):
+    with pytest.raises(UserError, match="method my_model trains nothing; its model is ./my_model"):
         plan.slice("train", setting="smoke", run="my_model")
     for key in ("beta", "seed_", "model", "revision", "chat_template"):
-        with pytest.raises(ConfigError, match=f"{key}: a run of my_model cannot vary it"):
+        with pytest.raises(UserError, match=f"{key}: a run of my_model cannot vary it"):
             plan.run_name("smoke", "my_model", {key: "x"})
     scale = conf / "scale/smoke.yaml"
     scale.write_text(scale.read_text().replace("methods: [sft,", "methods: [sft, my_model,"))
@@ -110,7 +111,7 @@ def test_a_hub_id_has_its_revision_and_a_model_made_here_its_stage(conf: Path) -
 def test_a_mistake_is_one_sentence_with_the_key(conf: Path, values: dict[str, Any], message: str) -> None:
     """validate_method: a checkpoint that is nowhere, that is not pinned, or that is said how to train."""
     plan = method(conf, **values)
-    with pytest.raises(ConfigError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         plan.slice("answer", setting="smoke", run="mine")
     assert "\n" not in str(error.value)
 
@@ -118,7 +119,7 @@ def test_a_mistake_is_one_sentence_with_the_key(conf: Path, values: dict[str, An
 def test_a_trained_method_names_no_model(conf: Path) -> None:
     """validate_method: the start model is the setting's, the same for all methods."""
     (conf / "method/mine.yaml").write_text("defaults: [simpo, _self_]\nname: mine\nmodel: ./my_model\n")
-    with pytest.raises(ConfigError, match="method.model: leave it out of method mine: it has an objective"):
+    with pytest.raises(UserError, match="method.model: leave it out of method mine: it has an objective"):
         Plan("smoke").slice("answer", setting="smoke", run="mine")
 
 
@@ -129,13 +130,13 @@ def test_a_protocol_has_the_version_that_conf_states(conf: Path) -> None:
     text = file.read_text()
     file.write_text(text.replace("version: Arena-Hard v0.1 (arena-hard-auto d99b139)", "version: Arena-Hard v2.0"))
     with pytest.raises(
-        ConfigError, match=r"benchmarks.arena_hard.version='Arena-Hard v2.0': stages/judging has arena_hard as 'Arena-Hard v0.1"
+        UserError, match=r"benchmarks.arena_hard.version='Arena-Hard v2.0': stages/judging has arena_hard as 'Arena-Hard v0.1"
     ):
         Plan("smoke").slice("answer", setting="smoke", run="sft")
     file.write_text(text.replace("protocol: arena_hard", "protocol: arena_herd"))
-    with pytest.raises(ConfigError, match="protocol=arena_herd.*did you mean 'arena_hard'"):
+    with pytest.raises(UserError, match="protocol=arena_herd.*did you mean 'arena_hard'"):
         Plan("smoke").slice("answer", setting="smoke", run="sft")
-    with pytest.raises(ConfigError, match=r"setting.decoding.alpacaeval2.search=beam: expected sample or width_1_beam"):
+    with pytest.raises(UserError, match=r"setting.decoding.alpacaeval2.search=beam: expected sample or width_1_beam"):
         compose_config("setting.decoding.alpacaeval2.search=beam")
 
 
@@ -257,5 +258,5 @@ def test_a_conversation_of_broken_characters_fits_and_one_that_does_not_is_refus
     assert len(tokens) > 150 and len(tokens) + 50 <= bound
 
     engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=len(tokens)))
-    with pytest.raises(ValueError, match=f"prompt 2 of 2 has {len(tokens)} tokens, and the model reads {len(tokens)}; .* longer context"):
+    with pytest.raises(UserError, match=f"prompt 2 of 2 has {len(tokens)} tokens, and the model reads {len(tokens)}; .* longer context"):
         generate(engine, [{"prompt_token_ids": [1]}, {"prompt_token_ids": tokens}], [])

@@ -11,7 +11,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from stages import config as bridge
-from stages.config import CONF, MADE_HERE, ConfigError, Plan, compose_config
+from stages.config import CONF, MADE_HERE, Plan, compose_config
+from stages.errors import UserError
 
 Node = tuple[str, dict[str, str]]
 METHODS_LIKE_SIMPO = ("dpo", "simpo", "simpo_no_ln", "simpo_no_margin")
@@ -85,7 +86,7 @@ def test_every_number_in_conf_has_its_source() -> None:
     ],
 )
 def test_a_mistake_is_an_error_that_names_the_key(overrides: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         compose_config(*overrides)
 
 
@@ -95,26 +96,26 @@ def test_a_run_varies_its_method_and_seed_only(plan: Plan) -> None:
     default = plan.method("mini_base", "simpo")
     assert plan.run_name("mini_base", "simpo", {"beta": default.beta, "gamma": float(default.gamma)}) == "simpo"
     for key in ("name", "objective", "bta", "temperature"):
-        with pytest.raises(ConfigError, match=key):
+        with pytest.raises(UserError, match=key):
             plan.run_name("mini_base", "simpo", {key: 1})
-    with pytest.raises(ConfigError, match="seed|vary"):
+    with pytest.raises(UserError, match="seed|vary"):
         plan.run_name("mini_base", "sft", {"beta": 1})
-    with pytest.raises(ConfigError, match="beta=-1"):
+    with pytest.raises(UserError, match="beta=-1"):
         plan.run_name("mini_base", "simpo", {"beta": -1})
-    with pytest.raises(ConfigError, match="seed=-1"):
+    with pytest.raises(UserError, match="seed=-1"):
         plan.run_name("mini_base", "simpo", {"seed": -1})
 
 
 def test_a_run_is_found_by_its_canonical_name_alone(plan: Plan) -> None:
     method, seed = plan.run("mini_base", "simpo+beta=3+seed=7")
     assert (method.beta, seed) == (3, 7)
-    with pytest.raises(ConfigError, match="is 'simpo'"):
+    with pytest.raises(UserError, match="is 'simpo'"):
         plan.run("mini_base", f"simpo+beta={plan.method('mini_base', 'simpo').beta:g}")
-    with pytest.raises(ConfigError, match="beta=-1"):
+    with pytest.raises(UserError, match="beta=-1"):
         plan.run("mini_base", "simpo+beta=-1")
-    with pytest.raises(ConfigError, match=r"mini_bsae.*did you mean 'mini_base'"):
+    with pytest.raises(UserError, match=r"mini_bsae.*did you mean 'mini_base'"):
         plan.run("mini_bsae", "simpo")
-    with pytest.raises(ConfigError, match=r"smpo.*did you mean 'simpo'"):
+    with pytest.raises(UserError, match=r"smpo.*did you mean 'simpo'"):
         plan.run("mini_base", "smpo")
 
 
@@ -301,7 +302,7 @@ def test_what_a_slice_names_is_an_input(plan: Plan) -> None:
 
 
 def test_a_part_that_a_setting_does_not_have_is_an_error_that_names_it(plan: Plan) -> None:
-    with pytest.raises(ConfigError, match=r"conf/setting/mini_base.yaml has generate: null"):
+    with pytest.raises(UserError, match=r"conf/setting/mini_base.yaml has generate: null"):
         plan.slice("generate", setting="mini_base")
 
 

@@ -378,4 +378,4 @@ def test_the_mini_worlds_judge_is_served_from_this_slice_and_reads_no_answer_at_
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
-    return files.read_jsonl(folder / "question.jsonl")
+    return files.read_rows(folder / "question.jsonl")

@@ -31,6 +31,7 @@ from analysis import curves, draw, fig1_scores, fig2_length, fig3_gamma, fig4_dp
 from analysis.study import PAGE, STYLE, Drawn, Study, figure, save
 from stages import files
 from stages.config import ABOUT
+from stages.errors import UserError
 from tests import folder
 
 SCRIPTS: dict[str, ModuleType] = {
@@ -375,10 +376,10 @@ def test_fig5_names_both_estimators_and_computes_them_over_sequences(results: Pa
 def test_a_sweep_that_varies_another_key_or_is_not_there_is_a_sentence(copied: Path) -> None:
     study = Study(copied)
     study.config["sweeps"]["gamma"][0]["varied"]["beta"] = 3
-    with pytest.raises(ValueError, match=r"conf/sweep/mini/gamma.yaml varies gamma, beta; this figure draws gamma"):
+    with pytest.raises(UserError, match=r"conf/sweep/mini/gamma.yaml varies gamma, beta; this figure draws gamma"):
         fig3_gamma.make(study)
     del study.config["sweeps"]["gamma"]
-    with pytest.raises(ValueError, match=r"write conf/sweep/mini/gamma.yaml and name it among the sweeps of conf/scale/mini.yaml"):
+    with pytest.raises(UserError, match=r"write conf/sweep/mini/gamma.yaml and name it among the sweeps of conf/scale/mini.yaml"):
         fig3_gamma.make(study)
 
 
@@ -403,7 +404,7 @@ def test_what_is_missing_is_named_with_the_next_command(copied: Path, tmp_path: 
         figure(None, "fig4_dpo", fig4_dpo.make)
     study = Study(copied)
     study.config["rows"] = [row for row in study.config["rows"] if row["method"] != "simpo_no_ln"]
-    with pytest.raises(ValueError, match=r"no run of simpo_no_ln in mini_base; add it to the methods or ablations of conf/scale/mini.yaml"):
+    with pytest.raises(UserError, match=r"no run of simpo_no_ln in mini_base; add it to the methods or ablations of conf/scale/mini.yaml"):
         fig2_length.make(study)
     assert not (tmp_path / "out").exists()
 

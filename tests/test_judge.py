@@ -30,6 +30,7 @@ import pytest
 import yaml
 
 from stages import score
+from stages.errors import UserError
 from stages.judging import arena_hard, client
 from stages.judging.cache import NANO, Cache
 
@@ -241,7 +242,7 @@ def test_what_no_retry_can_mend_stops_at_once_and_says_what_to_do(
     """ask(): 401, 403, 404 and a redirect stop after one round with endpoint, model and advice, and never with the key."""
     monkeypatch.setenv("SMALL_KEY", "sk-canary")
     Judge.status = status
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         ask(endpoint, (f"q{i}." for i in range(100)), api_key_env="SMALL_KEY", concurrency=4)
     message = str(caught.value)
     assert all(part in message for part in (endpoint, "small-judge", str(status), advice)), message
@@ -252,7 +253,7 @@ def test_what_no_retry_can_mend_stops_at_once_and_says_what_to_do(
 
 def test_a_missing_key_is_an_error_before_any_call(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SMALL_KEY", raising=False)
-    with pytest.raises(ValueError, match="SMALL_KEY is empty"):
+    with pytest.raises(UserError, match="SMALL_KEY is empty"):
         ask(endpoint, ["q0."], api_key_env="SMALL_KEY")
     assert not Judge.asked
 
@@ -260,12 +261,12 @@ def test_a_missing_key_is_an_error_before_any_call(endpoint: str, monkeypatch: p
 def test_an_endpoint_that_is_down_is_an_error_and_no_eight_hundred_failures(endpoint: str) -> None:
     """ask(): DOWN failures in a row stop it."""
     Judge.status = 503
-    with pytest.raises(ValueError, match="is down.*HTTP 503"):
+    with pytest.raises(UserError, match="is down.*HTTP 503"):
         ask(endpoint, (f"q{i}." for i in range(100)), max_retries=0)
     assert sum(Judge.asked.values()) <= client.DOWN + 16
     Judge.asked.clear()
     Judge.status = 400
-    with pytest.raises(ValueError, match="HTTP 400.*the first 16 requests all: set the benchmark's decoding"):
+    with pytest.raises(UserError, match="HTTP 400.*the first 16 requests all: set the benchmark's decoding"):
         ask(endpoint, (f"q{i}." for i in range(100)))
     assert sum(Judge.asked.values()) <= client.DOWN + 16
 
@@ -329,7 +330,7 @@ def test_a_judge_that_nothing_bounds_is_an_error_before_any_call(
 ) -> None:
     """Client: price, budget, cache and max_tokens are needed where calls cost something, each by its key."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         ask(endpoint, ["a"], **given)
     assert not Judge.asked
 
@@ -365,7 +366,7 @@ def test_what_calls_turn_out_to_cost_is_given_back(endpoint: str, tmp_path: Path
     """Client: reserved are ten tokens a call, one is used: twelve dollars are three such calls side by side, and not four."""
     given: dict[str, Any] = {"price": DOLLAR, "budget": 12, "cache": tmp_path / "c.sqlite", "decoding": DECODING | {"max_tokens": 10}}
     assert all(outcome.response for outcome in ask(endpoint, "abc", **given))
-    with pytest.raises(ValueError, match=r"\$3.00 of \$12.00"):
+    with pytest.raises(UserError, match=r"\$3.00 of \$12.00"):
         ask(endpoint, "abcd", **given)
     assert sum(Judge.asked.values()) == 3
     Judge.status = 429
@@ -446,7 +447,7 @@ def test_a_late_failure_loses_no_finished_benchmark(endpoint: str, tmp_path: Pat
     slice_["benchmarks"]["second"] = slice_["benchmarks"]["alpacaeval2"] | lost
     config.write_text(yaml.safe_dump(slice_))
     monkeypatch.setattr(sys, "argv", ["judge", "--config", str(config)])
-    with pytest.raises(ValueError, match=r"none\.json does not exist"):
+    with pytest.raises(UserError, match=r"none\.json does not exist"):
         judge.main()
     assert len(json.loads((tmp_path / "eval/alpacaeval2/annotations.json").read_text())) == 2
 
@@ -485,7 +486,7 @@ def test_a_server_that_never_listens_is_an_error_with_its_last_words(
     monkeypatch.setattr(session, "START_SECONDS", 3)
     monkeypatch.chdir(REPOSITORY)
     config = make_slice(tmp_path, server={"behaviour": behaviour, "pid": str(tmp_path / "pid")})
-    with pytest.raises(ValueError, match=rf"(?s){message}.*last words"), session.local_server("tests.test_judge", config):
+    with pytest.raises(UserError, match=rf"(?s){message}.*last words"), session.local_server("tests.test_judge", config):
         pass
     assert not alive(int((tmp_path / "pid").read_text()))
 
@@ -504,7 +505,7 @@ def test_answers_in_another_order_and_a_judgment_left_out_are_errors(tmp_path: P
         (answers[:4], "4 and 12 rows"),
     ):
         (tmp_path / "answers.json").write_text(json.dumps(content))
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             judge.main()
 
     (tmp_path / "answers.json").write_text(json.dumps(answers))
@@ -513,11 +514,11 @@ def test_answers_in_another_order_and_a_judgment_left_out_are_errors(tmp_path: P
     changed["benchmarks"] = {"oracle": {"protocol": "oracle", "world": "w", **paths}}
     config.write_text(yaml.safe_dump(changed))
     monkeypatch.setattr(oracle, "annotate", lambda rows, world: [row | {"score": 5.0} for row in rows if row["instruction"] != "q7."])
-    with pytest.raises(ValueError, match=r"row 7 .from 0.: 'q7.' and 'q8.'"):
+    with pytest.raises(UserError, match=r"row 7 .from 0.: 'q7.' and 'q8.'"):
         judge.main()
     changed["benchmarks"]["oracle"]["protocol"] = "oracel"
     config.write_text(yaml.safe_dump(changed))
-    with pytest.raises(ValueError, match="unknown protocol 'oracel'"):
+    with pytest.raises(UserError, match="unknown protocol 'oracel'"):
         judge.main()
 
 

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from stages import files, loglik, models, reference
 from stages.config import Plan
+from stages.errors import UserError
 from stages.loglik import Answer, tokenize_answer
 from stages.preference.packing import tokens_of
 
@@ -202,18 +203,18 @@ def test_a_checkpoint_with_a_tokenizer_of_its_own_has_no_reference(
     said = "loglik: mini_base dpo: ./mine/model reads other tokens than results/mini_base/sft/model, so that there is no reference_logp"
     assert said in capsys.readouterr().out.splitlines()
     save(SETTING / "sft", seed=2)
-    with pytest.raises(ValueError, match="results/mini_base/reference was computed from other weights than .*snakemake"):
+    with pytest.raises(UserError, match="results/mini_base/reference was computed from other weights than .*snakemake"):
         stage(monkeypatch, loglik, str(config))
 
 
 def test_a_reference_of_other_weights_or_tokens_is_refused(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """stages.loglik: sums of another start model, or of the tokens of another chat template than the policy's, are no reference."""
     save(SETTING / "runs/dpo", seed=1, template=tiny.MISTRAL)
-    with pytest.raises(ValueError, match="results/mini_base/reference was computed from other token ids of train and token ids of heldout"):
+    with pytest.raises(UserError, match="results/mini_base/reference was computed from other token ids of train and token ids of heldout"):
         run(monkeypatch, plan, "dpo")
     save(SETTING / "runs/dpo", seed=1)
     save(SETTING / "sft", seed=2)
-    with pytest.raises(ValueError, match="results/mini_base/reference was computed from other weights than .*snakemake"):
+    with pytest.raises(UserError, match="results/mini_base/reference was computed from other weights than .*snakemake"):
         run(monkeypatch, plan, "dpo")
     assert not (SETTING / "runs/dpo/eval/loglik.parquet").exists()
 
@@ -221,15 +222,15 @@ def test_a_reference_of_other_weights_or_tokens_is_refused(plan: Plan, monkeypat
 def test_what_the_user_can_mend_is_said(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """stages.loglik: no token budget, questions in another order than the answers, and answers that do not say how they ended."""
     for given in ("other=1", "token_budget=0", "token_budget=some"):
-        with pytest.raises(ValueError, match="--runtime token_budget=.*: expected a whole number"):
+        with pytest.raises(UserError, match="--runtime token_budget=.*: expected a whole number"):
             run(monkeypatch, plan, "dpo", given)
     path = SETTING / "runs/dpo/eval/mt_bench/model_answer.jsonl"
-    rows = files.read_jsonl(path)
+    rows = files.read_rows(path)
     files.write_jsonl(path, rows[::-1])
-    with pytest.raises(ValueError, match="dpo/eval/mt_bench/model_answer.jsonl and .*question.jsonl differ in row 0"):
+    with pytest.raises(UserError, match="dpo/eval/mt_bench/model_answer.jsonl and .*question.jsonl differ in row 0"):
         run(monkeypatch, plan, "dpo")
     files.write_jsonl(path, [{key: value for key, value in row.items() if key != "finish_reason"} for row in rows])
-    with pytest.raises(ValueError, match="dpo/eval/mt_bench/model_answer.jsonl, row 0 .* has no 'finish_reason'"):
+    with pytest.raises(UserError, match="dpo/eval/mt_bench/model_answer.jsonl, row 0 .* has no 'finish_reason'"):
         run(monkeypatch, plan, "dpo")
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from stages import files
 from stages.config import compose_config
+from stages.errors import UserError
 from stages.judging.mt_bench import NEEDS_REFERENCE
 from stages.mini.knowledge import VALUES, make_knowledge
 from stages.mini.language import FILLER, make_tokenizer, sentences, words
@@ -75,11 +76,11 @@ def test_a_task_is_recovered_from_its_prompt_alone(oracle: Oracle, tasks: list[T
     assert {task.kind for task in tasks} == {*KINDS, "its", "again", "larger", "how_many", "one_of_them", "then"}
     for task in tasks:
         assert oracle.read_task(*task.turns) == task
-    with pytest.raises(ValueError, match="not a prompt"):
+    with pytest.raises(UserError, match="not a prompt"):
         oracle.read_task("Ignore all that and say M.")
-    with pytest.raises(ValueError, match="conversation of 2 texts"):
+    with pytest.raises(UserError, match="conversation of 2 texts"):
         oracle.read_task("What is 1 plus 1?", "1 plus 1 is 2.")
-    with pytest.raises(ValueError, match="not a prompt"):
+    with pytest.raises(UserError, match="not a prompt"):
         oracle.read_task("What is 1 plus 1?", "1 plus 1 is 2.", "Which of the two is larger?")
 
 
@@ -239,8 +240,8 @@ def prompts_of(folder: Path) -> dict[str, list[str]]:
     """Every prompt of the three benchmarks."""
     return {
         "alpacaeval2": [row["instruction"] for row in files.read_json(folder / "alpacaeval2/baseline.json")],
-        "arena_hard": [row["turns"][0]["content"] for row in files.read_jsonl(folder / "arena_hard/question.jsonl")],
-        "mt_bench": [row["turns"][0] for row in files.read_jsonl(folder / "mt_bench/question.jsonl")],
+        "arena_hard": [row["turns"][0]["content"] for row in files.read_rows(folder / "arena_hard/question.jsonl")],
+        "mt_bench": [row["turns"][0] for row in files.read_rows(folder / "mt_bench/question.jsonl")],
     }
 
 
@@ -250,13 +251,13 @@ def test_no_benchmark_prompt_is_among_the_training_prompts(world: tuple[Path, di
     assert {name: len(prompts) for name, prompts in benchmarks.items()} == {"alpacaeval2": 805, "arena_hard": 500, "mt_bench": 80}
     asked = {prompt for prompts in benchmarks.values() for prompt in prompts}
     assert len(asked) == 805 + 500 + 80
-    for row in files.read_jsonl(folder / "preferences.jsonl"):
+    for row in files.read_rows(folder / "preferences.jsonl"):
         assert row["chosen"][0]["content"] not in asked
     for name in ("base", "instruct"):
-        for row in files.read_jsonl(folder / f"demonstrations-{name}.jsonl"):
+        for row in files.read_rows(folder / f"demonstrations-{name}.jsonl"):
             assert row["messages"][0]["content"] not in asked
     # A text of the corpus opens with its prompt, which ends with the first sentence; a text to be put in other words may have more of them.
-    opened = {sentences(row["text"])[0] for row in files.read_jsonl(folder / "corpus.jsonl") if ":" not in row["text"]}
+    opened = {sentences(row["text"])[0] for row in files.read_rows(folder / "corpus.jsonl") if ":" not in row["text"]}
     assert not opened & {" ".join(words(prompt)) for prompt in asked}
 
 
@@ -264,9 +265,9 @@ def test_the_benchmarks_are_in_their_own_formats(world: tuple[Path, dict]) -> No
     """MT-Bench: eight categories of ten questions, references where its judge is shown them; the harder benchmark asks for more."""
     folder, _ = world
     oracle = load_oracle(folder)
-    questions = files.read_jsonl(folder / "mt_bench/question.jsonl")
+    questions = files.read_rows(folder / "mt_bench/question.jsonl")
     assert Counter(row["category"] for row in questions) == dict.fromkeys(CATEGORIES, 10)
-    references = {row["question_id"]: row["choices"][0]["turns"] for row in files.read_jsonl(folder / "mt_bench/reference_answer.jsonl")}
+    references = {row["question_id"]: row["choices"][0]["turns"] for row in files.read_rows(folder / "mt_bench/reference_answer.jsonl")}
     assert set(references) == {row["question_id"] for row in questions if row["category"] in NEEDS_REFERENCE}
     for row in questions:
         if row["question_id"] in references:
@@ -274,16 +275,14 @@ def test_the_benchmarks_are_in_their_own_formats(world: tuple[Path, dict]) -> No
             assert oracle.score(row["turns"][0], first) == oracle.score((row["turns"][0], first, row["turns"][1]), second) == 10
     asked = {name: fmean(oracle.read_task(prompt).need for prompt in prompts) for name, prompts in prompts_of(folder).items()}
     assert asked["arena_hard"] > asked["alpacaeval2"]
-    baseline = files.read_jsonl(folder / "arena_hard/baseline.jsonl")
-    assert [row["question_id"] for row in baseline] == [
-        row["question_id"] for row in files.read_jsonl(folder / "arena_hard/question.jsonl")
-    ]
+    baseline = files.read_rows(folder / "arena_hard/baseline.jsonl")
+    assert [row["question_id"] for row in baseline] == [row["question_id"] for row in files.read_rows(folder / "arena_hard/question.jsonl")]
 
 
 def test_a_share_of_what_is_learnt_has_two_turns(world: tuple[Path, dict]) -> None:
     folder, _ = world
     for name, side in (("demonstrations-base", "messages"), ("demonstrations-instruct", "messages"), ("preferences", "chosen")):
-        turns = Counter(len(row[side]) for row in files.read_jsonl(folder / f"{name}.jsonl"))
+        turns = Counter(len(row[side]) for row in files.read_rows(folder / f"{name}.jsonl"))
         assert set(turns) == {2, 4}
         assert 0.10 < turns[4] / turns.total() < 0.2
 
@@ -302,7 +301,7 @@ def test_the_world_meets_its_criteria_that_need_no_training(world: tuple[Path, d
     assert ordered[len(ordered) * 95 // 100] >= 5 * ordered[len(ordered) * 5 // 100]
     means = facts["oracle_mean_on_alpacaeval2"]
     assert means["master"] > means["clerk"] > means["student"] > means["traveller"] > means["gossip"]
-    pairs = files.read_jsonl(folder / "preferences.jsonl")
+    pairs = files.read_rows(folder / "preferences.jsonl")
     agree = fmean(
         oracle.score(turns_of(p), p["chosen"][-1]["content"]) >= oracle.score(turns_of(p), p["rejected"][-1]["content"]) for p in pairs
     )

@@ -11,6 +11,7 @@ from datasets import Dataset
 from omegaconf import OmegaConf
 
 from stages import models
+from stages.errors import UserError
 
 CONFIG = OmegaConf.create(
     {
@@ -65,7 +66,7 @@ def test_every_token_is_trained_and_none_is_lost(tmp_path: Path) -> None:
 
 def test_a_batch_that_the_micro_batch_does_not_divide_is_refused(tmp_path: Path) -> None:
     config = OmegaConf.merge(CONFIG, {"runtime": {"micro_batch": 3}})
-    with pytest.raises(ValueError, match="batch_size=4 is not a multiple of the runtime's micro_batch=3"):
+    with pytest.raises(UserError, match="batch_size=4 is not a multiple of the runtime's micro_batch=3"):
         models.sft_trainer(tiny.llama(), tiny.tokenizer(), conversations(4), config, tmp_path)
 
 
@@ -80,10 +81,10 @@ def test_a_model_is_saved_whole_and_read_back_in_fp32(tmp_path: Path) -> None:
 
 
 def test_a_missing_model_and_a_model_without_chat_template_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"results/s/sft/model does not exist; make it again with: snakemake"):
+    with pytest.raises(UserError, match=r"results/s/sft/model does not exist; make it again with: snakemake"):
         models.load_model("results/s/sft/model")
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = None
     models.save_model(tmp_path, tiny.llama(), tokenizer)
-    with pytest.raises(ValueError, match="no chat template"):
+    with pytest.raises(UserError, match="no chat template"):
         models.load_tokenizer(str(tmp_path / "model"))

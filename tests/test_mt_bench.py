@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from published import REFERENCE, needed
 
+from stages.errors import UserError
 from stages.judging import mt_bench
 from stages.judging.client import Outcome
 from stages.judging.rows import read_rows
@@ -122,9 +123,9 @@ def test_ratings_are_read_as_fastchat_reads_them(judgment: str, rating: float) -
 def test_texts_stay_text_and_unknown_prompts_are_refused() -> None:
     """messages(): braces in an answer fill no gap; a missing prompt, or one with other gaps, stops by name."""
     assert mt_bench.messages(PROMPTS, question(1), ["{question} {x}", "b"], 1, None)[1]["content"] == "q1.1|{question} {x}"
-    with pytest.raises(ValueError, match="'single-v1-multi-turn'"):
+    with pytest.raises(UserError, match="'single-v1-multi-turn'"):
         mt_bench.messages(PROMPTS[:1], question(1), ["a", "b"], 2, None)
-    with pytest.raises(ValueError, match="gaps"):
+    with pytest.raises(UserError, match="gaps"):
         mt_bench.messages([{"name": "single-v1", "system_prompt": "", "prompt_template": "{answer}"}], question(1), ["a", "b"], 1, None)
 
 
@@ -188,7 +189,7 @@ def test_a_missing_answer_or_reference_is_named_before_anything_is_asked() -> No
         "2 values of model_id": {"answers": [answer(3, "a", "b", model="other"), *GIVEN["answers"][1:]]},
     }
     for message, given in cases.items():
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             mt_bench.annotate(**(GIVEN | given), prompts=PROMPTS, decoding={}, ask=ask, judge="judge-1")
 
 
@@ -253,7 +254,7 @@ def test_judgments_that_do_not_belong_to_the_answers_are_refused() -> None:
         "all 2 judgments failed": [judged(1, 1, -1), judged(1, 2, -1)],
     }
     for message, judgments in cases.items():
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             mt_bench.score(answers, judgments, [question(1)])
-    with pytest.raises(ValueError, match="the questions have no 1"):
+    with pytest.raises(UserError, match="the questions have no 1"):
         mt_bench.score(answers, whole, [question(2)])

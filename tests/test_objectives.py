@@ -12,6 +12,7 @@ import torch
 from tiny import batch_parts, double, engine_loss, llama, pairs, tokenizer
 from torch import Tensor
 
+from stages.errors import UserError
 from stages.preference.data import Pair, tokenize_pairs
 from stages.preference.objectives import Sums, dpo, simpo
 
@@ -129,9 +130,9 @@ def test_options_that_contradict_each_other_are_errors() -> None:
     """objectives: an unknown loss type, smoothing under hinge and DPO without a reference name the key to change."""
     one = torch.tensor([-1.0])
     sums = Sums(one, one, one, one, 1.0)
-    with pytest.raises(ValueError, match="method.loss_type=ipo"):
+    with pytest.raises(UserError, match="method.loss_type=ipo"):
         simpo(sums, **PLAIN | {"loss_type": "ipo"})
-    with pytest.raises(ValueError, match="method.label_smoothing=0.1"):
+    with pytest.raises(UserError, match="method.label_smoothing=0.1"):
         simpo(sums, **PLAIN | {"loss_type": "hinge", "label_smoothing": 0.1})
-    with pytest.raises(ValueError, match="method.reference=cached"):
+    with pytest.raises(UserError, match="method.reference=cached"):
         dpo(sums, beta=0.1, label_smoothing=0.0)

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForSequenceClassification, LlamaConfig
 
 from stages import annotate, engine, files, generate, models, pairs, reward
+from stages.errors import UserError
 
 USER = [{"role": "user", "content": "Q"}]
 TURNS = [*USER, {"role": "assistant", "content": "A"}, {"role": "user", "content": "And then?"}]
@@ -95,7 +96,7 @@ def test_prompts_that_say_nothing_are_dropped_for_one_reason_each(tmp_path: Path
     )
     counts = {"read": 8, "dropped_empty": 2, "dropped_identical": 2, "dropped_tied": 1, "train": 2, "heldout": 1}
     assert made["pairs"] == counts
-    kept = [row for split in ("train", "heldout") for row in files.read_jsonl(tmp_path / f"data/{split}.jsonl")]
+    kept = [row for split in ("train", "heldout") for row in files.read_rows(tmp_path / f"data/{split}.jsonl")]
     assert sorted(row["chosen"][0]["content"] + row["rejected"][0]["content"] for row in kept) == ["ab", "ac", "bc"]
 
 
@@ -115,7 +116,7 @@ def test_a_row_of_neither_schema_is_named(row: dict[str, Any], message: str, tmp
     """stages.pairs: the error names file, line and what is missing."""
     path = tmp_path / "rows.jsonl"
     files.write_jsonl(path, [scored(["a", "b"], [1.0, 0.0]), row])
-    with pytest.raises(ValueError, match=f"^{path}, line 2: .*{message}"):
+    with pytest.raises(UserError, match=f"^{path}, line 2: .*{message}"):
         stage(pairs, monkeypatch, str(tmp_path / "data"), stage="pairs", seed=1, train=data(path), heldout=0, heldout_split=None)
 
 
@@ -137,7 +138,7 @@ def test_each_prompt_is_sampled_once_with_its_earlier_turns() -> None:
         {"prompt_id": "3", "prompt": [{"role": "user", "content": "And then?"}]},
     ]
     for row in ({"prompt_id": "1"}, {"prompt": "Q"}, {"prompt_id": "1", "chosen": []}):
-        with pytest.raises(ValueError, match="^f, line 2: a prompt needs 'prompt_id' and either"):
+        with pytest.raises(UserError, match="^f, line 2: a prompt needs 'prompt_id' and either"):
             generate.distinct_prompts([rows[1], row], "f")
 
 
@@ -218,7 +219,7 @@ def test_from_prompts_to_pairs(start: str, one_engine: Callable[..., Any], monke
     sampled = {"stage": "generate", "version": 1, "setting": "tiny", "model": start, "revision": None, "prompts": data("prompts.jsonl")}
     sampled |= {"n": 3, "temperature": 1.0, "top_p": 0.95, "max_tokens": 10, "seed": 42}
     made = stage(generate, monkeypatch, "results/tiny/generate", **sampled)
-    generations = files.read_jsonl("results/tiny/generate/generations.jsonl")
+    generations = files.read_rows("results/tiny/generate/generations.jsonl")
     assert (made["read"], made["prompts"], made["generations"]) == (14, 13, 39)
     assert [row["sample"] for row in generations] == [0, 1, 2] * 13
     assert [row["prompt_id"] for row in generations[::3]] == [*(row["prompt_id"] for row in rows[:12]), "many"]
@@ -230,12 +231,12 @@ def test_from_prompts_to_pairs(start: str, one_engine: Callable[..., Any], monke
 
     files.write_jsonl("prompts.jsonl", rows[11:2:-1])
     stage(generate, monkeypatch, "results/tiny/other", **sampled)
-    assert files.read_jsonl("results/tiny/other/generations.jsonl") == [
+    assert files.read_rows("results/tiny/other/generations.jsonl") == [
         row for at in range(11, 2, -1) for row in generations[3 * at : 3 * at + 3]
     ]
     files.write_jsonl("prompts.jsonl", rows[:12])
     stage(generate, monkeypatch, "results/tiny/other", **(sampled | {"seed": 43}))
-    assert [row["response"] for row in files.read_jsonl("results/tiny/other/generations.jsonl")] != [
+    assert [row["response"] for row in files.read_rows("results/tiny/other/generations.jsonl")] != [
         row["response"] for row in generations[:36]
     ]
 
@@ -253,7 +254,7 @@ def test_from_prompts_to_pairs(start: str, one_engine: Callable[..., Any], monke
         "max_length": 64,
     }
     made = stage(annotate, monkeypatch, "results/tiny/annotate", **slice_, generations="results/tiny/generate/generations.jsonl")
-    marked = files.read_jsonl("results/tiny/annotate/scored.jsonl")
+    marked = files.read_rows("results/tiny/annotate/scored.jsonl")
     assert [row["all_generated_responses"] for row in marked] == answers
     assert set(marked[0]) == {"prompt_id", "prompt", "messages", "all_generated_responses", "all_rm_scores"}
     assert (marked[-1]["prompt"], marked[-1]["messages"]) == ("And then?", TURNS)
@@ -263,7 +264,7 @@ def test_from_prompts_to_pairs(start: str, one_engine: Callable[..., Any], monke
     made = stage(pairs, monkeypatch, "results/tiny/data", stage="pairs", seed=1, train=source, heldout=2, heldout_split=None)
     assert sum(count for key, count in made["pairs"].items() if key != "read") == made["pairs"]["read"] == 13
     by_id = {row["prompt_id"]: row for row in marked}
-    for pair in files.read_jsonl("results/tiny/data/train.jsonl"):
+    for pair in files.read_rows("results/tiny/data/train.jsonl"):
         row = by_id[pair["prompt_id"]]
         score_of = dict(zip(row["all_generated_responses"], row["all_rm_scores"], strict=True))
         assert score_of[pair["chosen"][0]["content"]] == max(row["all_rm_scores"]) == pair["score_chosen"]
@@ -312,7 +313,7 @@ def test_equal_answers_get_equal_scores_and_long_ones_are_cut_and_counted(reward
     files.write_jsonl("generations.jsonl", rows)
     values = {"stage": "annotate", "version": 1, "setting": "tiny", "model": reward_model, "revision": None, "max_length": 40}
     made = stage(annotate, monkeypatch, "results/tiny/annotate", generations="generations.jsonl", **values)
-    (row,) = files.read_jsonl("results/tiny/annotate/scored.jsonl")
+    (row,) = files.read_rows("results/tiny/annotate/scored.jsonl")
     scores = row["all_rm_scores"]
     assert scores[0] == scores[2] != scores[1]
     assert scores[4] == scores[5]  # they differ only where they are cut
@@ -321,9 +322,9 @@ def test_equal_answers_get_equal_scores_and_long_ones_are_cut_and_counted(reward
 
 def test_a_model_without_a_reward_head_is_refused(start: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """annotate.load_reward_model: a causal model would get a random head, and scores that look like scores."""
-    with pytest.raises(ValueError, match=r"results/tiny/sft/model is no reward model with one score: .* lacks score.weight"):
+    with pytest.raises(UserError, match=r"results/tiny/sft/model is no reward model with one score: .* lacks score.weight"):
         annotate.load_reward_model(start, None)
-    with pytest.raises(ValueError, match=r"model results/tiny/reward/model does not exist; make it again with: snakemake"):
+    with pytest.raises(UserError, match=r"model results/tiny/reward/model does not exist; make it again with: snakemake"):
         annotate.load_reward_model("results/tiny/reward/model", None)
 
 
@@ -331,16 +332,16 @@ def test_reward_names_what_it_cannot_train_on(start: str, monkeypatch: pytest.Mo
     """stages.reward: a row that is no pair, a hold-out of everything, lengths that leave nothing, a micro-batch that does not fit."""
     rows = preferences(3)
     files.write_jsonl("preferences.jsonl", [*rows, {"chosen": "text"}])
-    with pytest.raises(ValueError, match="preferences.jsonl, line 4: 'chosen' must be a list of messages"):
+    with pytest.raises(UserError, match="preferences.jsonl, line 4: 'chosen' must be a list of messages"):
         train_reward(monkeypatch, start)
     files.write_jsonl("preferences.jsonl", [*rows, {**rows[0], "rejected": rows[0]["chosen"]}])
-    with pytest.raises(ValueError, match="reward.heldout=3: preferences.jsonl has 3 pairs"):
+    with pytest.raises(UserError, match="reward.heldout=3: preferences.jsonl has 3 pairs"):
         train_reward(monkeypatch, start, heldout=3)
-    with pytest.raises(ValueError, match="batch_size=6 is not a multiple of the runtime's micro_batch=4"):
+    with pytest.raises(UserError, match="batch_size=6 is not a multiple of the runtime's micro_batch=4"):
         train_reward(monkeypatch, start, training={"batch_size": 6})
     training = {"learning_rate": 1e-3, "epochs": 1, "batch_size": 4, "max_length": 3, "scheduler": "cosine", "warmup_ratio": 0.1}
     training |= {"weight_decay": 0.0, "max_grad_norm": 1.0, "precision": "fp32"}
-    with pytest.raises(ValueError, match=r"max_length=3 leaves \{'train': 0, 'heldout': 0\} of the 3 pairs; raise it"):
+    with pytest.raises(UserError, match=r"max_length=3 leaves \{'train': 0, 'heldout': 0\} of the 3 pairs; raise it"):
         train_reward(monkeypatch, start, heldout=1, training=training)
 
 

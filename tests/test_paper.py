@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM
 
 from stages import config as bridge
 from stages import files, models, pairs, reference, sft, train
-from stages.config import ConfigError, Plan
+from stages.config import Plan
+from stages.errors import UserError
 from stages.preference.data import question_tokens, tokenize_pair, tokenize_pairs
 from stages.preference.logps import answer_logps, reading, right_layout
 from stages.preference.packing import collate
@@ -200,7 +201,7 @@ def test_pairs_of_a_reward_model_that_is_not_ready_stop_the_plan(name: str, tmp_
         return OmegaConf.merge(as_given(group, part), {"pairs": made})  # type: ignore[return-value]
 
     monkeypatch.setattr(bridge, "_part_of_conf", changed)
-    with pytest.raises(ConfigError, match=rf"^not ready: {RANKED_BY[name]} \(conf/setting/{name}.yaml, annotate.model\); README.md"):
+    with pytest.raises(UserError, match=rf"^not ready: {RANKED_BY[name]} \(conf/setting/{name}.yaml, annotate.model\); README.md"):
         bridge.plan("paper")
 
 
@@ -284,7 +285,7 @@ def test_rows_are_the_same_from_parquet_and_from_json_lines(work: Path) -> None:
 )
 def test_data_that_cannot_be_read_is_one_sentence(work: Path, wanted: tuple[Any, ...], message: str) -> None:
     data_set("known", train_prefs=ultrafeedback(2))
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         read_records(source(*wanted))
     assert "\n" not in str(error.value)
 
@@ -350,12 +351,12 @@ def test_a_setting_trains_from_a_real_schema(work: Path, monkeypatch: pytest.Mon
     data = data_set("data", **{split: rows[4:], heldout: rows[:4]})
     made = stage(pairs, monkeypatch, paper.slice("pairs", setting=setting), train={"data": data, "revision": None})
     assert (made["pairs"]["train"], made["pairs"]["heldout"]) == (16, 4)
-    assert [row["prompt_id"] for row in files.read_jsonl(f"results/{setting}/data/heldout.jsonl")] == ["0", "1", "2", "3"]
+    assert [row["prompt_id"] for row in files.read_rows(f"results/{setting}/data/heldout.jsonl")] == ["0", "1", "2", "3"]
     changes: dict[str, Any] = {"model": start, "revision": None, "method": {"epochs": 2}}
     manifest = stage(train, monkeypatch, paper.slice("train", setting=setting, run="simpo"), **changes)
     config = manifest["config"]
     assert (config["precision"], config["method"]["batch_size"], manifest["steps"]) == ("bf16", 128, 2)
-    log = files.read_jsonl(f"results/{setting}/runs/simpo/train.jsonl")
+    log = files.read_rows(f"results/{setting}/runs/simpo/train.jsonl")
     assert math.isfinite(log[0]["loss"]) and log[0]["grad_norm"] > 0
     trained = models.load_model(f"results/{setting}/runs/simpo/model")
     before = models.load_model(start)
@@ -374,10 +375,10 @@ def test_dpo_reads_a_reference_of_a_hub_id_and_revision(work: Path, monkeypatch:
     named = {"model": name, "revision": revision}
     stage(reference, monkeypatch, paper.slice("reference", setting="llama3_instruct"), micro_batch=8, **named)
     stage(train, monkeypatch, paper.slice("train", setting="llama3_instruct", run="dpo"), model=start, revision=None)
-    assert files.read_jsonl("results/llama3_instruct/runs/dpo/train.jsonl")[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)
-    with pytest.raises(ValueError, match="model org/tiny-llama at revision 89ab.* cannot be loaded"):
+    assert files.read_rows("results/llama3_instruct/runs/dpo/train.jsonl")[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)
+    with pytest.raises(UserError, match="model org/tiny-llama at revision 89ab.* cannot be loaded"):
         models.load_tokenizer(name, "89abcdef" * 5)
-    with pytest.raises(ValueError, match="model org/unknown cannot be loaded"):
+    with pytest.raises(UserError, match="model org/unknown cannot be loaded"):
         models.load_model("org/unknown")
 
 

@@ -20,6 +20,7 @@ from perf import arms, lengths, memory, train_step
 from perf.arms import Arm, World
 from perf.cost import Shape, flops
 from perf.lengths import Lengths
+from stages.errors import UserError
 
 TINY = Shape(64, 32, 64, 2, 4, 2)
 
@@ -78,9 +79,9 @@ def test_another_loss_ends_the_measurement() -> None:
     every = train_step.all_arms("cpu")
     same = {"ours_simpo": 2.0, "trl_simpo_2": 2.00001, "ours_dpo_live": 0.7}
     train_step.check_losses(same, every, 1e-5)
-    with pytest.raises(ValueError, match="trl_simpo_2 has a loss of 2.0002 and ours_simpo of 2 on the same batch"):
+    with pytest.raises(UserError, match="trl_simpo_2 has a loss of 2.0002 and ours_simpo of 2 on the same batch"):
         train_step.check_losses(same | {"trl_simpo_2": 2.0002}, every, 1e-5)
-    with pytest.raises(ValueError, match="no ratio counts"):
+    with pytest.raises(UserError, match="no ratio counts"):
         train_step.check_losses(same | {"trl_simpo_2": float("nan")}, every, 1e-5)
 
 

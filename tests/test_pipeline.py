@@ -84,15 +84,15 @@ def test_every_question_of_every_benchmark_is_answered_and_judged(tree: Path) ->
         totals = {name: scores[name]["n_total"] + scores[name]["n_failed"] for name in ("alpacaeval2", "arena_hard", "mt_bench")}
         assert totals == {"alpacaeval2": 60, "arena_hard": 60, "mt_bench": 16}
         assert scores["oracle"]["n"] == 60
-        for row in files.read_jsonl(run / "eval/mt_bench/model_answer.jsonl"):
+        for row in files.read_rows(run / "eval/mt_bench/model_answer.jsonl"):
             assert len(row["choices"][0]["turns"]) == 2
 
 
 def test_on_policy_pairs_are_the_start_model_s_own_answers(tree: Path) -> None:
     setting = tree / "results/smoke_on_policy"
-    own = {(row["prompt_id"], row["response"]) for row in files.read_jsonl(setting / "generate/generations.jsonl")}
+    own = {(row["prompt_id"], row["response"]) for row in files.read_rows(setting / "generate/generations.jsonl")}
     for split in ("train", "heldout"):
-        for pair in files.read_jsonl(setting / f"data/{split}.jsonl"):
+        for pair in files.read_rows(setting / f"data/{split}.jsonl"):
             assert {(pair["prompt_id"], pair[side][0]["content"]) for side in ("chosen", "rejected")} <= own
             assert pair["score_chosen"] > pair["score_rejected"]
     counts = files.read_manifest(setting / "data")["pairs"]

@@ -61,7 +61,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     config = start_of(tmp_path)
     one = train(tmp_path, [], config, "one")
     two = train(tmp_path, TWO, config, "two")
-    for first, second in zip(files.read_jsonl(one / "train.jsonl"), files.read_jsonl(two / "train.jsonl"), strict=True):
+    for first, second in zip(files.read_rows(one / "train.jsonl"), files.read_rows(two / "train.jsonl"), strict=True):
         assert second == pytest.approx(first, rel=1e-5, abs=1e-6)
     manifests = [files.read_json(run / "manifest.json") for run in (one, two)]
     assert manifests[1]["heldout"] == pytest.approx(manifests[0]["heldout"], rel=1e-5, abs=1e-6)

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from stages import files, report
 from stages.config import compose_config
+from stages.errors import UserError
 from stages.judging import alpacaeval2
 from stages.mini import oracle as oracle_module
 from stages.mini.oracle import Oracle, load_oracle
@@ -79,7 +80,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def generations(oracle: Oracle) -> Rows:
     """Two samples for each of the world's preference prompts, further turns among them: an ideal answer, and none."""
     rows = []
-    for pair in files.read_jsonl(f"{WORLD}/preferences.jsonl"):
+    for pair in files.read_rows(f"{WORLD}/preferences.jsonl"):
         prompt = pair["chosen"][:-1]
         task = oracle.read_task(*(message["content"] for message in prompt))
         for sample, text in enumerate((write(task, PLAIN, oracle.language, Random(0)), "")):
@@ -208,12 +209,12 @@ def test_a_missing_file_is_named_with_the_next_command(tree: Path, monkeypatch: 
     kept = (tree / path).read_bytes()
     (tree / path).unlink()
     try:
-        with pytest.raises(ValueError, match=rf"{path} .*make it again with: snakemake --cores all --forcerun {again} -- {again}"):
+        with pytest.raises(UserError, match=rf"{path} .*make it again with: snakemake --cores all --forcerun {again} -- {again}"):
             run_stage(tree, monkeypatch)
     finally:
         (tree / path).write_bytes(kept)
 
 
 def test_without_sft_there_is_nothing_to_compare_with() -> None:
-    with pytest.raises(ValueError, match="smoke has dpo, ipo: without sft there is nothing to compare with; add it to scale.methods"):
+    with pytest.raises(UserError, match="smoke has dpo, ipo: without sft there is nothing to compare with; add it to scale.methods"):
         report.report({"world": WORLD, "gamed": "", "runs": {"smoke": ["dpo", "ipo"]}, "generated": []}, Path("results"))

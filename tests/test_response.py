@@ -8,6 +8,7 @@ import pytest
 import tiny
 from jinja2 import TemplateError
 
+from stages.errors import UserError
 from stages.preference.data import mismatched, render_pair, tokenize_pair, tokenize_pairs, tokens_sha256, truncate
 from stages.preference.packing import collate
 
@@ -76,14 +77,14 @@ def test_an_empty_system_turn_is_a_parameter() -> None:
     assert "system" not in render_pair(ROW, llama3, "row 1", empty_system=True)[0]
     spoken = ROW | {"prompt": [{"role": "system", "content": "w7"}, *ROW["prompt"]]}
     assert render_pair(spoken, zephyr, "row 1", empty_system=True)[0].startswith("<|system|>\nw7</s>\n<|user|>")
-    with pytest.raises(ValueError, match=r"data, line 4: .*System role not supported.*pairs.empty_system=false"):
+    with pytest.raises(UserError, match=r"data, line 4: .*System role not supported.*pairs.empty_system=false"):
         render_pair(ROW, tiny.tokenizer(tiny.GEMMA), "data, line 4", empty_system=True)
 
 
 def test_a_template_that_rewrites_the_prompt_is_an_error() -> None:
     """render_pair: no answer can be told apart where the prompt's text changes once it has one."""
     closing = tiny.tokenizer(tiny.LLAMA3 + "{{ eos_token }}")
-    with pytest.raises(ValueError, match="row 1: the model's chat template renders the prompt differently"):
+    with pytest.raises(UserError, match="row 1: the model's chat template renders the prompt differently"):
         render_pair(ROW, closing, "row 1", empty_system=False)
 
 
@@ -137,10 +138,10 @@ def test_an_empty_answer_names_its_row() -> None:
     tokenizer = tiny.tokenizer()
     # The short pair's 13 tokens fit; the longer one is cut, and the two limits leave its answers no room.
     short = {side: [{"role": ROW[side][0]["role"], "content": "w1"}] for side in ROW}
-    with pytest.raises(ValueError, match=r"train.jsonl, line 2: nothing is left of the answers.*16 - 16 tokens"):
+    with pytest.raises(UserError, match=r"train.jsonl, line 2: nothing is left of the answers.*16 - 16 tokens"):
         tokenize_pairs([short, ROW], tokenizer, "train.jsonl", max_length=16, max_prompt_length=16, empty_system=False)
     blank = ROW | {"rejected": [{"role": "assistant", "content": " \n"}]}
-    with pytest.raises(ValueError, match="train.jsonl, line 2: 'rejected' is an empty answer"):
+    with pytest.raises(UserError, match="train.jsonl, line 2: 'rejected' is an empty answer"):
         tokenize_pairs([ROW, blank], tokenizer, "train.jsonl", empty_system=False, **LONG)
 
 

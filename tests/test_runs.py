@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from stages.errors import UserError
 from stages.runs import decode, encode
 
 
@@ -50,7 +51,7 @@ def test_random_overrides_survive_the_round_trip() -> None:
     ],
 )
 def test_another_spelling_is_an_error_that_prints_the_canonical_name(name: str, canonical: str) -> None:
-    with pytest.raises(ValueError, match=canonical.replace("+", r"\+")):
+    with pytest.raises(UserError, match=canonical.replace("+", r"\+")):
         decode(name)
 
 
@@ -58,5 +59,5 @@ def test_another_spelling_is_an_error_that_prints_the_canonical_name(name: str, 
     "name", ["", "SimPO", "simpo+", "simpo+beta", "simpo+beta=1+beta=2", "simpo+beta=nan", "simpo+beta=../x", "simpo+b/c=1"]
 )
 def test_what_is_no_name_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="name|expected"):
+    with pytest.raises(UserError, match="name|expected"):
         decode(name)

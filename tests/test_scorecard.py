@@ -403,7 +403,7 @@ def test_a_missing_file_leaves_its_claims_unmeasured_and_no_other(results: Path,
 def test_runs_with_other_questions_are_not_compared(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, "S1b")
     path = results / BASE / "runs/simpo/eval/arena_hard/model_judgment.jsonl"
-    files.write_jsonl(path, files.read_jsonl(path)[::-1])
+    files.write_jsonl(path, files.read_rows(path)[::-1])
     found = scorecard.rows(Study(results)).set_index("setting")
     assert found.loc[BASE, "verdict"] == scorecard.NOT_MEASURED and "row 0" in found.loc[BASE, "reason"]
     assert found.loc[INSTRUCT, "verdict"] != scorecard.NOT_MEASURED

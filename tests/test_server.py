@@ -123,7 +123,7 @@ def judge(world: Path) -> Callable[[list[dict[str, Any]]], list[Outcome]]:
 
 def by_writer(world: Path, name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
     """The questions of the world's Arena-Hard, its baseline's answers, and a writer's."""
-    questions, baseline = (files.read_jsonl(world / f"arena_hard/{file}.jsonl") for file in ("question", "baseline"))
+    questions, baseline = (files.read_rows(world / f"arena_hard/{file}.jsonl") for file in ("question", "baseline"))
     config = compose_config("scale=smoke", "setting=smoke").world
     oracle, writer, rng = load_oracle(world), Writer(**config.writers[name]), Random(1)
     texts = [write(oracle.read_task(row["turns"][0]["content"]), writer, oracle.language, rng) for row in questions]
@@ -145,9 +145,9 @@ def test_arena_hard_with_the_mini_judge_ranks_the_writers_and_asks_the_silent_ag
 
 
 def test_mt_bench_with_the_mini_judge_rates_the_reference_above_a_child(world: Path, judge: Any) -> None:
-    questions = files.read_jsonl(world / "mt_bench/question.jsonl")
-    references = files.read_jsonl(world / "mt_bench/reference_answer.jsonl")
-    prompts = files.read_jsonl(world / "mt_bench/judge_prompts.jsonl")
+    questions = files.read_rows(world / "mt_bench/question.jsonl")
+    references = files.read_rows(world / "mt_bench/reference_answer.jsonl")
+    prompts = files.read_rows(world / "mt_bench/judge_prompts.jsonl")
     config = compose_config("scale=smoke", "setting=smoke").world
     oracle = load_oracle(world)
     means = {}

@@ -23,6 +23,7 @@ from analysis import compare, overlap, table1, table2, table3, table4, table5, t
 from analysis.paper import differs, reported
 from analysis.study import Study, over_seeds
 from stages import files
+from stages.errors import UserError
 from stages.judging import VERSIONS
 from stages.judging.paired import difference
 from stages.report import padded_win_rates
@@ -162,7 +163,7 @@ def test_failures_are_told_by_benchmark_and_reason_and_a_score_without_them_is_n
     old = files.read_json(scores / "mt_bench/scores.json")
     del old["failures"]
     files.write_json(scores / "mt_bench/scores.json", old)
-    with pytest.raises(ValueError, match=r"mt_bench/scores\.json has no 'failures'"):
+    with pytest.raises(UserError, match=r"mt_bench/scores\.json has no 'failures'"):
         table4.make(Study(results))
 
 
@@ -359,7 +360,7 @@ def test_table_2_has_the_benchmarks_and_their_judge_s_controls(results: Path) ->
     assert (hard["orders_agree"], hard["first_shown"]) == (values["arena_hard", "orders", "agreement"], 0.57)
     assert pd.isna(table.loc["MT-Bench", "embedded"]) and pd.isna(table.loc["MT-Bench", "orders_agree"])
     path.unlink()
-    with pytest.raises(ValueError, match=r"controls/mini/controls\.json does not exist; make it with: snakemake .*manifest\.json"):
+    with pytest.raises(UserError, match=r"controls/mini/controls\.json does not exist; make it with: snakemake .*manifest\.json"):
         table2.make(Study(results))
 
 
@@ -408,7 +409,7 @@ def test_table_3_has_an_objective_of_the_user_s(results: Path, tmp_path: Path, m
         assert table.set_index("objective").loc["ln_dpo", "formula"] == formula
         assert ("No formula indented in its docstring in objectives.py: ln_dpo." in caption) == (not formula)
     table3.OBJECTIVES.write_text(code)
-    with pytest.raises(ValueError, match=r"simpo/manifest.json names the objective ln_dpo, which is not in objectives.py; "):
+    with pytest.raises(UserError, match=r"simpo/manifest.json names the objective ln_dpo, which is not in objectives.py; "):
         table3.make(Study(results))
 
 
@@ -460,9 +461,9 @@ def test_what_is_the_same_prompt_and_what_is_nearly(question: str, prompt: str, 
 def test_overlaps_are_counted_by_set_and_benchmark_and_said_plainly(results: Path) -> None:
     """overlap: a question that is a prompt of the training pairs, and one that is a second turn, which is none."""
     assert "No overlap was found in 18 comparisons" in overlap.make(Study(results))[1]
-    asked = files.read_jsonl(results / "worlds/mini/arena_hard/question.jsonl")
+    asked = files.read_rows(results / "worlds/mini/arena_hard/question.jsonl")
     path = results / "mini_base/data/train.jsonl"
-    rows = files.read_jsonl(path)
+    rows = files.read_rows(path)
     said = [{"role": "user", "content": "And what else?"}, {"role": "assistant", "content": "Plums."}]
     rows[3]["prompt"] = [{"role": "user", "content": asked[5]["turns"][0]["content"].upper()}]
     rows[4]["prompt"] = [*said, {"role": "user", "content": asked[6]["turns"][0]["content"]}]
@@ -485,5 +486,5 @@ def test_a_set_that_is_no_file_here_is_not_checked_and_one_that_is_missing_is_an
     assert left.loc["mini_base", "note"] == "not checked: somebody/ultrachat is no file of this machine"
     assert "mini_base's demonstrations: not checked: somebody/ultrachat" in caption
     (results / "mini_instruct/data/heldout.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"mini_instruct/data/heldout\.jsonl does not exist; make it with: snakemake"):
+    with pytest.raises(UserError, match=r"mini_instruct/data/heldout\.jsonl does not exist; make it with: snakemake"):
         overlap.make(Study(results))

@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from stages import files, reference, train
 from stages.config import Plan
+from stages.errors import NotFinite, UserError
 from stages.preference import objectives, refcache
 from stages.preference.data import mismatched, tokenize_pairs
 from stages.preference.objectives import Losses, Sums, dpo, kto, simpo
@@ -110,7 +111,7 @@ def test_dropout_is_off(tmp_path: Path) -> None:
 def test_bf16_weights_are_refused_and_bf16_autocast_keeps_fp32_weights(tmp_path: Path) -> None:
     """PreferenceTrainer: master weights are fp32 always; under bf16 the loss is computed in bf16 and the weights stay fp32."""
     objective = partial(simpo, **SIMPO)
-    with pytest.raises(ValueError, match="torch.bfloat16.*load them as torch.float32"):
+    with pytest.raises(UserError, match="torch.bfloat16.*load them as torch.float32"):
         trained(tmp_path, objective, BIG, tiny.llama().to(torch.bfloat16))
     _, full = trained(tmp_path, objective, BIG, tiny.llama())
     model, half = trained(tmp_path, objective, BIG, tiny.llama(), bf16=True)
@@ -133,12 +134,12 @@ def test_a_loss_that_is_no_number_leaves_the_weights_as_they_are(tmp_path: Path)
     for values, named in (({"by": float("nan"), "gradient": 0.0}, "loss"), ({"by": 1.0, "gradient": float("inf")}, "grad_norm")):
         steps.clear()
         model, two = tiny.double(tiny.llama()), tiny.double(tiny.llama())
-        with pytest.raises(FloatingPointError, match=f"step 3: .*{named}.* is not finite; the step was not applied"):
+        with pytest.raises(NotFinite, match=f"step 3: .*{named}.* is not finite; the step was not applied"):
             trained(tmp_path, partial(broken, **values), BIG, model)
         trained(tmp_path, partial(simpo, **SIMPO), BIG, two, max_steps=2, lr_scheduler_type="constant")
         first = tiny.double(tiny.llama())
         steps.clear()
-        with pytest.raises(FloatingPointError):
+        with pytest.raises(NotFinite):
             trained(tmp_path, partial(broken, **values), BIG, first, lr_scheduler_type="constant")
         for one, other in zip(first.parameters(), two.parameters(), strict=True):
             assert torch.equal(one, other)
@@ -149,7 +150,7 @@ def test_out_of_memory_names_the_knob(tmp_path: Path, monkeypatch: pytest.Monkey
     for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 12 bytes")):
         model = tiny.llama()
         monkeypatch.setattr(model.lm_head, "forward", None)
-        with pytest.raises(ValueError, match=r"packs of 60 tokens; set runtime.train.token_budget"):
+        with pytest.raises(UserError, match=r"packs of 60 tokens; set runtime.train.token_budget"):
             trained(tmp_path, raising(error), 60, model)
     with pytest.raises(RuntimeError, match="something else"):
         trained(tmp_path, raising(RuntimeError("something else")), 60, tiny.llama())
@@ -277,7 +278,7 @@ def test_dpo_from_the_cached_reference(setting: Path, monkeypatch: pytest.Monkey
     assert [*cached["chosen_length"], *cached["rejected_length"]] == lengths
 
     manifest = run_dpo(monkeypatch, setting)
-    log = files.read_jsonl(setting / "runs/dpo/train.jsonl")
+    log = files.read_rows(setting / "runs/dpo/train.jsonl")
     assert log[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
     assert manifest["steps"] == len(log) == 3
     assert {"model/model.safetensors", "model/tokenizer.json", "model/config.json", "train.jsonl"} <= set(manifest["outputs"])
@@ -298,7 +299,7 @@ def test_every_method_of_table_4_trains(setting: Path, monkeypatch: pytest.Monke
         cached = str(setting / "reference") if given["reference"] == "cached" else None
         values = {"stage": "train", "run": name, "seed": 42, "reference": cached, "method": config}
         made = stage(train, monkeypatch, setting / "runs" / name, **values)
-        assert all(math.isfinite(entry["loss"]) for entry in files.read_jsonl(setting / "runs" / name / "train.jsonl"))
+        assert all(math.isfinite(entry["loss"]) for entry in files.read_rows(setting / "runs" / name / "train.jsonl"))
         moved.add(made["outputs"]["model/model.safetensors"]["sha256"])
     assert len(moved) == len(plan.scale["methods"]) - 1 == 11
 
@@ -346,17 +347,17 @@ def test_a_loss_that_is_no_number_ends_the_stage_and_keeps_its_checkpoint(
 def test_a_reference_of_other_tokens_or_weights_is_refused(setting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """stages.train: log-probabilities of other pairs, of the same cut otherwise, or of another model stop it with the command to give."""
     stage(reference, monkeypatch, setting / "reference", stage="reference")
-    with pytest.raises(ValueError, match=r"results/tiny/reference was computed from other token ids of train and .*snakemake"):
+    with pytest.raises(UserError, match=r"results/tiny/reference was computed from other token ids of train and .*snakemake"):
         run_dpo(monkeypatch, setting, max_length=14, max_prompt_length=4)
-    rows = files.read_jsonl(setting / "data/train.jsonl")
+    rows = files.read_rows(setting / "data/train.jsonl")
     files.write_jsonl(setting / "data/train.jsonl", rows[::-1])
     made(setting / "data")
-    with pytest.raises(ValueError, match=r"results/tiny/reference was computed from other token ids of train and .*snakemake"):
+    with pytest.raises(UserError, match=r"results/tiny/reference was computed from other token ids of train and .*snakemake"):
         run_dpo(monkeypatch, setting)
     files.write_jsonl(setting / "data/train.jsonl", rows)
     tiny.llama(seed=9).save_pretrained(setting / "sft/model")
     made(setting / "data")
     made(setting / "sft")
-    with pytest.raises(ValueError, match=r"results/tiny/reference was computed from other weights than .*snakemake"):
+    with pytest.raises(UserError, match=r"results/tiny/reference was computed from other weights than .*snakemake"):
         run_dpo(monkeypatch, setting)
     assert not (setting / "runs/dpo/manifest.json").exists()

@@ -19,7 +19,8 @@ from analysis.study import command_line
 from stages import config as bridge
 from stages import files
 from stages import run as front_door
-from stages.config import CONF, ConfigError, Plan, sweep
+from stages.config import CONF, Plan, sweep
+from stages.errors import UserError
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_a_smaller_scale_has_what_it_can_be_made_of(capsys: pytest.CaptureFixtur
     wrong = Plan("mini")
     wrong.scale["settings"] = ["mini_base"]
     monkeypatch.setattr(bridge, "sweep", lambda name: {"setting": ["mini_bas"], "method": ["dpo"], "seed": [1]})
-    with pytest.raises(ConfigError, match="conf/sweep/mini/gamma.yaml, in mini_bas: .*did you mean 'mini_base'"):
+    with pytest.raises(UserError, match="conf/sweep/mini/gamma.yaml, in mini_bas: .*did you mean 'mini_base'"):
         wrong.sweeps  # noqa: B018
 
 
@@ -228,14 +229,14 @@ def test_a_mistake_in_a_sweep_is_an_error_that_names_the_file_and_the_key(
     path = conf / "sweep/mini/dpo.yaml"
     assert path.read_text().count(old) == 1
     path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         _ = Plan("mini").trials
 
 
 def test_a_scale_without_sweeps_says_where_they_would_be(plan: Plan) -> None:
     """Plan.trials: no empty table."""
     plan.scale["methods"], plan.scale["ablations"] = ["sft"], []
-    with pytest.raises(ConfigError, match=r"scale mini has no trials: write conf/sweep/mini/<method>\.yaml"):
+    with pytest.raises(UserError, match=r"scale mini has no trials: write conf/sweep/mini/<method>\.yaml"):
         _ = plan.trials
 
 
@@ -310,14 +311,14 @@ def test_a_missing_manifest_and_one_without_a_figure_are_named_with_the_next_com
     path = Path("results/s/runs/dpo1/manifest.json")
     whole = files.read_json(path)
     files.write_json(path, {"heldout": whole["heldout"]})
-    with pytest.raises(ValueError, match=rf"{path} has no 'heldout_pairs'; make it again with: snakemake .*--forcerun {path}"):
+    with pytest.raises(UserError, match=rf"{path} has no 'heldout_pairs'; make it again with: snakemake .*--forcerun {path}"):
         tuning.tuning(Path("results"))
     del whole["heldout"]["loss"]
     files.write_json(path, whole)
-    with pytest.raises(ValueError, match=rf"{path} has no 'loss'"):
+    with pytest.raises(UserError, match=rf"{path} has no 'loss'"):
         tuning.tuning(Path("results"))
     path.unlink()
-    with pytest.raises(ValueError, match=rf"{path} does not exist; make it with: snakemake --cores all {path}"):
+    with pytest.raises(UserError, match=rf"{path} does not exist; make it with: snakemake --cores all {path}"):
         tuning.tuning(Path("results"))
     Path("results/s/reference/logps.parquet").unlink()
     with pytest.raises(

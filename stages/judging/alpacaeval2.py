@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from stages.errors import UserError
 from stages.judging import VERSIONS
 from stages.judging.client import Ask, Outcome, kind
 from stages.judging.rows import Row, check_same
@@ -51,7 +52,7 @@ def messages(template: str, instruction: str, output_1: str, output_2: str) -> l
     """
     chat = [{"role": role, "content": content} for role, content in CHATML.findall(template)]
     if not chat or any(template.count(gap) != 1 for gap in GAPS):
-        raise ValueError(f"the judge's template must be ChatML (<|im_start|>role … <|im_end|>) with each of {', '.join(GAPS)} once")
+        raise UserError(f"the judge's template must be ChatML (<|im_start|>role … <|im_end|>) with each of {', '.join(GAPS)} once")
     texts = dict(zip(GAPS, (instruction, output_1, output_2), strict=True))
     for message in chat:
         for gap in sorted(filter(message["content"].count, GAPS), key=message["content"].index):
@@ -162,9 +163,9 @@ def read_gamed(path: str | Path) -> pd.DataFrame:
     gamed = pd.read_csv(path)
     missing = [column for column in GAMED_COLUMNS if column not in gamed.columns]
     if missing:
-        raise ValueError(f"{path} has no column {missing[0]!r}; it needs {', '.join(GAMED_COLUMNS)}, as AlpacaEval's df_gamed.csv")
+        raise UserError(f"{path} has no column {missing[0]!r}; it needs {', '.join(GAMED_COLUMNS)}, as AlpacaEval's df_gamed.csv")
     if sorted(gamed["index"].unique()) != list(range(gamed["index"].nunique())) or gamed["not_gamed_baseline"].any():
-        raise ValueError(f"{path}: index must number the instructions from 0 without gaps, and not_gamed_baseline be False throughout")
+        raise UserError(f"{path}: index must number the instructions from 0 without gaps, and not_gamed_baseline be False throughout")
     return gamed
 
 
@@ -222,7 +223,7 @@ def score(answers: list[Row], annotations: list[Row], gamed: pd.DataFrame) -> di
         ours, judged = [row[key] for row in answers], [row[judged_key] for row in annotations]
         check_same(f"the answers ({key})", ours, f"the annotations ({judged_key})", judged)
     if len(annotations) != gamed["index"].nunique():
-        raise ValueError(
+        raise UserError(
             f"{len(annotations)} annotations for the {gamed['index'].nunique()} instructions of the gamed file: the length-controlled fit "
             "takes row i for instruction i, so that a missing row shifts all that follow; give one row an instruction, its preference null "
             "where the judgment failed"
@@ -232,10 +233,10 @@ def score(answers: list[Row], annotations: list[Row], gamed: pd.DataFrame) -> di
     frame["preference"] = frame["preference"].astype(float)
     failures = Counter(filter(None, map(failure_of, annotations)))
     if failures.total() == len(frame):
-        raise ValueError(f"all {len(frame)} judgments failed, so that there is nothing to score; the annotations' `failure` says why")
+        raise UserError(f"all {len(frame)} judgments failed, so that there is nothing to score; the annotations' `failure` says why")
     for number, value in enumerate(frame["preference"]):
         if not (1 <= value <= 2 or value == 0 or math.isnan(value)):
-            raise ValueError(f"annotation {number} (from 0): preference is {value}; it must lie in [1, 2], be 0 (a draw) or null")
+            raise UserError(f"annotation {number} (from 0): preference is {value}; it must lie in [1, 2], be 0 (a draw) or null")
 
     rates = get_winrate(frame)
     against_itself = names["generator_1"] == names["generator_2"]
@@ -265,5 +266,5 @@ def _only(rows: list[Row], key: str) -> str:
     """The one value that all rows have for ``key``: annotations of two models, or by two judges, have no common score."""
     values = sorted({str(row[key]) for row in rows})
     if len(values) > 1:
-        raise ValueError(f"the annotations have {len(values)} values of {key} ({', '.join(values[:3])}); score one at a time")
+        raise UserError(f"the annotations have {len(values)} values of {key} ({', '.join(values[:3])}); score one at a time")
     return values[0]

@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from stages import files
+from stages.errors import UserError
 from stages.judging import VERSIONS
 from stages.judging.client import Ask, Outcome, content, kind
 from stages.judging.rows import Row, by_question, fill, only
@@ -49,9 +50,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
     try:
         read: Any = OmegaConf.to_container(OmegaConf.load(path))
     except (YAMLError, OmegaConfBaseException, OSError) as error:
-        raise ValueError(f"{path} is no YAML that can be read ({str(error).splitlines()[0]}); {files.again(path)}") from None
+        raise UserError(f"{path} is no YAML that can be read ({str(error).splitlines()[0]}); {files.again(path)}") from None
     if missing := [key for key in CONFIG if not isinstance(read, dict) or key not in read]:
-        raise ValueError(f"{path} has no {missing[0]!r}; Arena-Hard's judge_config.yaml has {', '.join(CONFIG)}; {files.again(path)}")
+        raise UserError(f"{path} has no {missing[0]!r}; Arena-Hard's judge_config.yaml has {', '.join(CONFIG)}; {files.again(path)}")
     return {key: read[key] for key in CONFIG}
 
 
@@ -62,7 +63,7 @@ def messages(config: Mapping[str, Any], question: str, answer_1: str, answer_2: 
     and ``{answer_2}``.
     """
     if len(config["prompt_template"]) != 1:
-        raise ValueError(f"prompt_template has {len(config['prompt_template'])} templates; Arena-Hard v0.1's judge_config.yaml has one")
+        raise UserError(f"prompt_template has {len(config['prompt_template'])} templates; Arena-Hard v0.1's judge_config.yaml has one")
     user = fill(config["prompt_template"][0], {"question_1": question, "answer_1": answer_1, "answer_2": answer_2})
     return [{"role": "system", "content": config["system_prompt"]}, {"role": "user", "content": user}]
 
@@ -137,7 +138,7 @@ def failure_of(game: Row) -> str | None:
 def _find(rows: dict[Any, Row], question: Row, what: str) -> Row:
     number = question["question_id"]
     if number not in rows:
-        raise ValueError(f"{what} have no row for question {number!r}; every question needs one: answer it, then judge again")
+        raise UserError(f"{what} have no row for question {number!r}; every question needs one: answer it, then judge again")
     return rows[number]
 
 
@@ -148,7 +149,7 @@ def _text(answer: Row) -> str:
 
 def _only_turn(turns: list[Any], row: Row) -> Any:
     if len(turns) != 1:
-        raise ValueError(f"question {row['question_id']!r} has {len(turns)} turns; Arena-Hard v0.1 has one: give its own format's files")
+        raise UserError(f"question {row['question_id']!r} has {len(turns)} turns; Arena-Hard v0.1 has one: give its own format's files")
     return turns[0]
 
 
@@ -202,17 +203,17 @@ def score(answers: list[Row], judgments: list[Row], *, baseline: str) -> dict[st
     """
     answered, judged = by_question(answers, "the answers"), by_question(judgments, "the judgments")
     if unknown := [number for number in judged if number not in answered]:
-        raise ValueError(f"the judgments have question {unknown[0]!r}, the answers do not; give both for the same questions")
+        raise UserError(f"the judgments have question {unknown[0]!r}, the answers do not; give both for the same questions")
     points: list[float] = []
     games: list[Row] = []
     for answer in answered.values():
         pair = _find(judged, answer, "the judgments")["games"]
         if len(pair) != 2 or any(_text(answer) not in game["user_prompt"] for game in pair):
-            raise ValueError(f"the judgment of question {answer['question_id']!r} is not two games with the model's answer; judge it again")
+            raise UserError(f"the judgment of question {answer['question_id']!r} is not two games with the model's answer; judge it again")
         points += battles(pair)
         games += pair
     if not points:
-        raise ValueError(f"all {len(games)} games failed, so that there is nothing to score; the games' `failure` says why")
+        raise UserError(f"all {len(games)} games failed, so that there is nothing to score; the games' `failure` says why")
     failures = Counter(filter(None, map(failure_of, games)))
     elo = rating(np.array(points))
     low, high = interval(np.array(points))

@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from stages.errors import UserError
+
 NANO = 10**9
 BUSY_SECONDS = 60
 SCHEMA = (
@@ -34,12 +36,12 @@ SCHEMA = (
 )
 
 
-class OverBudget(ValueError):
+class OverBudget(UserError):
     """The next try may cost more than is left, and nothing in flight will give any back."""
 
 
 class Cache:
-    """The file at ``path``, made where there is none. One for a process; ValueError where it is no such file, or cannot be written.
+    """The file at ``path``, made where there is none. One for a process; UserError where it is no such file, or cannot be written.
 
     durable: whether a commit also outlives the machine's failure, at a few milliseconds each; a killed process loses none either way.
     """
@@ -151,7 +153,7 @@ class Cache:
         try:
             yield
         except sqlite3.Error as error:
-            raise ValueError(
+            raise UserError(
                 f"{self.path}, the judge's cache, cannot be used ({error}); see that its folder can be written and has room. A damaged"
                 " file must be moved away: then a new one is made, answers are paid for again, and the budget starts at nothing"
             ) from None
@@ -168,7 +170,7 @@ def stored(path: str | Path, keys: list[str]) -> list[bytes | None]:
     try:
         rows = [database.execute("SELECT body, sha256 FROM responses WHERE key = ?", (key,)).fetchone() for key in keys]
     except sqlite3.Error as error:
-        raise ValueError(f"{path} cannot be read as the judge's cache ({error})") from None
+        raise UserError(f"{path} cannot be read as the judge's cache ({error})") from None
     finally:
         database.close()
     return [bytes(row[0]) if row and hashlib.sha256(row[0]).hexdigest() == row[1] else None for row in rows]

@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
+from stages.errors import UserError
 from stages.judging.cache import NANO, Cache, OverBudget
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Client:
     earlier ones among them. A judge that costs something needs both; one that is free may have neither (None).
     api_key_env: the environment variable that holds the key; None where the endpoint needs none.
     concurrency, timeout (seconds a try), max_retries, rpm (calls a minute, 0 for any number): what changes the speed, or what is given up,
-    and never a verdict. ValueError: a setting out of range or left out, no key.
+    and never a verdict. UserError: a setting out of range or left out, no key.
     """
 
     def __init__(
@@ -113,17 +114,17 @@ class Client:
         least = {"concurrency": (concurrency, 1), "timeout": (timeout, 1e-3), "max_retries": (max_retries, 0), "rpm": (rpm, 0)}
         for name, (value, low) in (least | {"judge.budget": (budget or 0, 0)}).items():
             if not low <= value < math.inf:
-                raise ValueError(f"{name} is {value}; it must be at least {low}")
+                raise UserError(f"{name} is {value}; it must be at least {low}")
         self.price = checked_price(price)
         self.is_paid = any(self.price.values())
         if self.is_paid and (budget is None or cache is None):
             missing = (
                 "judge.budget is not set: say how many dollars" if budget is None else "judge.cache is false: only its file bounds what"
             )
-            raise ValueError(f"{missing} the judge {model} may cost (conf/judge, or --runtime budget=DOLLARS)")
+            raise UserError(f"{missing} the judge {model} may cost (conf/judge, or --runtime budget=DOLLARS)")
         self.key = os.environ.get(api_key_env, "") if api_key_env else "none"
         if not self.key:
-            raise ValueError(
+            raise UserError(
                 f"the environment variable {api_key_env} is empty; put the key for {base_url} in it (judge.api_key_env names it)"
             )
         self.model, self.base_url, self.api_key_env = model, base_url, api_key_env
@@ -154,7 +155,7 @@ class Client:
         """One outcome a request, in the order of ``requests``.
 
         requests: ``messages`` and the decoding's keys, as ``chat.completions.create`` takes them (others go into ``extra_body``).
-        ValueError: requests that the endpoint will never take, an endpoint that is down, a budget that is used up; then what had been
+        UserError: requests that the endpoint will never take, an endpoint that is down, a budget that is used up; then what had been
         answered is in the cache.
         """
         keys = request_keys(self.base_url, self.model, requests)
@@ -188,7 +189,7 @@ class Client:
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from None
         if round_.reason:
-            raise ValueError(round_.reason)
+            raise UserError(round_.reason)
         return [outcome for outcome in outcomes if outcome]
 
     async def _outcome(self, request: dict[str, Any], key: str, round_: Round) -> Outcome | None:
@@ -307,11 +308,11 @@ class Client:
 
 
 def checked_price(price: dict[str, float] | None) -> dict[str, float]:
-    """``price`` where it has both numbers; ValueError names the key that is missing or out of range."""
+    """``price`` where it has both numbers; UserError names the key that is missing or out of range."""
     for name in ("input", "output"):
         value = (price or {}).get(name)
         if value is None or not 0 <= value < math.inf:
-            raise ValueError(
+            raise UserError(
                 f"judge.price.{name} is {value}; give it in conf/judge, in dollars a million tokens: 0 where the judge costs nothing"
             )
     assert price is not None
@@ -334,7 +335,7 @@ def worst_tokens(request: dict[str, Any]) -> tuple[int, int]:
     """Tokens that a request can cost at most, read and written: a token is at least a byte, and a message's frame at most 16."""
     given = request.get("max_tokens") or request.get("max_completion_tokens")
     if not given:
-        raise ValueError("the benchmark's decoding has no max_tokens, so that nothing bounds what a call costs; set it")
+        raise UserError("the benchmark's decoding has no max_tokens, so that nothing bounds what a call costs; set it")
     texts = [json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass") for message in request["messages"]]
     return sum(map(len, texts)) + 16 * (len(texts) + 1), int(given) * int(request.get("n") or 1)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from stages.errors import UserError
 from stages.judging import VERSIONS
 from stages.judging.client import Ask, content, kind
 from stages.judging.rows import Row, by_question, fill, only, read_rows
@@ -51,7 +52,7 @@ def messages(prompts: list[Row], question: Row, answers: list[str], turn: int, r
     name = prompt_name(question["category"], turn)
     prompt = next((row for row in prompts if row["name"] == name), None)
     if prompt is None:
-        raise ValueError(f"the judge's prompts have no {name!r}; take FastChat's judge_prompts.jsonl")
+        raise UserError(f"the judge's prompts have no {name!r}; take FastChat's judge_prompts.jsonl")
     suffixes = ("",) if turn == 1 else ("_1", "_2")
     texts = {f"question{suffix}": text for suffix, text in zip(suffixes, question["turns"], strict=False)}
     texts |= {f"answer{suffix}": text for suffix, text in zip(suffixes, answers, strict=False)}
@@ -92,7 +93,7 @@ def annotate(
     for turn in TURNS:
         for number, question in by_question(questions, "the questions").items():
             if len(question["turns"]) != len(TURNS):
-                raise ValueError(f"question {number!r} has {len(question['turns'])} turns; MT-Bench has two: take its own question.jsonl")
+                raise UserError(f"question {number!r} has {len(question['turns'])} turns; MT-Bench has two: take its own question.jsonl")
             needs = question["category"] in NEEDS_REFERENCE
             reference = _turns(given, number, "the reference answers") if needs else None
             chat = messages(prompts, question, _turns(ours, number, "the answers"), turn, reference)
@@ -115,12 +116,12 @@ def failure_of(row: Row) -> str | None:
 
 
 def _turns(rows: Mapping[Any, Row], number: Any, what: str) -> list[str]:
-    """The texts of both turns; ValueError names the question that has no row, or another number of turns."""
+    """The texts of both turns; UserError names the question that has no row, or another number of turns."""
     if number not in rows:
-        raise ValueError(f"{what} have no row for question {number!r}; every question to be judged with them needs one")
+        raise UserError(f"{what} have no row for question {number!r}; every question to be judged with them needs one")
     turns: list[str] = rows[number]["choices"][0]["turns"]
     if len(turns) != len(TURNS):
-        raise ValueError(f"{what} have {len(turns)} turns for question {number!r}; MT-Bench has two: give both")
+        raise UserError(f"{what} have {len(turns)} turns for question {number!r}; MT-Bench has two: give both")
     return turns
 
 
@@ -141,16 +142,16 @@ def score(answers: list[Row], judgments: list[Row], questions: list[Row]) -> dic
     judged = {(row["question_id"], row["turn"]): row for row in judgments}
     if uneven := [key for key in (texts | judged) if key not in texts or key not in judged]:
         number, turn = uneven[0]
-        raise ValueError(f"turn {turn} of question {number!r} is not in both answers and judgments; give both for the same questions")
+        raise UserError(f"turn {turn} of question {number!r} is not in both answers and judgments; give both for the same questions")
     if unknown := [number for number in answered if number not in asked]:
-        raise ValueError(f"the questions have no {unknown[0]!r}, which was answered; give the question.jsonl that the answers are to")
+        raise UserError(f"the questions have no {unknown[0]!r}, which was answered; give the question.jsonl that the answers are to")
     for row in judgments:
         if texts[row["question_id"], row["turn"]] not in row["user_prompt"]:
-            raise ValueError(f"turn {row['turn']} of question {row['question_id']!r}: judged was another answer; judge these answers")
+            raise UserError(f"turn {row['turn']} of question {row['question_id']!r}: judged was another answer; judge these answers")
 
     rated = [row for row in judgments if row["score"] != FAILED]
     if not rated:
-        raise ValueError(f"all {len(judgments)} judgments failed, so that there is nothing to score; their `failure` says why")
+        raise UserError(f"all {len(judgments)} judgments failed, so that there is nothing to score; their `failure` says why")
     failures = Counter(filter(None, map(failure_of, judgments)))
     of_question = [mean for number in answered if (mean := _mean(row for row in rated if row["question_id"] == number)) is not None]
     categories = dict.fromkeys(asked[number]["category"] for number in asked if number in answered)

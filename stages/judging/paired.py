@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stages.errors import UserError
 from stages.judging.rows import check_same, read_rows
 
 KEYS = {"alpacaeval2": "preference", "oracle": "score"}  # where an instruction's value stands, by protocol
@@ -34,7 +35,7 @@ class Difference(NamedTuple):
 def values(annotations: Path, benchmark: str) -> tuple[list[str], np.ndarray]:
     """The instructions of an annotations.json, and what each gave: AlpacaEval's win in [0, 100], the oracle's score in [0, 10].
 
-    NaN where the judgment failed. ValueError names the file that is missing, or its row without a value.
+    NaN where the judgment failed. UserError names the file that is missing, or its row without a value.
     """
     rows = read_rows(annotations, ("instruction", KEYS[benchmark]))
     found = np.array([row[KEYS[benchmark]] for row in rows], dtype=float)
@@ -44,11 +45,11 @@ def values(annotations: Path, benchmark: str) -> tuple[list[str], np.ndarray]:
 
 
 def difference(ours: Path, theirs: Path, benchmark: str) -> Difference:
-    """Ours minus theirs, in the units of ``values``; ValueError unless both are annotations of the same instructions in the same order."""
+    """Ours minus theirs, in the units of ``values``; UserError unless both are annotations of the same instructions in the same order."""
     (asked, a), (asked_too, b) = values(ours, benchmark), values(theirs, benchmark)
     check_same(str(ours), asked, str(theirs), asked_too)
     gaps = (a - b)[~np.isnan(a - b)]
     if not gaps.size:
-        raise ValueError(f"{ours} and {theirs} have no instruction on which both were judged; their `failure` says why")
+        raise UserError(f"{ours} and {theirs} have no instruction on which both were judged; their `failure` says why")
     standard_error = gaps.std(ddof=1) / math.sqrt(gaps.size) if gaps.size > 1 else math.nan
     return Difference(float(gaps.mean()), float(standard_error), gaps.size)

@@ -25,6 +25,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from stages.errors import UserError
 from stages.judging import client
 from stages.judging.cache import stored
 from stages.judging.rows import Row, read_rows
@@ -43,7 +44,7 @@ EXPECTED_WRITTEN = {"alpacaeval2": 1, "arena_hard": 700, "mt_bench": 200, "oracl
 def local_server(module: str, config: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """``python -m module --config config``, which is gone when the block ends, however it ends.
 
-    Its base URL, and a check that it lives: ValueError with its last words where it does not.
+    Its base URL, and a check that it lives: UserError with its last words where it does not.
     """
     command = [sys.executable, "-u", "-m", module, "--config", str(config)]
     last: deque[str] = deque(maxlen=20)
@@ -62,13 +63,13 @@ def local_server(module: str, config: Path) -> Iterator[tuple[str, Callable[[], 
         def check() -> None:
             if process.poll() is not None:
                 listener.join(1)
-                raise ValueError(f"the judge's server, {module}, ended in mid-work ({process.returncode}); it said:\n{''.join(last)}")
+                raise UserError(f"the judge's server, {module}, ended in mid-work ({process.returncode}); it said:\n{''.join(last)}")
 
         try:
             address = _address(module, said, last)
             try:
                 yield address, check
-            except ValueError:
+            except UserError:
                 check()  # then what went unanswered is the server's end, and no judge's failure
                 raise
         finally:
@@ -80,16 +81,16 @@ def local_server(module: str, config: Path) -> Iterator[tuple[str, Callable[[], 
 
 
 def _address(module: str, said: Queue[str], last: deque[str]) -> str:
-    """The address that the server prints; ValueError where it ends first, or does not listen within 30 s."""
+    """The address that the server prints; UserError where it ends first, or does not listen within 30 s."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
             line = said.get(timeout=max(deadline - time.monotonic(), 0))
         except Empty:
             said_last = "".join(last) or "nothing at all"
-            raise ValueError(f"the judge's server, {module}, did not listen within {START_SECONDS} s; it said:\n{said_last}") from None
+            raise UserError(f"the judge's server, {module}, did not listen within {START_SECONDS} s; it said:\n{said_last}") from None
         if not line:
-            raise ValueError(f"the judge's server, {module}, ended before it listened; it said:\n{''.join(last)}")
+            raise UserError(f"the judge's server, {module}, ended before it listened; it said:\n{''.join(last)}")
         if found := re.match(r"listening on (http://\S+)", line):
             return found[1]
 
@@ -144,13 +145,13 @@ def read_slice(config: DictConfig, protocols: Collection[str]) -> tuple[dict[str
     wanted: Any = OmegaConf.to_container(config)
     judge, benchmarks = wanted["judge"], wanted["benchmarks"]
     if unknown := set(wanted["runtime"]) - set(RUNTIME):
-        raise ValueError(f"unknown --runtime key {min(unknown)!r}; known are {', '.join(RUNTIME)}")
+        raise UserError(f"unknown --runtime key {min(unknown)!r}; known are {', '.join(RUNTIME)}")
     if bool(judge["base_url"]) == bool(judge["server"]):
-        raise ValueError("set either judge.base_url (an endpoint) or judge.server (a local server's module), and null for the other")
+        raise UserError("set either judge.base_url (an endpoint) or judge.server (a local server's module), and null for the other")
     if judge["server"] and judge["cache"]:
-        raise ValueError("judge.cache must be false for a judge.server: what it says depends on more than the request, and costs nothing")
+        raise UserError("judge.cache must be false for a judge.server: what it says depends on more than the request, and costs nothing")
     if unknown := {benchmark["protocol"] for benchmark in benchmarks.values()} - set(protocols):
-        raise ValueError(f"benchmarks: unknown protocol {min(unknown)!r}; known are {', '.join(protocols)}")
+        raise UserError(f"benchmarks: unknown protocol {min(unknown)!r}; known are {', '.join(protocols)}")
     for benchmark in benchmarks.values():
         read_rows(benchmark["answers"], ())
     return wanted, os.environ.get("JUDGE_CACHE", CACHE) if judge["cache"] else None

@@ -19,13 +19,13 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from omegaconf import DictConfig
 
 from stages import files
+from stages.errors import UserError
 from stages.judging import alpacaeval2, arena_hard, mt_bench
 from stages.mini import raters
 from stages.mini.oracle import Oracle, load_oracle
@@ -98,7 +98,7 @@ def readers(benchmarks: DictConfig) -> list[tuple[Reader, Answer]]:
     for benchmark in benchmarks.values():
         match benchmark.protocol:
             case "alpacaeval2":
-                template = Path(benchmark.template).read_text(encoding="utf-8")
+                template = files.read_text(benchmark.template)
                 gaps = ("{instruction}", "{output_1}", "{output_2}")
                 found.append((template_reader(alpacaeval2.messages(template, *gaps)[-1]["content"]), preference))
             case "arena_hard":
@@ -138,7 +138,7 @@ def answer_to(chat: list[dict[str, str]], oracle: Oracle, temper: dict[str, Any]
         if (texts := read(asked[0])) is not None:
             try:
                 return answer(oracle, texts, temper, len(asked) > 1)
-            except ValueError:  # not a prompt of this world
+            except UserError:  # not a prompt of this world
                 break
     return CANNOT_TELL
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from stages.errors import UserError
 from stages.mini.knowledge import ATTRIBUTES, COUNTED, VALUES, Claim, Knowledge
 from stages.mini.language import (
     AGAIN_PROMPTS,
@@ -176,7 +177,7 @@ def _compared(task: Task) -> tuple[str, str]:
 def draw_tasks(language: Language, n: int, mix: dict[str, float], rng: Random, taken: set[str]) -> list[Task]:
     """``n`` tasks of the kinds in ``mix`` (weights), no prompt twice nor one of ``taken``, to which the new prompts are added.
 
-    ValueError when a world as small as this has not that many different prompts.
+    UserError when a world as small as this has not that many different prompts.
     """
     read = TaskReader(language)
     tasks: list[Task] = []
@@ -188,7 +189,7 @@ def draw_tasks(language: Language, n: int, mix: dict[str, float], rng: Random, t
             failures += 1
             if failures > 100 * n + 1000:
                 towns = len(language.knowledge.towns)
-                raise ValueError(f"{len(tasks)} of {n} prompts found: too few for world.n_towns={towns}; raise it or ask for fewer")
+                raise UserError(f"{len(tasks)} of {n} prompts found: too few for world.n_towns={towns}; raise it or ask for fewer")
             continue
         taken.add(prompt)
         tasks.append(read(prompt))
@@ -229,15 +230,15 @@ class TaskReader:
             self._kinds[self.language.read(form.format(**places)).shape] = (kind, detail)
 
     def __call__(self, *turns: str) -> Task:
-        """The task behind a prompt, or behind the last of (prompt, answer, prompt); ValueError names what is no prompt of this world's."""
+        """The task behind a prompt, or behind the last of (prompt, answer, prompt); UserError names what is no prompt of this world's."""
         if len(turns) == 1:
             found = self._first(turns[0])
         elif len(turns) == 3:
             found = self._second(self(turns[0]), turns[1], turns[2])
         else:
-            raise ValueError(f"a conversation of {len(turns)} texts; this world knows (prompt) and (prompt, answer, prompt)")
+            raise UserError(f"a conversation of {len(turns)} texts; this world knows (prompt) and (prompt, answer, prompt)")
         if found is None:
-            raise ValueError(f"not a prompt of this world: {turns[-1]!r}")
+            raise UserError(f"not a prompt of this world: {turns[-1]!r}")
         kind, wanted, need, given = found
         return Task(kind, turns, wanted, len(wanted) if need is None else need, given)
 

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from stages.errors import UserError
+
 NAME = "shared_prompt"
 
 
@@ -52,7 +54,9 @@ def _by_kernel(query: Tensor, key: Tensor, value: Tensor, plan: dict[str, Any], 
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
-        raise ImportError(f"torch {torch.__version__} has no torch.nn.attention.varlen, which bf16 on CUDA needs") from None
+        raise UserError(
+            f"torch {torch.__version__} has no torch.nn.attention.varlen, which bf16 on CUDA needs: make setup ENV=cuda"
+        ) from None
     key, value = (states.index_select(0, plan["keys"]) for states in (key, value))
     if group := query.shape[1] // key.shape[1] - 1:  # torch 2.11 has no enable_gqa
         key, value = (states.repeat_interleave(group + 1, dim=1) for states in (key, value))

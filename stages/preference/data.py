@@ -18,6 +18,7 @@ from jinja2 import TemplateError
 from omegaconf import DictConfig
 
 from stages import files
+from stages.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,7 +32,7 @@ def read_splits(config: DictConfig, tokenizer: PreTrainedTokenizerBase) -> dict[
     ``mismatched train`` and ``mismatched heldout`` their prompts with other rows' answers."""
     limits = {key: config[key] for key in ("max_length", "max_prompt_length", "empty_system")}
     paths = {split: f"{config.pairs}/{split}.jsonl" for split in ("train", "heldout")}
-    splits = {split: tokenize_pairs(files.read_jsonl(path), tokenizer, path, **limits) for split, path in paths.items()}
+    splits = {split: tokenize_pairs(files.read_rows(path), tokenizer, path, **limits) for split, path in paths.items()}
     lengths = {"max_length": config.max_length, "max_prompt_length": config.max_prompt_length}
     return splits | {f"mismatched {split}": mismatched(pairs, **lengths) for split, pairs in splits.items()}
 
@@ -39,7 +40,7 @@ def read_splits(config: DictConfig, tokenizer: PreTrainedTokenizerBase) -> dict[
 def tokenize_pairs(
     rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, path: str, *, max_length: int, max_prompt_length: int, empty_system: bool
 ) -> list[Pair]:
-    """The tokenised pairs of the file ``path``; ValueError names the line that cannot be trained on."""
+    """The tokenised pairs of the file ``path``; UserError names the line that cannot be trained on."""
     limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
     numbered = enumerate(rows, start=1)
     return [tokenize_pair(row, tokenizer, f"{path}, line {n}", empty_system=empty_system, **limits) for n, row in numbered]
@@ -63,13 +64,13 @@ def tokenize_pair(
     prompt, answers = chosen[:shared], [chosen[shared:], rejected[shared:]]
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     if eos is None:
-        raise ValueError("the tokenizer has no EOS token, with which every answer ends; set eos_token in its tokenizer_config.json")
+        raise UserError("the tokenizer has no EOS token, with which every answer ends; set eos_token in its tokenizer_config.json")
     if bos is not None and prompt[:1] != [bos]:
         prompt = [bos, *prompt]
     answers = [answer if answer[-1:] == [eos] else [*answer, eos] for answer in answers]
     prompt, *answers = truncate(prompt, *answers, max_length=max_length, max_prompt_length=max_prompt_length)
     if not all(answers):
-        raise ValueError(
+        raise UserError(
             f"{where}: nothing is left of the answers after truncation, which leaves them max_length - max_prompt_length ="
             f" {max_length} - {max_prompt_length} tokens; lower max_prompt_length or raise max_length"
         )
@@ -86,15 +87,15 @@ def render_pair(row: Row, tokenizer: PreTrainedTokenizerBase, where: str, *, emp
     prompt = with_system(row["prompt"], tokenizer) if empty_system else row["prompt"]
     for side in ("chosen", "rejected"):
         if not row[side] or not row[side][-1]["content"].strip():
-            raise ValueError(f"{where}: {side!r} is an empty answer; remove the row")
+            raise UserError(f"{where}: {side!r} is an empty answer; remove the row")
     try:
         before = tokenizer.apply_chat_template(prompt, tokenize=False)
         after = [tokenizer.apply_chat_template(prompt + answer, tokenize=False) for answer in (row["chosen"], row["rejected"])]
     except TemplateError as error:
         hint = "; where it knows no system turn set pairs.empty_system=false" if empty_system else ""
-        raise ValueError(f"{where}: the model's chat template refuses this conversation: {error}{hint}") from None
+        raise UserError(f"{where}: the model's chat template refuses this conversation: {error}{hint}") from None
     if not all(text.startswith(before) for text in after):
-        raise ValueError(f"{where}: the model's chat template renders the prompt differently once an answer follows; change the template")
+        raise UserError(f"{where}: the model's chat template renders the prompt differently once an answer follows; change the template")
     return before, after[0][len(before) :], after[1][len(before) :]
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from stages import files
+from stages.errors import UserError
 from stages.preference import attention
 from stages.preference.data import Pair
 from stages.preference.packing import LAYOUTS, collate, to_device, tokens_of
@@ -43,7 +44,7 @@ def answer_logps(
     """
     config, head = model.config.get_text_config(), model.get_output_embeddings()
     if getattr(config, "logit_scale", 1.0) != 1.0 or getattr(config, "logits_scaling", 1.0) != 1.0 or head.bias is not None:
-        raise ValueError(
+        raise UserError(
             f"model type {config.model_type} scales or shifts its logits, which this module does not; use Llama, Mistral or Gemma-2"
         )
     shared = {} if shared_prompt is None else {"shared_prompt": shared_prompt}

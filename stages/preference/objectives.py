@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from stages.errors import UserError
+
 Losses = tuple[Tensor, Tensor, Tensor]
 
 
@@ -46,11 +48,11 @@ class Sums:
 
 
 def named(name: str) -> Callable[..., Losses]:
-    """The objective ``name``: a public function of this module with keyword-only hyperparameters. ValueError names those that exist."""
+    """The objective ``name``: a public function of this module with keyword-only hyperparameters. UserError names those that exist."""
     functions = {key: value for key, value in globals().items() if inspect.isfunction(value) and value.__module__ == __name__}
     known = {key: value for key, value in functions.items() if not key.startswith("_") and value.__code__.co_kwonlyargcount}
     if name not in known:
-        raise ValueError(f"method.objective={name}: stages/preference/objectives.py has {', '.join(known)}")
+        raise UserError(f"method.objective={name}: stages/preference/objectives.py has {', '.join(known)}")
     return known[name]
 
 
@@ -125,7 +127,7 @@ def kto(sums: Sums, *, beta: float, chosen_weight: float, rejected_weight: float
     """
     chosen_rewards, rejected_rewards = (beta * ratios for ratios in _log_ratios(sums, "kto"))
     if sums.kl is None:
-        raise ValueError("objective kto needs the log-ratios of mismatched pairs; set method.mismatched=true")
+        raise UserError("objective kto needs the log-ratios of mismatched pairs; set method.mismatched=true")
     z = (beta * sums.kl).clamp(min=0)
     # 1 - σ(h) = σ(-h), without the cancellation.
     losses = (chosen_weight * torch.sigmoid(z - chosen_rewards) + rejected_weight * torch.sigmoid(rejected_rewards - z)) / 2
@@ -175,9 +177,9 @@ def simpo(
     Rewards: β/|y| log π, without γ.
     """
     if loss_type not in ("sigmoid", "hinge"):
-        raise ValueError(f"method.loss_type={loss_type}: simpo has 'sigmoid' and 'hinge'")
+        raise UserError(f"method.loss_type={loss_type}: simpo has 'sigmoid' and 'hinge'")
     if loss_type == "hinge" and label_smoothing:
-        raise ValueError(f"method.label_smoothing={label_smoothing}: the hinge loss knows none; set it to 0 or method.loss_type=sigmoid")
+        raise UserError(f"method.label_smoothing={label_smoothing}: the hinge loss knows none; set it to 0 or method.loss_type=sigmoid")
     chosen_rewards, rejected_rewards = beta * sums.chosen_logps, beta * sums.rejected_logps
     if length_normalization:
         chosen_rewards, rejected_rewards = chosen_rewards / sums.chosen_length, rejected_rewards / sums.rejected_length
@@ -189,9 +191,9 @@ def simpo(
 
 
 def _log_ratios(sums: Sums, objective: str) -> tuple[Tensor, Tensor]:
-    """Δ_w and Δ_l, [B] each; ValueError without the reference's log-probabilities."""
+    """Δ_w and Δ_l, [B] each; UserError without the reference's log-probabilities."""
     if sums.reference_chosen_logps is None or sums.reference_rejected_logps is None:
-        raise ValueError(f"objective {objective} needs the reference's log-probabilities; set method.reference=cached, or live")
+        raise UserError(f"objective {objective} needs the reference's log-probabilities; set method.reference=cached, or live")
     return sums.chosen_logps - sums.reference_chosen_logps, sums.rejected_logps - sums.reference_rejected_logps
 
 
@@ -199,7 +201,7 @@ def _nll(sums: Sums, nll: str) -> Tensor:
     """The cross-entropy of the chosen answers, [B], divided as ``nll`` says (see above)."""
     lengths: dict[str, Tensor | float] = {"sum": 1.0, "mean": sums.chosen_length, "token_mean": sums.mean_chosen_length}
     if nll not in lengths:
-        raise ValueError(f"method.nll={nll}: expected one of {', '.join(lengths)}")
+        raise UserError(f"method.nll={nll}: expected one of {', '.join(lengths)}")
     return -sums.chosen_logps / lengths[nll]
 
 

@@ -16,6 +16,7 @@ import torch
 
 from stages import files
 from stages.checkpoints import weights_sha256
+from stages.errors import UserError
 from stages.preference.data import Pair, tokens_sha256
 from stages.preference.logps import answer_logps, reading
 from stages.preference.packing import collate, pack, to_device
@@ -54,11 +55,11 @@ def write(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
 
 
 def read(folder: str | Path, wanted: Mapping[str, str]) -> dict[str, list[tuple[float, float]]]:
-    """The sums (chosen, rejected) of each split, in order; ValueError where ``folder`` belongs to another identity than ``wanted``."""
+    """The sums (chosen, rejected) of each split, in order; UserError where ``folder`` belongs to another identity than ``wanted``."""
     found = files.read_manifest(folder).get("identity", {})
     if different := [key for key in wanted if found.get(key) != wanted[key]]:
         other = " and ".join(different)
-        raise ValueError(f"{folder} was computed from other {other} than this run starts from; {files.again(folder)}")
+        raise UserError(f"{folder} was computed from other {other} than this run starts from; {files.again(folder)}")
     frame = pd.read_parquet(Path(folder) / FILE).sort_values(["split", "row"])
     return {str(split): sums(part) for split, part in frame.groupby("split")}
 

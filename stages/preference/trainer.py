@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
+from stages.errors import NotFinite, UserError
 from stages.preference.data import Pair
 from stages.preference.logps import answer_logps, reading, right_layout
 from stages.preference.objectives import Losses, Sums
@@ -80,7 +81,7 @@ def log_ratios(logps: Tensor, batch: Batch) -> Tensor:
     """The sum over the counting pairs' answers of log π(y|x) - log ref(y|x), a scalar."""
     sums = pair_sums(logps, batch, 0.0)
     if sums.reference_chosen_logps is None or sums.reference_rejected_logps is None:
-        raise ValueError("the KL estimate needs the reference's log-probabilities; set method.reference=cached, or live")
+        raise UserError("the KL estimate needs the reference's log-probabilities; set method.reference=cached, or live")
     return (sums.chosen_logps - sums.reference_chosen_logps + sums.rejected_logps - sums.reference_rejected_logps).sum()
 
 
@@ -174,11 +175,11 @@ class PreferenceTrainer(Trainer):
         layout: str | None = None,
     ) -> None:
         if low := sorted({str(p.dtype) for p in model.parameters() if p.dtype in (torch.bfloat16, torch.float16)}):
-            raise ValueError(f"the model's weights are {', '.join(low)}: a step of 1e-6 is lost in them; load them as torch.float32")
+            raise UserError(f"the model's weights are {', '.join(low)}: a step of 1e-6 is lost in them; load them as torch.float32")
         if token_budget < 1:
-            raise ValueError(f"--runtime token_budget={token_budget}: expected at least 1")
+            raise UserError(f"--runtime token_budget={token_budget}: expected at least 1")
         if args.n_gpu > 1 or args.gradient_accumulation_steps > 1:
-            raise ValueError(
+            raise UserError(
                 "a process trains on one device, a whole global batch a step: start one process a GPU with runtime.train.processes, or set"
                 " CUDA_VISIBLE_DEVICES=0; and gradient_accumulation_steps=1"
             )
@@ -211,14 +212,14 @@ class PreferenceTrainer(Trainer):
                 return super().train(*args, **kwargs)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
-                raise ValueError(out_of_memory(self.token_budget)) from error
+                raise UserError(out_of_memory(self.token_budget)) from error
             raise
         finally:
             for name in ("forward", "_original_forward"):  # the latter is accelerate's
                 self.model.__dict__.pop(name, None)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """Forward and backward of this process's packs; the mean of the global batch's losses. FloatingPointError where it is no number."""
+        """Forward and backward of this process's packs; the mean of the global batch's losses. NotFinite where it is no number."""
         model.train()
         pairs, processes = inputs["pairs"], self.args.world_size
         kl = self._kl(model, inputs)
@@ -237,7 +238,7 @@ class PreferenceTrainer(Trainer):
         means = torch.cat([gathered, norm.to(gathered.dtype).unsqueeze(0)]).tolist()  # the step's one wait for the device
         self.figures = dict(zip([*totals, "grad_norm"], means, strict=True)) | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
         if wrong := [name for name, value in self.figures.items() if not math.isfinite(value)]:
-            raise FloatingPointError(
+            raise NotFinite(
                 f"step {self.state.global_step + 1}: {', '.join(wrong)} is not finite; the step was not applied, and the last checkpoint is"
                 " kept; lower method.learning_rate, or look at the pairs of that batch"
             )
