@@ -29,7 +29,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stages import files, runs
 from stages.errors import UserError
-from stages.schema import CHECKPOINT, FORM, Method, check_range, leaves, nearest, plain, validate, validate_method
+from stages.schema import (
+    CHECKPOINT,
+    FORM,
+    Kind,
+    Method,
+    check_kind,
+    check_range,
+    kind_of,
+    leaves,
+    nearest,
+    needed_knobs,
+    plain,
+    validate,
+    validate_method,
+    validate_scale,
+    value_of,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -151,7 +167,7 @@ class Plan:
         self._settings: dict[str, DictConfig] = {}
         self._methods: dict[tuple[str, str], DictConfig] = {}
         self._slices: dict[tuple[Any, ...], tuple[str, dict[str, Any]]] = {}
-        self.scale = plain(self._raw.scale)
+        self.scale = validate_scale(self._raw.scale)
         self.base = self.setting(self.scale["settings"][0])  # for what no setting changes
         # What changes the speed and never the result: options of a stage's command, which no rerun depends on.
         runtime = plain(self.base.runtime)
@@ -159,8 +175,8 @@ class Plan:
             runtime.setdefault("judge", {})["budget"] = self.base.judge.budget
         given = {stage: " ".join(f"{key}={value}" for key, value in knobs.items()) for stage, knobs in runtime.items()}
         self.knobs = {stage: f"--runtime {given.get(stage, '')}" for stage in VERSIONS}
-        self.efficiency = " ".join(f"--{key} {value}" for key, value in runtime.get("efficiency", {}).items())
-        processes = self.base.runtime["train"].get("processes", 1)
+        self.efficiency = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in runtime.get("efficiency", {}).items())
+        processes = runtime.get("train", {}).get("processes", 1)
         # What starts a training: torch's launcher, where it is to be several processes.
         self.launcher = f"torch.distributed.run --standalone --nproc-per-node {processes} -m " if processes > 1 else ""
         self.benchmarks = list(self.base.benchmarks)
@@ -181,7 +197,10 @@ class Plan:
         if (setting, name) not in self._methods:
             shared = self.setting(setting)
             context = OmegaConf.create({"setting": shared.setting, "method": _part_of_conf("method", name)})
-            self._methods[setting, name] = validate_method(context.method)
+            try:
+                self._methods[setting, name] = validate_method(context.method)
+            except UserError as error:
+                raise UserError(f"method {name} in setting {setting}: {error}") from None
         return self._methods[setting, name]
 
     def default_of(self, setting: str, method: str, key: str) -> Any:
@@ -195,15 +214,22 @@ class Plan:
         return config[key]
 
     def run_name(self, setting: str, method: str, overrides: Mapping[str, runs.Value]) -> str:
-        """The canonical name of a run: overrides that are the setting's default anyway are left out."""
-        different = {key: value for key, value in overrides.items() if self.default_of(setting, method, key) != value}
+        """The canonical name of a run, without what is the setting's default anyway; UserError where a value has the wrong type."""
+        defaults = {key: self.default_of(setting, method, key) for key in overrides}
+        for key, value in overrides.items():
+            check_kind(key if key == "seed" else f"method.{key}", value, kind_of(self.method(setting, method), key))
+        different = {key: value for key, value in overrides.items() if defaults[key] != value}
         self._run(setting, method, different)
         return runs.encode(method, different)
 
     def run(self, setting: str, name: str) -> Run:
         """A run by its name; UserError where the name is not canonical in this setting, or a value is out of range."""
         method, overrides = runs.decode(name)
-        if (canonical := self.run_name(setting, method, overrides)) != name:
+        try:
+            canonical = self.run_name(setting, method, overrides)
+        except UserError as error:
+            raise UserError(f"run {name} of {setting}: {error}") from None
+        if canonical != name:
             raise UserError(f"run {name!r} of {setting} is {canonical!r}: the rest is its default; write the latter")
         return self._run(setting, method, overrides)
 
@@ -249,6 +275,8 @@ class Plan:
             """The slice of a stage, and of all stages that make what it names."""
             if (key := (stage, *sorted(where.items()))) not in written:
                 written.add(key)
+                if not self.base.runtime.get(stage) and (needed := needed_knobs(stage)):
+                    raise UserError(f"runtime.{stage} is missing in conf/scale/{self.scale['name']}.yaml: it must give {', '.join(needed)}")
                 self.slice(stage, **where)
                 for manifest in self.made(stage, **where):
                     made, by = stage_of(manifest)
@@ -705,12 +733,14 @@ def sweep(name: str) -> dict[str, list[Any]]:
     for key in texts:
         if key not in ("setting", "method", "seed") and not key.startswith("method."):
             raise UserError(f"{where}: hydra.sweeper.params.{key}: a sweep can vary setting, method, method.* and seed")
-    return {key.removeprefix("method."): [value_of(text) for text in values] for key, values in texts.items()}
-
-
-def value_of(text: str) -> Any:
-    """The value that Hydra and YAML read in the text of an override."""
-    return OmegaConf.from_dotlist([f"value={text}"]).value
+    try:
+        grid = {key: [value_of(text) for text in values] for key, values in texts.items()}
+        for key in grid.keys() & {"setting", "method"}:
+            for value in grid[key]:
+                check_kind(f"hydra.sweeper.params.{key}", value, Kind(str))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return {key.removeprefix("method."): values for key, values in grid.items()}
 
 
 @cache

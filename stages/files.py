@@ -31,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from stages.errors import UserError
+from stages.schema import read_knobs
 
 Row = dict[str, Any]
 MANIFEST = "manifest.json"
@@ -206,9 +207,9 @@ def stage_config(docstring: str | None, *, writes: bool = True, dry: str | None 
     """What every stage starts with: its slice of the configuration, and the folder it lies in, where the stage's results go.
 
     ``--config FILE`` holds all that the result depends on. ``--runtime KEY=VALUE …`` holds what it does not depend on
-    (micro-batch, workers); it comes back as ``config.runtime``. The process is then the slice's only writer; one that
-    ``writes`` nothing beside the slice may read it meanwhile. ``dry``: the name of an option with which it writes nothing, and
-    ``config.dry`` is true.
+    (micro-batch, workers): the knobs that stages/schema.py has for the stage. It comes back as ``config.runtime``. The process is then the
+    slice's only writer; one that ``writes`` nothing beside the slice may read it meanwhile. ``dry``: the name of an option with which it
+    writes nothing, and ``config.dry`` is true.
     """
     parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, type=Path, help="the stage's slice of the configuration, written by stages/config.py")
@@ -229,7 +230,7 @@ def stage_config(docstring: str | None, *, writes: bool = True, dry: str | None 
         ) from None
     if not isinstance(config, DictConfig) or not config:
         raise UserError(f"{args.config} holds no keys; remove it and run snakemake again, which writes it anew")
-    config.runtime = OmegaConf.from_dotlist(args.runtime)
+    config.runtime = OmegaConf.create(read_knobs(config.get("stage"), args.runtime))
     if dry:
         config.dry = is_dry
     return config, args.config.parent

@@ -19,15 +19,19 @@ import os
 import shlex
 import subprocess
 import sys
+import traceback
 from typing import Any
 
 import hydra
+from hydra.conf import OverridesConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from stages.config import CONF, ROOT, Plan, compose_raw, sweep, value_of
+from stages.config import CONF, ROOT, Plan, compose_raw, sweep
 from stages.errors import UserError
+from stages.schema import plain, value_of
 
 
 class OneWorkflow(Callback):
@@ -38,7 +42,7 @@ class OneWorkflow(Callback):
         self.points: list[list[str]] = []
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        self.points.append(list(HydraConfig.get().overrides.task))
+        self.points.append(_texts(HydraConfig.get().overrides))
 
     def on_run_end(self, config: DictConfig, **_: Any) -> None:
         make(self.points, self.until)
@@ -47,59 +51,104 @@ class OneWorkflow(Callback):
         make(self.points, self.until)
 
 
-def named(point: list[str]) -> tuple[str, str, str, dict[str, Any]]:
-    """(scale, setting, method, what a run varies) of one job's overrides; UserError where a run cannot vary a key."""
-    choices = {"scale": "", "setting": "", "method": "", "+sweep": ""}
-    varied: dict[str, Any] = {}
+def _texts(overrides: OverridesConf) -> list[str]:
+    """The texts of a job's overrides. Where one is ``${…}`` of a key that does not exist, as they were written: planning names it."""
+    try:
+        return list(overrides.task)
+    except OmegaConfBaseException:
+        return plain(overrides, resolve=False)["task"]
+
+
+CHOICES = ("scale", "setting", "method", "+sweep")
+
+
+def chosen(point: list[str]) -> dict[str, str]:
+    """What one job's overrides choose among files of conf/; an empty text where they say nothing."""
+    given = dict.fromkeys(CHOICES, "")
     for override in point:
         key, _, text = override.partition("=")
-        if key in choices:
-            choices[key] = text
-        elif key == "seed" or key.startswith("method."):
-            varied[key.removeprefix("method.")] = value_of(text)
-        else:
+        if key in given:
+            given[key] = text
+    return given
+
+
+def scale_of(point: list[str]) -> str:
+    """The scale that one job's overrides name, or their sweep's; an empty text for that of conf/config.yaml."""
+    choices = chosen(point)
+    return choices["scale"] or choices["+sweep"].partition("/")[0]
+
+
+def varied(point: list[str]) -> dict[str, Any]:
+    """What one job's overrides vary in a run; UserError where a run cannot vary a key."""
+    values: dict[str, Any] = {}
+    for override in point:
+        key, _, text = override.partition("=")
+        if key == "seed" or key.startswith("method."):
+            values[key.removeprefix("method.")] = value_of(text)
+        elif key not in CHOICES:
             raise UserError(f"{override}: a run can vary method.* and seed; change conf/ for everything else, or add a setting to it")
-    name = choices["+sweep"]
-    if (
-        name and not sweep(name).keys() - {"setting", "method"} <= varied.keys()
-    ):  # Hydra reads a sweep's values where all jobs have the same one
+    # Hydra reads a sweep's values where all jobs have the same one.
+    if (name := chosen(point)["+sweep"]) and not sweep(name).keys() - {"setting", "method"} <= values.keys():
         raise UserError(f"+sweep={name}: Hydra has not read its values; give one sweep in a call")
-    return choices["scale"] or name.partition("/")[0], choices["setting"], choices["method"], varied
+    return values
 
 
 def make(points: list[list[str]], until: str) -> None:
-    """Call Snakemake for what all points that are runs shall reach; exits with its status, or with a sentence where a point is none."""
-    wanted: dict[tuple[str, str], None] = {}
-    wrong: list[str] = []
-    try:  # Hydra would turn an exception of a callback into a warning
-        if until not in ("train", "score"):
-            raise UserError(f"hydra.callbacks.snakemake.until={until}: expected train or score")
-        scale = named(points[0])[0]
-        if any(named(point)[0] != scale for point in points):
-            raise UserError("a call makes runs of one scale; give scale=… once, without alternatives")
-        planned = Plan(scale or None)
-        defaults = compose_raw()
-        for point in points:
-            try:
-                _, setting, method, varied = named(point)
-                setting, method = setting or defaults.setting.name, method or defaults.method.name
-                wanted[setting, planned.run_name(setting, method, varied)] = None
-            except UserError as error:
-                wrong.append(f"error: {' '.join(point)}: {error}")
+    """Make all points that are runs, and exit with a status that is not 0 where one is none or fails.
+
+    A callback calls it, and Hydra turns an exception of a callback into a warning: no exception may leave this function.
+    """
+    try:
+        _make(points, until)
     except UserError as error:
         sys.exit(f"error: {error}")
-    if not wanted:
-        sys.exit("\n".join(wrong))
-    options = shlex.split(os.environ.get("SNAKEMAKE_ARGS", ""))
-    targets = planned.scores(list(wanted)) if until == "score" else planned.trainings(wanted)
-    command = [sys.executable, "-m", "snakemake", "--cores", "all", "--keep-going", *options, *targets]
-    command += ["--config", f"scale={scale}"] if scale else []
-    print(f"{len(wanted)} runs: {', '.join(run for _, run in wanted)}\n{shlex.join(command)}", flush=True)
-    status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def _make(points: list[list[str]], until: str) -> None:
+    if until not in ("train", "score"):
+        raise UserError(f"hydra.callbacks.snakemake.until={until}: expected train or score")
+    try:
+        options = shlex.split(os.environ.get("SNAKEMAKE_ARGS", ""))
+    except ValueError as error:
+        raise UserError(f"SNAKEMAKE_ARGS: {error}") from None
+    scales = {scale_of(point) for point in points}
+    if len(scales) != 1:
+        raise UserError("a call makes runs of one scale; give scale=… once, without alternatives")
+    (scale,) = scales
+    planned = Plan(scale or None)
+    wanted, wrong = runs_of(points, planned)
+    status = _snakemake(planned, wanted, until, options, scale) if wanted else 1
     if wrong:
         sys.exit("\n".join(wrong))
     if status:
         sys.exit(status)
+
+
+def runs_of(points: list[list[str]], planned: Plan) -> tuple[list[tuple[str, str]], list[str]]:
+    """(setting, run) of the points that are runs, each once, and a sentence for each of the others."""
+    defaults = compose_raw()
+    wanted: dict[tuple[str, str], None] = {}
+    wrong: list[str] = []
+    for point in points:
+        try:
+            choices = chosen(point)
+            setting, method = choices["setting"] or defaults.setting.name, choices["method"] or defaults.method.name
+            wanted[setting, planned.run_name(setting, method, varied(point))] = None
+        except UserError as error:
+            wrong.append(f"error: {' '.join(point)}: {error}")
+    return list(wanted), wrong
+
+
+def _snakemake(planned: Plan, wanted: list[tuple[str, str]], until: str, options: list[str], scale: str) -> int:
+    """Call Snakemake for what the runs shall reach, ``until`` their score or their training; its exit status."""
+    targets = planned.scores(wanted) if until == "score" else planned.trainings(wanted)
+    command = [sys.executable, "-m", "snakemake", "--cores", "all", "--keep-going", *options, *targets]
+    command += ["--config", f"scale={scale}"] if scale else []
+    print(f"{len(wanted)} runs: {', '.join(run for _, run in wanted)}\n{shlex.join(command)}", flush=True)
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")

@@ -29,10 +29,10 @@ from stages.errors import UserError
 from stages.judging import client
 from stages.judging.cache import stored
 from stages.judging.rows import Row, read_rows
+from stages.schema import check_knobs
 
 Work = Callable[..., list[Row]]  # the judgments by an ``ask``, its one argument
 
-RUNTIME = ("concurrency", "timeout", "max_retries", "rpm", "budget")
 START_SECONDS = 30
 CACHE = "results/judgments.sqlite"
 # Tokens that a judge writes on average: one by AlpacaEval's protocol, none by the oracle's; the others from published judgments' characters
@@ -144,8 +144,7 @@ def read_slice(config: DictConfig, protocols: Collection[str]) -> tuple[dict[str
     """The slice as plain values, and the file of its judge's cache, None where it has none; errors come before a call is paid for."""
     wanted: Any = OmegaConf.to_container(config)
     judge, benchmarks = wanted["judge"], wanted["benchmarks"]
-    if unknown := set(wanted["runtime"]) - set(RUNTIME):
-        raise UserError(f"unknown --runtime key {min(unknown)!r}; known are {', '.join(RUNTIME)}")
+    check_knobs("judge", wanted["runtime"])
     if bool(judge["base_url"]) == bool(judge["server"]):
         raise UserError("set either judge.base_url (an endpoint) or judge.server (a local server's module), and null for the other")
     if judge["server"] and judge["cache"]:
