@@ -39,7 +39,7 @@ from analysis.study import BENCHMARKS, METHODS, SETTINGS, Run, Study, command_li
 from stages import files
 from stages.errors import UserError
 from stages.judging import alpacaeval2, arena_hard, mt_bench, paired
-from stages.judging.rows import Row, by_question, check_same, read_rows
+from stages.judging.rows import Row, by_question, check_same, read_rows, turns_of
 
 HERE = Path(__file__).parent
 DIGITS = 3  # ours: one more than the page shows of anything
@@ -64,11 +64,6 @@ class Judged(NamedTuple):
     value: float | None
     weight: int
     turns: list[list[Row]]
-
-
-def _texts(turns: list[Any]) -> list[str]:
-    """MT-Bench's turns are texts, Arena-Hard's {"content"}."""
-    return [turn["content"] if isinstance(turn, dict) else turn for turn in turns]
 
 
 def _round(value: float | None) -> float | None:
@@ -102,8 +97,8 @@ def questions(study: Study, benchmark: str) -> list[Row]:
         {
             "id": str(row["question_id"]),
             "category": row.get("cluster") or row.get("category") or "",
-            "prompts": _texts(row["turns"]),
-            "baseline": _texts(_find(given, row["question_id"], baseline)["choices"][0]["turns"]) if given and baseline else None,
+            "prompts": turns_of(row, str(path)),
+            "baseline": turns_of(_find(given, row["question_id"], baseline), str(baseline)) if given and baseline else None,
         }
         for row in rows
     ]
@@ -121,10 +116,7 @@ def answers(study: Study, run: Run, benchmark: str, asked: list[Row]) -> list[li
     rows = read_rows(path, ("question_id", "choices", "finish_reason"))
     check_same(str(path), [str(row["question_id"]) for row in rows], "the questions", [row["id"] for row in asked])
     return [
-        [
-            {"text": text, "finish_reason": reason}
-            for text, reason in zip(_texts(row["choices"][0]["turns"]), row["finish_reason"], strict=True)
-        ]
+        [{"text": text, "finish_reason": reason} for text, reason in zip(turns_of(row, str(path)), row["finish_reason"], strict=True)]
         for row in rows
     ]
 

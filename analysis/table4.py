@@ -13,7 +13,8 @@ standard error is then the mean of theirs, and judged and failed judgments are c
     significant                                    which of the two differences have a p below 1 - analysis.level, and their sign
     paper_…                                        the paper's figure, where one has the same setting, judge, baseline and version
     failures                                       why judgments failed, and how many
-    warning                                        answers or figures of a training that went wrong: tables.yaml's analysis.collapse
+    warning                                        answers or figures of a training that went wrong: tables.yaml's analysis.collapse; how
+                                                   many verdicts the judge gave while it meant to say something else
 
 The p are of the instructions alone: another training seed moves a run besides. They are of one test each, not of all together.
 """
@@ -186,6 +187,9 @@ def warning(study: Study, run: Run) -> list[str]:
         ended, repeated = (study.score(run, "alpacaeval2", key) for key in ("ended", "repeated_3grams"))
         told += [f"{ended:.0%} of answers end by themselves"] if ended < rule["ended"] else []
         told += [f"{repeated:.0%} of 3-grams are repeated"] if repeated > rule["repeated_3grams"] else []
+        scores = study.scores(run, "alpacaeval2")
+        if improbable := scores.get("n_improbable"):
+            told.append(f"{improbable} of {scores['n_total']} AlpacaEval judgments put less than half of the probability on m and M")
     if (study.folder(run) / files.MANIFEST).is_file():  # a run that trains nothing has none
         logged = files.read_rows(study.folder(run) / "train.jsonl")
         for where, found in (("heldout", [study.manifest(run)["heldout"]]), ("train.jsonl", logged)):

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from stages import files, models
 from stages.engine import generate, seed_of, start_engine
-from stages.judging.rows import Row, read_rows
+from stages.judging.rows import Row, check_texts, read_rows, turns_of
 from stages.preference.data import question_tokens
 
 
@@ -52,13 +52,13 @@ def read_questions(name: str, benchmark: DictConfig) -> list[Asked]:
     is_beam = benchmark.search == "width_1_beam"
     if benchmark.protocol == "alpacaeval2":
         rows = read_rows(benchmark.questions, ("instruction",))
+        check_texts(rows, ("instruction",), benchmark.questions)
         return [Asked(name, row, [row["instruction"]], 0.0 if is_beam else benchmark.temperature) for row in rows]
     rows = read_rows(benchmark.questions, ("question_id", "category", "turns"))
     asked = []
     for row in rows:
-        prompts = [turn["content"] if isinstance(turn, dict) else turn for turn in row["turns"]]
         temperature = 0.0 if is_beam else benchmark.temperatures.get(row["category"], benchmark.temperature)
-        asked.append(Asked(name, row, prompts, temperature))
+        asked.append(Asked(name, row, turns_of(row, benchmark.questions), temperature))
     return asked
 
 

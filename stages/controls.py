@@ -34,7 +34,7 @@ from typing import Any
 from stages import files
 from stages.judging import alpacaeval2, arena_hard, mt_bench
 from stages.judging.rows import ANSWER, MODEL_ANSWER, Row, read_rows
-from stages.judging.session import Work, estimate, open_judge, read_slice
+from stages.judging.session import Work, estimate, open_judge, read_slice, rehearse
 
 REAL, EMPTY, EMBEDDED, ORDERS = "real", "empty", "embedded", "orders"
 EXCHANGED = "exchanged"  # the real answers in the order in which the protocol does not show them
@@ -214,6 +214,7 @@ def main() -> None:
         print(f"estimate: controls of {judge['name']}, by {judge['model']}\n{estimate(each, judge, cache)}")
         return
     rows = []
+    rehearse(work for of_benchmark in works.values() for work in of_benchmark.values())
     with open_judge(wanted, cache, folder / "config.yaml") as (asker, check):
         for name in works:
             judged = {key: work(ask=partial(asker.ask, label=f"controls {name} {key}")) for key, work in works[name].items()}

@@ -19,7 +19,7 @@ from stages import files
 from stages.judging import alpacaeval2, arena_hard, mt_bench
 from stages.judging.client import Ask
 from stages.judging.rows import ANSWER, MODEL_ANSWER, Row, check_same, read_rows
-from stages.judging.session import estimate, open_judge, read_slice
+from stages.judging.session import estimate, open_judge, read_slice, rehearse
 
 
 def judge_alpacaeval2(benchmark: dict[str, Any], judge: dict[str, Any], ask: Ask) -> list[Row]:
@@ -92,6 +92,7 @@ def main() -> None:
     if config.dry:
         print(f"estimate: {wanted['run']}, by {judge['model']}\n{estimate(works, judge, cache)}")
         return
+    rehearse(work for _, work in works.values())
     with open_judge(wanted, cache, folder / "judge.yaml") as (asker, check):
         for name, (_, work) in works.items():
             rows = work(ask=partial(asker.ask, label=f"{wanted['run']} {name}"))

@@ -8,7 +8,7 @@ Out, beside the slice, ``loglik.parquet``, a row a text: train, heldout, then th
 
     split            train, heldout: the pairs; answers: the run's own
     benchmark        of an answer; null in a pair
-    id               the pair's row in its split, from 0; an answer's question_id, or its row where the benchmark has none (AlpacaEval)
+    id               the pair's row in its file, from 0; an answer's question_id, or its row where the benchmark has none (AlpacaEval)
     turn             1; in MT-Bench 1 and 2
     side             chosen, rejected; answer
     length           |y| in tokens, header and end-of-turn included, as everywhere (stages/preference/data.py)
@@ -29,21 +29,20 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 from omegaconf import DictConfig
 
 from stages import files, models
 from stages.errors import UserError
-from stages.judging.rows import check_same, read_rows
-from stages.preference.data import Pair, read_splits, tokenize_pair, with_system
+from stages.judging.rows import check_same, read_rows, turns_of
+from stages.preference.data import Pair, Tokenized, read_splits, tokenize_pair, with_system
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FILE = "loglik.parquet"
-SPLITS = ("train", "heldout")
 UNCUT = {"max_length": sys.maxsize, "max_prompt_length": sys.maxsize}
 Messages = list[dict[str, str]]
 
@@ -82,17 +81,12 @@ def read_answers(benchmark: DictConfig) -> list[Answer]:
     answers = []
     for question, row in zip(questions, rows, strict=True):
         said: Messages = []
-        turns = zip(_texts(question["turns"]), _texts(row["choices"][0]["turns"]), row["finish_reason"], strict=True)
+        turns = zip(turns_of(question, benchmark.questions), turns_of(row, benchmark.answers), row["finish_reason"], strict=True)
         for turn, (prompt, text, reason) in enumerate(turns, start=1):
             asked = [*said, {"role": "user", "content": prompt}]
             answers.append(Answer(str(row["question_id"]), turn, asked, text, reason == "stop"))
             said = [*asked, {"role": "assistant", "content": text}]
     return answers
-
-
-def _texts(turns: list[Any]) -> list[str]:
-    """MT-Bench's turns are texts, Arena-Hard's {"content"}."""
-    return [turn["content"] if isinstance(turn, dict) else turn for turn in turns]
 
 
 def tokenize_answer(answer: Answer, tokenizer: PreTrainedTokenizerBase, where: str, *, empty_system: bool) -> Pair:
@@ -132,11 +126,14 @@ def main() -> None:
     label = f"loglik: {config.setting} {config.run}"
     tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
 
-    def tokenized(by: PreTrainedTokenizerBase) -> dict[str, list[Pair]]:
-        return {split: pairs for split, pairs in read_splits(config, by).items() if split in SPLITS}
+    def pairs_of(tokenized: dict[str, Tokenized]) -> dict[str, list[Pair]]:
+        return {split: part.pairs for split, part in tokenized.items()}
 
-    splits = tokenized(tokenizer)
-    texts = [Text(split, None, str(row), 1, pair) for split, pairs in splits.items() for row, pair in enumerate(pairs)]
+    tokenized = read_splits(config, tokenizer)
+    splits = pairs_of(tokenized)
+    texts = [
+        Text(split, None, str(row), 1, pair) for split, part in tokenized.items() for row, pair in zip(part.rows, part.pairs, strict=True)
+    ]
     answers, blank = list[Text](), 0
     for name, benchmark in config.benchmarks.items():
         for answer in read_answers(benchmark):
@@ -159,7 +156,7 @@ def main() -> None:
     except UserError:
         if config.model.startswith("results/"):
             raise
-        known = tokenized(models.load_tokenizer(config.start.model, config.start.revision, config.start.chat_template))
+        known = pairs_of(read_splits(config, models.load_tokenizer(config.start.model, config.start.revision, config.start.chat_template)))
         refcache.read(config.reference, refcache.identity(start, known, config.precision))  # else it is not the tokenizer's fault
         print(f"{label}: {config.model} reads other tokens than {config.start.model}, so that there is no reference_logp")
         reference = [(math.nan, math.nan)] * len(texts + answers)

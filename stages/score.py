@@ -39,16 +39,43 @@ from statistics import fmean, stdev
 from typing import Any
 
 from stages import files
+from stages.errors import UserError
 from stages.judging import VERSIONS, alpacaeval2, arena_hard, mt_bench
-from stages.judging.rows import ANSWER, MODEL_ANSWER, Row, check_same, only, read_rows
+from stages.judging.rows import ANSWER, MODEL_ANSWER, Row, as_number, check_same, check_texts, only, read_rows, turns_of
+
+ORACLE = (*ANSWER, "score")
+
+
+def check_oracle(rows: list[Row], what: str) -> None:
+    """UserError names ``what`` the rows are, the first row and the key whose value the oracle does not give."""
+    check_texts(rows, ANSWER, what)
+    for place, row in enumerate(rows):
+        for key in ["score", *(key for key in rows[0] if key not in ORACLE)]:
+            if math.isnan(as_number(row.get(key), f"{what}, row {place} (from 0): {key!r}")):
+                raise UserError(f"{what}, row {place} (from 0): {key!r} has no value; the oracle gives every answer one")
+
 
 FORMATS = {  # the keys that answers and judgments must have
     "alpacaeval2": (ANSWER, ("instruction", "output_1", "generator_1", "output_2", "generator_2", "annotator", "preference")),
     "arena_hard": (MODEL_ANSWER, ("question_id", "model", "judge", "games")),
     "mt_bench": (MODEL_ANSWER, ("question_id", "model", "judge", "user_prompt", "judgment", "score", "turn")),
-    "oracle": (ANSWER, (*ANSWER, "score")),
+    "oracle": (ANSWER, ORACLE),
+}
+CHECKS = {  # of the values below the judgments' keys
+    "alpacaeval2": alpacaeval2.check_annotations,
+    "arena_hard": arena_hard.check_judgments,
+    "mt_bench": mt_bench.check_judgments,
+    "oracle": check_oracle,
 }
 NEEDS = {"alpacaeval2": "gamed", "arena_hard": "baseline", "mt_bench": "questions"}
+
+
+def check_answers(rows: list[Row], what: str) -> None:
+    """UserError names ``what`` the rows are, and the answer that is no text, in any benchmark's format."""
+    for row in rows:
+        if "choices" in row:
+            turns_of(row, what)
+    check_texts(rows, ("model_id",) if "choices" in rows[0] else ANSWER, what)
 
 
 def score_oracle(answers: list[Row], judgments: list[Row]) -> dict[str, Any]:
@@ -56,7 +83,7 @@ def score_oracle(answers: list[Row], judgments: list[Row]) -> dict[str, Any]:
     for key in ("instruction", "output"):
         check_same(f"the answers' {key}s", [row[key] for row in answers], f"the judgments' {key}s", [row[key] for row in judgments])
     scores = [float(row["score"]) for row in judgments]
-    findings = [key for key in judgments[0] if key not in FORMATS["oracle"][1]]
+    findings = [key for key in judgments[0] if key not in ORACLE]
     return {
         "benchmark": "oracle",
         "protocol": {"version": VERSIONS["oracle"]},
@@ -74,8 +101,7 @@ def shape(answers: list[Row]) -> dict[str, float | None]:
     ``ended``: the share that ended by themselves (``finish_reason`` "stop"), None where the file does not say of all. ``repeated_3grams``:
     the mean over answers of the share of an answer's 3-grams of words, cut at white space, that came before in it; 0 below three words.
     """
-    turns = [turn for row in answers for turn in (row["choices"][0]["turns"] if "choices" in row else [row["output"]])]
-    texts = [turn["content"] if isinstance(turn, dict) else turn for turn in turns]
+    texts = [text for row in answers for text in (turns_of(row, "the answers") if "choices" in row else [row["output"]])]
     given = [row.get("finish_reason") for row in answers]
     reasons = [reason for found in given for reason in (found if isinstance(found, list) else [found])]
     says = len(reasons) == len(texts) and None not in reasons
@@ -100,7 +126,9 @@ def score(benchmark: str, answers: list[Row], judgments: list[Row], needed: Path
         scores = arena_hard.score(answers, judgments, baseline=only(read_rows(needed, MODEL_ANSWER), "model_id"))
         return scores, "win rate {win_rate:.2f} ({win_rate_low:.2f} to {win_rate_high:.2f})".format(**scores)
     if benchmark == "mt_bench":
-        scores = mt_bench.score(answers, judgments, read_rows(needed, mt_bench.QUESTION))
+        questions = read_rows(needed, mt_bench.QUESTION)
+        check_texts(questions, ("category",), str(needed))
+        scores = mt_bench.score(answers, judgments, questions)
         return scores, "mean rating {mean:.3f} of 10".format(**scores)
     scores = score_oracle(answers, judgments)
     return scores, "mean {mean:.3f} of 10".format(**scores)
@@ -129,6 +157,8 @@ def main() -> None:
 
     answer_keys, judgment_keys = FORMATS[args.benchmark]
     answers, judgments = read_rows(args.answers, answer_keys), read_rows(args.judgments, judgment_keys)
+    check_answers(answers, str(args.answers))
+    CHECKS[args.benchmark](judgments, str(args.judgments))
     scores, summary = score(args.benchmark, answers, judgments, needed)
     files.write_json(args.out, plain(scores | shape(answers)))
     failed = f", {scores['n_failed']} judgments failed" if "n_failed" in scores else ""

@@ -443,11 +443,12 @@ def test_a_late_failure_loses_no_finished_benchmark(endpoint: str, tmp_path: Pat
 
     config = make_slice(tmp_path, ["a", "b"], base_url=endpoint)
     slice_ = yaml.safe_load(config.read_text())
-    lost = {"baseline": str(tmp_path / "none.json"), "judgments": str(tmp_path / "second.json")}
-    slice_["benchmarks"]["second"] = slice_["benchmarks"]["alpacaeval2"] | lost
+    folder = tmp_path / "second.json"
+    folder.mkdir()  # where a file cannot be written
+    slice_["benchmarks"]["second"] = slice_["benchmarks"]["alpacaeval2"] | {"judgments": str(folder)}
     config.write_text(yaml.safe_dump(slice_))
     monkeypatch.setattr(sys, "argv", ["judge", "--config", str(config)])
-    with pytest.raises(UserError, match=r"none\.json does not exist"):
+    with pytest.raises(IsADirectoryError):
         judge.main()
     assert len(json.loads((tmp_path / "eval/alpacaeval2/annotations.json").read_text())) == 2
 

@@ -25,10 +25,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from stages import files
 from stages.errors import UserError
 from stages.judging import VERSIONS
 from stages.judging.client import Ask, Outcome, kind
-from stages.judging.rows import Row, check_same
+from stages.judging.rows import Row, as_number, check_same, check_texts, of_model, only
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 GLM = "length_controlled_v1"
 CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 GAPS = ("{instruction}", "{output_1}", "{output_2}")
+JUDGED = ("output_1", "generator_1", "output_2", "generator_2", "annotator")  # texts in the package's annotations
 GAMED_COLUMNS = ("index", "model", "preference", "std_delta_len", "instruction_difficulty", "not_gamed_baseline")
 
 
@@ -116,6 +118,8 @@ def annotate(
     answers, baseline: ``instruction``, ``output``, ``generator``, for the same instructions in the same order. Identical outputs
     are a draw (1.5) that costs no call. annotator: the judge's name in our files; judge: its model id at the endpoint.
     """
+    check_texts(answers, ("instruction", "output"), "the answers")
+    check_texts(baseline, ("instruction", "output"), "the baseline")
     check_same("the answers", [row["instruction"] for row in answers], "the baseline", [row["instruction"] for row in baseline])
     rows: list[Row] = []
     for theirs, ours in zip(baseline, answers, strict=True):
@@ -142,6 +146,25 @@ def failure_of(row: Row) -> str | None:
     return kind(row.get("failure") or "no preference") if value is None or math.isnan(float(value)) else None
 
 
+def check_annotations(rows: list[Row], what: str) -> None:
+    """UserError names ``what`` the rows are, the first row and the key whose value no annotation of the package's can have."""
+    check_texts(rows, ("instruction", *JUDGED), what)
+    for place, row in enumerate(rows):
+        value = as_number(row["preference"], f"{what}, row {place} (from 0): 'preference'")
+        if not (1 <= value <= 2 or value == 0 or math.isnan(value)):
+            raise UserError(f"{what}, row {place} (from 0): preference is {value}; it must lie in [1, 2], be 0 (a draw) or null")
+
+
+def probability(row: Row) -> float | None:
+    """The judge's probability of its two tokens together; None where the row does not say, as for a draw that was never asked about."""
+    try:
+        said = row["preference_raw_completion"] if "preference_raw_completion" in row else row["raw_completion"]  # by older versions
+        top = said["logprobs"]["content"][0]["top_logprobs"]
+        return sum(math.exp(float(entry["logprob"])) for entry in top if entry["token"] in ("m", "M"))
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
+        return None
+
+
 def _raw_completion(outcome: Outcome) -> dict[str, Any] | None:
     """The choice as the package stores it, with the tokens that it cost."""
     try:
@@ -160,10 +183,21 @@ def read_gamed(path: str | Path) -> pd.DataFrame:
     variant; it also carries each instruction's difficulty."""
     import pandas as pd
 
-    gamed = pd.read_csv(path)
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist; {files.again(path)}")
+    try:
+        gamed = pd.read_csv(path)
+    except (ValueError, OSError, EOFError) as error:  # pandas' errors of an empty or uneven file are ValueErrors
+        raise UserError(f"{path} is no CSV that can be read ({error}); {files.again(path)}") from None
     missing = [column for column in GAMED_COLUMNS if column not in gamed.columns]
     if missing:
         raise UserError(f"{path} has no column {missing[0]!r}; it needs {', '.join(GAMED_COLUMNS)}, as AlpacaEval's df_gamed.csv")
+    for column in ("index", "std_delta_len", "instruction_difficulty"):
+        for row, value in enumerate(pd.to_numeric(gamed[column], errors="coerce")):
+            if math.isnan(value):
+                raise UserError(f"{path}, row {row} (from 0): {column!r} is {str(gamed[column][row])!r}; expected a number")
+    if gamed["preference"].dtype.kind not in "fi":
+        raise UserError(f"{path}: 'preference' holds what is no number; expected numbers, empty where a judgment failed")
     if sorted(gamed["index"].unique()) != list(range(gamed["index"].nunique())) or gamed["not_gamed_baseline"].any():
         raise UserError(f"{path}: index must number the instructions from 0 without gaps, and not_gamed_baseline be False throughout")
     return gamed
@@ -175,6 +209,7 @@ def length_controlled(annotations: pd.DataFrame, gamed: pd.DataFrame) -> np.ndar
     annotations: ``preference``, ``output_1``, ``output_2``, one row an instruction of ``gamed``, in its order: the fit knows an
     instruction by its row's number alone. The package would fetch ``gamed`` from the network; formula, weights and fit are its own.
     """
+    import numpy as np
     import pandas as pd
     import sklearn
     from alpaca_eval.metrics.glm_winrate import GLM_INFO, fit_LogisticRegressionCV, make_dmatrix_for_model
@@ -182,10 +217,13 @@ def length_controlled(annotations: pd.DataFrame, gamed: pd.DataFrame) -> np.ndar
     glm = GLM_INFO[GLM]
     difficulty = gamed.drop_duplicates("index").set_index("index")["instruction_difficulty"]
     delta = annotations["output_1"].str.len() - annotations["output_2"].str.len()
+    spread = delta.std()
+    # Where all differ alike from the baseline the package's quotient is infinite (its tanh is 1); where none differs, none is longer.
+    scaled = delta / spread if spread > 0 else np.where(delta == 0, 0.0, np.sign(delta) * np.inf)
     model = pd.DataFrame(
         {
             "preference": annotations["preference"].astype(float).replace({0.0: 1.5}) - 1,
-            "std_delta_len": delta / delta.std(),
+            "std_delta_len": scaled,
             "instruction_difficulty": [difficulty[number] for number in range(len(annotations))],
             "not_gamed_baseline": True,
         }
@@ -209,8 +247,10 @@ def score(answers: list[Row], annotations: list[Row], gamed: pd.DataFrame) -> di
     """The leaderboard's figures, in percent, at full precision; the integer part of ``avg_length`` is what leaderboards print.
 
     answers: ``instruction``, ``output``, ``generator``; annotations: as ``annotate`` writes them, or the package's own; both, and
-    ``gamed``, for the same instructions in the same order. ``n_total`` are judged, ``n_failed`` not; those stay out of every rate but LC,
-    which is a mean of the fit over all instructions.
+    ``gamed``, for the same instructions in the same order; of several models' annotations those of the answers' generator.
+    ``n_total`` are judged, ``n_failed`` not; those stay out of every rate but LC, which is a mean of the fit over all instructions.
+    ``n_improbable`` of the judged gave the two tokens less than half of the probability together, so that the judge meant to say something
+    else; None where no annotation has the judge's log-probabilities.
     """
     import numpy as np
     import pandas as pd
@@ -219,6 +259,9 @@ def score(answers: list[Row], annotations: list[Row], gamed: pd.DataFrame) -> di
     from alpaca_eval.metrics import get_winrate
 
     logging.getLogger().setLevel(level)
+    check_texts(answers, ("instruction", "output"), "the answers")
+    check_annotations(annotations, "the annotations")
+    annotations = of_model(annotations, "generator_2", str(answers[0]["generator"]), len(answers))
     for key, judged_key in (("instruction", "instruction"), ("output", "output_2")):
         ours, judged = [row[key] for row in answers], [row[judged_key] for row in annotations]
         check_same(f"the answers ({key})", ours, f"the annotations ({judged_key})", judged)
@@ -228,18 +271,15 @@ def score(answers: list[Row], annotations: list[Row], gamed: pd.DataFrame) -> di
             "takes row i for instruction i, so that a missing row shifts all that follow; give one row an instruction, its preference null "
             "where the judgment failed"
         )
-    names = {key: _only(annotations, key) for key in ("generator_1", "generator_2", "annotator")}
+    names = {key: only(annotations, key) for key in ("generator_1", "generator_2", "annotator")}
     frame = pd.DataFrame(annotations)
     frame["preference"] = frame["preference"].astype(float)
     failures = Counter(filter(None, map(failure_of, annotations)))
     if failures.total() == len(frame):
         raise UserError(f"all {len(frame)} judgments failed, so that there is nothing to score; the annotations' `failure` says why")
-    for number, value in enumerate(frame["preference"]):
-        if not (1 <= value <= 2 or value == 0 or math.isnan(value)):
-            raise UserError(f"annotation {number} (from 0): preference is {value}; it must lie in [1, 2], be 0 (a draw) or null")
-
     rates = get_winrate(frame)
-    against_itself = names["generator_1"] == names["generator_2"]
+    against_itself = names["generator_1"] == names["generator_2"] or (frame["output_1"] == frame["output_2"]).all()
+    sure = [said for row in annotations if (said := probability(row)) is not None]
     fitted = np.full(len(frame), 0.5) if against_itself else length_controlled(frame, gamed)
     standard_error: Any = pd.Series(fitted).sem()  # pandas' own, which the package takes; its stubs allow dates
     return {
@@ -255,16 +295,9 @@ def score(answers: list[Row], annotations: list[Row], gamed: pd.DataFrame) -> di
         "judge": annotations[0].get("judge"),
         "n_failed": failures.total(),
         "failures": dict(failures),
+        "n_improbable": sum(said < 0.5 for said in sure) if sure else None,
         "length_controlled_winrate": fitted.mean() * 100,
         "lc_standard_error": standard_error * 100,
         **rates,
         "avg_length": fmean(len(row["output"]) for row in answers),
     }
-
-
-def _only(rows: list[Row], key: str) -> str:
-    """The one value that all rows have for ``key``: annotations of two models, or by two judges, have no common score."""
-    values = sorted({str(row[key]) for row in rows})
-    if len(values) > 1:
-        raise UserError(f"the annotations have {len(values)} values of {key} ({', '.join(values[:3])}); score one at a time")
-    return values[0]

@@ -31,12 +31,13 @@ from stages import files
 from stages.errors import UserError
 from stages.judging import VERSIONS
 from stages.judging.client import Ask, Outcome, content, kind
-from stages.judging.rows import Row, by_question, fill, only
+from stages.judging.rows import Row, as_number, as_text, by_question, check_texts, fill, of_model, only, turns_of
 
 # Points of Assistant B, a battle each; a label that is none of these five (A<B, say) counts for nothing, as in the benchmark.
 POINTS = {"A>>B": [0.0] * 3, "A>B": [0.0], "A=B": [0.5], "B>A": [1.0], "B>>A": [1.0] * 3}
 FURTHER = "continue your judgment and finish by outputting a final verdict label"
 NO_VERDICT, CONTRADICTORY = "no verdict", "contradictory verdicts"
+NO_GAME = "no game"
 UNKNOWN_LABEL = "a label that is none of the five"
 INIT_RATING, SCALE, BASE = 1000, 400, 10
 ROUNDS, SEED = 100, 42
@@ -53,7 +54,14 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is no YAML that can be read ({str(error).splitlines()[0]}); {files.again(path)}") from None
     if missing := [key for key in CONFIG if not isinstance(read, dict) or key not in read]:
         raise UserError(f"{path} has no {missing[0]!r}; Arena-Hard's judge_config.yaml has {', '.join(CONFIG)}; {files.again(path)}")
+    for key, said in (("system_prompt", read["system_prompt"]), *(("prompt_template", one) for one in _list(read["prompt_template"]))):
+        as_text(said, f"{path}: {key!r}")
+    as_text(read["regex_pattern"], f"{path}: 'regex_pattern'")
     return {key: read[key] for key in CONFIG}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [None]
 
 
 def messages(config: Mapping[str, Any], question: str, answer_1: str, answer_2: str) -> list[dict[str, str]]:
@@ -96,8 +104,8 @@ def annotate(
     ours, theirs = by_question(answers, "the answers"), by_question(baseline, "the baseline's answers")
     chats = []
     for question in by_question(questions, "the questions").values():
-        pair = [_text(_find(rows, question, what)) for rows, what in ((theirs, "the baseline's answers"), (ours, "the answers"))]
-        prompt = _only_turn(question["turns"], question)["content"]
+        pair = [_only_turn(_find(rows, question, what), what) for rows, what in ((theirs, "the baseline's answers"), (ours, "the answers"))]
+        prompt = _only_turn(question, "the questions")
         chats += [messages(config, prompt, *pair), messages(config, prompt, *reversed(pair))]
     games = [_game(chat, outcome, config) for chat, outcome in zip(chats, ask([{"messages": c, **decoding} for c in chats]), strict=True)]
 
@@ -125,11 +133,13 @@ def _game(chat: list[dict[str, str]], outcome: Outcome, config: Mapping[str, Any
     return {"user_prompt": chat[1]["content"], "judgment": judgment, "score": label, "attempts": attempts, "failure": failure}
 
 
-def failure_of(game: Row) -> str | None:
+def failure_of(game: Row | None) -> str | None:
     """The kind of failure that left a game without a battle, None where it has one.
 
-    The benchmark's own files do not tell none from contradictory verdicts.
+    The benchmark's own files do not tell none from contradictory verdicts. A game that is null was not played.
     """
+    if game is None:
+        return NO_GAME
     if game["score"] in POINTS:
         return None
     return kind(game.get("failure") or (f"{NO_VERDICT} or {CONTRADICTORY}" if game["score"] is None else UNKNOWN_LABEL))
@@ -142,23 +152,35 @@ def _find(rows: dict[Any, Row], question: Row, what: str) -> Row:
     return rows[number]
 
 
-def _text(answer: Row) -> str:
-    text: str = _only_turn(answer["choices"][0]["turns"], answer)["content"]
-    return text
-
-
-def _only_turn(turns: list[Any], row: Row) -> Any:
+def _only_turn(row: Row, what: str) -> str:
+    """The text of a question's, or an answer's, one turn."""
+    turns = turns_of(row, what)
     if len(turns) != 1:
-        raise UserError(f"question {row['question_id']!r} has {len(turns)} turns; Arena-Hard v0.1 has one: give its own format's files")
+        raise UserError(f"{what}: question {row['question_id']!r} has {len(turns)} turns; Arena-Hard v0.1 has one: give its own files")
     return turns[0]
+
+
+def check_judgments(rows: list[Row], what: str) -> None:
+    """UserError names ``what`` the rows are, the first row and the key whose value no judgment of the benchmark's can have."""
+    check_texts(rows, ("model", "judge"), what)
+    for place, row in enumerate(rows):
+        where = f"{what}, row {place} (from 0)"
+        if not isinstance(row["games"], list):
+            raise UserError(f"{where}: 'games' is {row['games']!r}; expected a list of two games, null where one failed")
+        for number, game in enumerate(row["games"], start=1):
+            if game is None:
+                continue
+            if not isinstance(game, dict) or "score" not in game or not isinstance(game["score"], str | None):
+                raise UserError(f"{where}, game {number}: expected {{'user_prompt', 'judgment', 'score'}}, the score a label or null")
+            as_text(game.get("user_prompt"), f"{where}, game {number}: 'user_prompt'")
 
 
 # -- the scores ----------------------------------------------------------------------------------------------------------
 
 
-def battles(games: list[Row]) -> list[float]:
+def battles(games: list[Any]) -> list[float]:
     """The model's points in the battles of a question's two games; a game without one of the five labels gives none."""
-    first, second = (POINTS.get(game["score"], []) for game in games)
+    first, second = (POINTS[game["score"]] if failure_of(game) is None else [] for game in games)
     return [*first, *(1 - point for point in second)]
 
 
@@ -197,18 +219,22 @@ def interval(points: np.ndarray) -> tuple[float, float]:
 def score(answers: list[Row], judgments: list[Row], *, baseline: str) -> dict[str, Any]:
     """The leaderboard's figures, in percent, at full precision; the integer part of ``avg_tokens`` is what leaderboards print.
 
-    answers: rows of ``model_answer``; judgments: as ``annotate`` writes them, or the benchmark's own, for the same questions in any order.
+    answers: rows of ``model_answer``; judgments: as ``annotate`` writes them, or the benchmark's own, for the same questions in any order;
+    of several models' judgments those of the answers' model.
     baseline: its name, which judgments do not hold. ``n_total`` games have a verdict, ``n_failed`` have none and stay out.
     ``n_further``: games in which the judge was asked to go on, None where the file does not say. ``avg_length`` is in characters.
     """
+    check_judgments(judgments, "the judgments")
+    judgments = of_model(judgments, "model", only(answers, "model_id"), len(answers))
     answered, judged = by_question(answers, "the answers"), by_question(judgments, "the judgments")
     if unknown := [number for number in judged if number not in answered]:
         raise UserError(f"the judgments have question {unknown[0]!r}, the answers do not; give both for the same questions")
     points: list[float] = []
-    games: list[Row] = []
+    games: list[Any] = []
     for answer in answered.values():
         pair = _find(judged, answer, "the judgments")["games"]
-        if len(pair) != 2 or any(_text(answer) not in game["user_prompt"] for game in pair):
+        said = _only_turn(answer, "the answers")
+        if len(pair) != 2 or any(game is not None and said not in game["user_prompt"] for game in pair):
             raise UserError(f"the judgment of question {answer['question_id']!r} is not two games with the model's answer; judge it again")
         points += battles(pair)
         games += pair
@@ -217,7 +243,7 @@ def score(answers: list[Row], judgments: list[Row], *, baseline: str) -> dict[st
     failures = Counter(filter(None, map(failure_of, games)))
     elo = rating(np.array(points))
     low, high = interval(np.array(points))
-    turns = [_only_turn(answer["choices"][0]["turns"], answer) for answer in answers]
+    texts, lengths = zip(*(_turn(answer) for answer in answers), strict=True)
     return {
         "benchmark": "arena_hard",
         "protocol": {
@@ -235,7 +261,14 @@ def score(answers: list[Row], judgments: list[Row], *, baseline: str) -> dict[st
         "n_total": len(games) - failures.total(),
         "n_failed": failures.total(),
         "failures": dict(failures),
-        "n_further": sum(game["attempts"] - 1 for game in games) if all("attempts" in game for game in games) else None,
-        "avg_tokens": fmean(turn["token_len"] for turn in turns) if all("token_len" in turn for turn in turns) else None,
-        "avg_length": fmean(len(turn["content"]) for turn in turns),
+        "n_further": sum(game["attempts"] - 1 for game in games) if all("attempts" in (game or {}) for game in games) else None,
+        "avg_tokens": None if np.isnan(lengths).any() else fmean(lengths),
+        "avg_length": fmean(map(len, texts)),
     }
+
+
+def _turn(answer: Row) -> tuple[str, float]:
+    """An answer's text, and its ``token_len``: NaN where the file does not say it, or says null."""
+    said, turn = _only_turn(answer, "the answers"), answer["choices"][0]["turns"][0]
+    length = turn.get("token_len") if isinstance(turn, dict) else None
+    return said, as_number(length, f"the answers, question {answer['question_id']!r}: 'token_len'")

@@ -73,9 +73,13 @@ class Cache:
         if row is None or hashlib.sha256(row[0]).hexdigest() == row[1]:
             return bytes(row[0]) if row else None
         print(f"{self.path}: the response {key[:12]}… is damaged (its sha256 differs); removed, and asked for again", file=sys.stderr)
+        self.remove(key)
+        return None
+
+    def remove(self, key: str) -> None:
+        """Forget a response: its request is asked again."""
         with self._transaction():
             self._db.execute("DELETE FROM responses WHERE key = ?", (key,))
-        return None
 
     def reserve(self, key: str, worst: int, cap: int | None, seconds: float) -> int | None:
         """Set ``worst`` nanodollars aside for a try that ends within ``seconds``; the try's number, for one of the three below.

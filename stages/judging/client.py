@@ -2,10 +2,12 @@
 
 ``Client.ask`` sends requests side by side over one pool of connections and gives back an outcome for each, in order: the raw response,
 or the reason why there is none. Every try is one call that is counted here: 408, 409, 429, 5xx, time-outs and broken connections are
-tried again, at most ``max_retries`` times, after a random part of a wait that doubles, or what Retry-After says. What no retry can mend
-(401, 403, 404) stops everything after the calls in flight; a 400 is about one prompt, unless it is all that an endpoint says. What has
-been said is cached, and what it costs is bounded (stages/judging/cache.py). The judge's text is data: it is parsed by the benchmark's
-protocol and nowhere else.
+tried again, at most ``max_retries`` times, after a random part of a wait that doubles, or what Retry-After says. A response with HTTP 200
+may hold an error, whose code counts like a status, or a ``finish_reason`` which says that the text is not whole; such a call is tried
+again and never cached. What no retry can mend (401, 403, 404) stops everything after the calls in flight. A 400 is about one prompt, and a
+response without what was asked for is one failure, unless the first or the last sixteen are all like that: then everything stops too.
+What has been said is cached, and what it costs is bounded (stages/judging/cache.py). The judge's text is data: it is parsed by the
+benchmark's protocol and nowhere else.
 """
 
 from __future__ import annotations
@@ -31,18 +33,30 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from stages.errors import UserError
+from stages.files import whole_characters
 from stages.judging.cache import NANO, Cache, OverBudget
 
 if TYPE_CHECKING:
     import openai
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-DOWN = 16  # ours: so many requests in a row that fail after all their retries mean that the endpoint is down, not that prompts are odd
+DOWN = 16  # ours: so many requests in a row that fail, or bring nothing to use, are the endpoint's fault and not the prompts'
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # ours, seconds: before the first retry at most, and before any
 MAX_BYTES = 8 * 2**20  # ours: a hundred times the longest judgment with its log-probabilities
 GRACE = 5.0  # ours, seconds: what a try may take beyond its time-out
 ODD_PROMPT = (400, 413, 422)  # what endpoints say of one prompt, a too long one above all
 RETRIED = (408, 409, 429)
+# Error codes that are words: what providers send for the statuses above.
+RETRIED_WORDS = re.compile(r"rate.?limit|overload|server.?error|internal|unavailable|time.?out|busy|capacity|exhausted", re.IGNORECASE)
+# What a ``finish_reason`` says of a text that is as whole as it will get: OpenAI's words, then those of TGI, Together, Anthropic, Mistral,
+# Google and Zhipu for the same. Any other, such as error, abort, network_error or insufficient_system_resource, says that it broke off.
+ENDED = {"stop", "length", "content_filter", "tool_calls", "function_call", "eos", "eos_token", "end_turn", "stop_sequence", "max_tokens"}
+ENDED |= {"model_length", "complete", "safety", "recitation", "sensitive", "refusal", "model_context_window_exceeded"}
+FILTERED = {"content_filter", "safety", "recitation", "sensitive", "refusal"}
+# A judge's thoughts in front of its text; where the chat template has opened them, or the text ends in them, one of the tags is missing.
+THOUGHTS = re.compile(r"\s*(?:<(think(?:ing)?|thought|reasoning)>.*?(?:</\1>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z))", re.DOTALL | re.IGNORECASE)
+TEXT_PARTS = ("text", "output_text")
+OPENED = re.compile(r"(?:(?!<think>).)*?</think>[ \t]*\n", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -58,14 +72,21 @@ Ask = Callable[[list[dict[str, Any]]], list[Outcome]]  # ``Client.ask`` with its
 
 @dataclass(frozen=True)
 class Try:
-    """One call: its ``body``, or its ``failure`` and what follows from that."""
+    """One call: the ``body`` of a response with HTTP 200 and what it ``response`` says, or a ``failure``; and what follows from that."""
 
     body: bytes | None = None
+    response: dict[str, Any] | None = None
     failure: str = ""
     free: bool = False  # it certainly cost nothing
     again: bool = False  # another try may mend it
     wait: float | None = None  # seconds that the endpoint asks for before that
     stop: bool = False  # nothing mends it
+    lacks: str = ""  # what was asked for and is not in the response
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the response answers the request for good, and belongs into the cache."""
+        return self.response is not None and not (self.failure or self.lacks)
 
 
 class Round:
@@ -75,7 +96,11 @@ class Round:
         self.halt = asyncio.Event()
         self.reason = ""
         self.failed_in_a_row = 0
+        self.lacking_in_a_row = 0
         self.refused: int | None = 0  # the 400s so far; None once there was anything else
+        self.begun = 0  # requests
+        self.known = asyncio.Event()  # set when the endpoint has answered one as asked, or DOWN of them in any way
+        self.done = 0
 
     def stop(self, reason: str) -> None:
         self.reason = self.reason or reason
@@ -162,12 +187,19 @@ class Client:
         if self.is_paid:
             for request in requests:
                 worst_tokens(request)
-        known = [self.cache.get(key) if self.cache else None for key in keys]
-        outcomes = [_read(body) if body is not None else None for body in known]
+        outcomes = [self._known(key, request) for key, request in zip(keys, requests, strict=True)]
         count = sum(outcome is not None for outcome in outcomes)
         often = 0.2 if sys.stderr.isatty() else 10
         with tqdm(total=len(requests), initial=count, desc=label, unit="call", mininterval=often, file=sys.stderr) as bar:
             return self._runner.run(self._ask(requests, keys, outcomes, bar))
+
+    def _known(self, key: str, request: dict[str, Any]) -> Outcome | None:
+        """What the cache has for a request; what an earlier version kept, and this one would not, is removed."""
+        body = self.cache.get(key) if self.cache else None
+        outcome = cached(body, request)
+        if self.cache and body is not None and outcome is None:
+            self.cache.remove(key)
+        return outcome
 
     async def _ask(self, requests: list[dict[str, Any]], keys: list[str], outcomes: list[Outcome | None], bar: tqdm[Any]) -> list[Outcome]:
         waiting = iter([number for number, outcome in enumerate(outcomes) if outcome is None])
@@ -175,7 +207,13 @@ class Client:
 
         async def work() -> None:
             for number in waiting:
+                round_.begun += 1
+                if round_.begun > DOWN:  # no more is paid for before it is known whether the endpoint gives what is asked for
+                    await round_.known.wait()
                 outcomes[number] = outcome = await self._outcome(requests[number], keys[number], round_)
+                round_.done += 1
+                if round_.done >= DOWN or round_.halt.is_set():
+                    round_.known.set()
                 if outcome is None:
                     return
                 if self.is_paid:
@@ -205,20 +243,19 @@ class Client:
                 except OverBudget as error:
                     round_.stop(str(error))
                 if number is None:
-                    if (body := self.cache.get(key)) is not None:  # another process has asked
-                        return _read(body)
+                    if (outcome := self._known(key, request)) is not None:  # another process has asked
+                        return outcome
                     await round_.pause(random.uniform(0.05, 0.15))
             if round_.halt.is_set():
                 return None
             tried = await self._try(request)
-            outcome = _read(tried.body) if tried.body is not None else None
-            self._book(number, key, tried, outcome, worst)
+            self._book(number, key, tried, worst)
             if tried.stop:
                 round_.stop(tried.failure)
                 return None
-            if outcome or not tried.again:
-                self._count(round_, refused=not outcome and tried.free, failure=tried.failure)
-                return outcome or Outcome(failure=tried.failure)
+            if not tried.again:
+                self._count(round_, tried)
+                return Outcome(failure=tried.failure) if tried.failure else Outcome(tried.response)
             failure = tried.failure
             # Jitter on top of what the endpoint asks for too: all that it turned away would come back at once.
             wait = min(tried.wait or 0, LONGEST_WAIT) + random.uniform(0, min(FIRST_WAIT * 2**attempt, LONGEST_WAIT))
@@ -229,13 +266,26 @@ class Client:
             round_.stop(f"{self.base_url} is down: {DOWN} requests in a row failed, {last}; see that it runs, then try again")
         return Outcome(failure=failure)
 
-    def _count(self, round_: Round, *, refused: bool, failure: str) -> None:
-        """Tell a wrong request from an odd prompt: where 400 is all that comes, from the first on, it is the former."""
+    def _count(self, round_: Round, tried: Try) -> None:
+        """Tell a wrong request from an odd prompt: where 400 is all that comes, from the first on, it is the former.
+
+        Likewise an endpoint that cannot do what is asked from a response that lacks it: by sixteen such in a row.
+        """
         round_.failed_in_a_row = 0
+        refused = bool(tried.failure and tried.free)
         round_.refused = round_.refused + 1 if refused and round_.refused is not None else None
+        round_.lacking_in_a_row = round_.lacking_in_a_row + 1 if tried.lacks else round_.lacking_in_a_row if refused else 0
+        if not (refused or tried.lacks):
+            round_.known.set()
         if round_.refused == DOWN:
             round_.stop(
-                f"{failure}; so were the first {DOWN} requests all: set the benchmark's decoding and prompt to what the endpoint takes"
+                f"{tried.failure}; so were the first {DOWN} requests all: set the benchmark's decoding and prompt to what the endpoint"
+                " takes"
+            )
+        if round_.lacking_in_a_row == DOWN:
+            round_.stop(
+                f"{self.base_url} gave {DOWN} responses in a row without what the protocol needs. The last: {tried.lacks}. Set"
+                " judge.base_url and judge.model to a judge that gives it; nothing of this was cached, and the same command goes on"
             )
 
     async def _try(self, request: dict[str, Any]) -> Try:
@@ -248,7 +298,7 @@ class Client:
                 self._sdk.chat.completions.with_streaming_response.create(model=self.model, **request) as response,
             ):
                 tried = await _body(response)
-                return replace(tried, body=self._without_key(tried.body)) if tried.body else tried
+                return self._read(self._without_key(tried.body), request) if tried.body is not None else tried
         except openai.APIStatusError as error:
             return self._refused(error)
         except TimeoutError:
@@ -256,6 +306,30 @@ class Client:
         except (openai.APIConnectionError, ConnectionError) as error:
             never_arrived = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
             return Try(failure=f"no response in {{tries}} tries: {error}", again=True, free=never_arrived)
+
+    def _read(self, body: bytes, request: dict[str, Any]) -> Try:
+        """What a response with HTTP 200 is worth: the answer to ``request``, an error in disguise, a torn text, or nothing to use."""
+        outcome = _read(body)
+        if outcome.response is None:
+            failure = outcome.failure or ""
+            return Try(body, failure=failure, lacks=f"{failure}; it must be one JSON object of a chat completion, no stream and no page")
+        tried = Try(body, outcome.response)
+        if (error := _error(outcome.response)) is not None:
+            code, words = error
+            words = words.replace(self.key, "[key]") if self.api_key_env else words
+            status = int(code) if re.fullmatch(r"[1-5]\d\d", code) else 0
+            again = status in RETRIED or status >= 500 or bool(not status and RETRIED_WORDS.search(code))
+            again = again and code != "insufficient_quota"
+            free = 300 <= status < 500 and status != 408
+            stop = 400 < status < 500 and not again and status not in ODD_PROMPT
+            after = " in the last of {tries} tries" if again else ""
+            failure = f"an error inside HTTP 200{f', code {code}' if code else ''}{after}. It said: {words[:200]}"
+            if stop:
+                failure = f"{self.base_url} refused model {self.model!r} with {failure}"
+            return replace(tried, failure=failure, again=again, free=free, stop=stop, lacks="" if again else failure)
+        if (reason := _torn(outcome.response)) is not None:
+            return replace(tried, failure=f"the text is not whole in the last of {{tries}} tries: {reason}", again=True)
+        return replace(tried, lacks=_lack(outcome.response, request) or "")
 
     def _refused(self, error: openai.APIStatusError) -> Try:
         status, headers = error.status_code, error.response.headers
@@ -278,15 +352,14 @@ class Client:
         refusal = f"{self.base_url} refused model {self.model!r} with HTTP {error.status_code}"
         return f"{refusal}{advice and f'; {advice}'}. It said: {said[:300]}"
 
-    def _book(self, number: int | None, key: str, tried: Try, outcome: Outcome | None, worst: int) -> None:
+    def _book(self, number: int | None, key: str, tried: Try, worst: int) -> None:
         """Write down at once what a try brought and cost; where the endpoint does not say what, the worst."""
-        if tried.body is not None and outcome:
-            used = _usage(outcome)
+        used = _usage(tried.response)
+        if used or (tried.body is not None and not tried.again and not tried.free):
             cost = self._nanodollars(*used) if used else worst
             self.cost += cost
             if self.cache and number is not None:
-                is_success = outcome.response is not None and _choices(outcome.response)
-                self.cache.settle(number, cost, key, tried.body if is_success else None)
+                self.cache.settle(number, cost, key, tried.body if tried.is_kept else None)
         elif self.cache and number is not None:
             (self.cache.release if tried.free else self.cache.keep)(number)
 
@@ -358,18 +431,30 @@ def kind(reason: str) -> str:
 
 
 def content(outcome: Outcome) -> tuple[str, str | None]:
-    """The text of the judge's message, or "" and the reason why there is none."""
+    """The text of the judge's message without its thoughts, or "" and the reason why there is none."""
     if outcome.response is None:
         return "", outcome.failure
     try:
         choice = outcome.response["choices"][0]
-        text, refusal = choice["message"]["content"], choice["message"].get("refusal")
+        text, refusal = _text(choice["message"]["content"]), choice["message"].get("refusal")
         finish = choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):
         return "", "the response has no choices[0].message.content"
-    if isinstance(text, str) and text.strip():
+    if text.strip():
         return text, None
     return "", f"the judge refused: {str(refusal)[:100]!r}" if refusal else f"the judge wrote no text, finish_reason {finish!r}"
+
+
+def _text(said: Any) -> str:
+    """A message's content, a text or a list of parts, as one text without the thoughts in front; "" where it is none."""
+    if isinstance(said, list):
+        parts = [part.get("text") if isinstance(part, dict) and part.get("type") in TEXT_PARTS else part for part in said]
+        said = "".join(part for part in parts if isinstance(part, str))
+    if not isinstance(said, str):
+        return ""
+    while found := THOUGHTS.match(said) or OPENED.match(said):
+        said = said[found.end() :].lstrip()
+    return said
 
 
 async def _body(response: Any) -> Try:
@@ -385,9 +470,18 @@ async def _body(response: Any) -> Try:
     return Try(body=bytes(body))
 
 
+def cached(body: bytes | None, request: dict[str, Any]) -> Outcome | None:
+    """A response as the cache has it, read; None where there is none, or one that would not be kept today."""
+    outcome = _read(body) if body is not None else None
+    if outcome is None or outcome.response is None:
+        return None
+    is_good = _error(outcome.response) is None and _torn(outcome.response) is None and _lack(outcome.response, request) is None
+    return outcome if is_good else None
+
+
 def _read(body: bytes) -> Outcome:
     try:
-        read = json.loads(body)
+        read = whole_characters(json.loads(body))
     except ValueError:
         return Outcome(failure=f"the response is not JSON: {body[:100].decode(errors='replace')!r}")
     except RecursionError:
@@ -395,12 +489,50 @@ def _read(body: bytes) -> Outcome:
     return Outcome(response=read) if isinstance(read, dict) else Outcome(failure=f"the response is no object: {str(read)[:100]!r}")
 
 
-def _choices(response: dict[str, Any]) -> bool:
-    return isinstance(response.get("choices"), list) and bool(response["choices"])
+def _choice(response: dict[str, Any]) -> dict[str, Any]:
+    choices = response.get("choices")
+    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
 
 
-def _usage(outcome: Outcome) -> tuple[int, int] | None:
+def _error(response: dict[str, Any]) -> tuple[str, str] | None:
+    """Code, "" where there is none, and words of the error that a response holds in place of an answer, or beside a torn one."""
+    choice = _choice(response)
+    said = choice.get("error") or (None if choice else response.get("error"))
+    if said is None and not choice and response.get("object") == "error":  # vLLM's and FastChat's own form
+        said = response
+    if said is None:
+        return None
+    if not isinstance(said, dict):
+        return "", str(said)
+    code = next((str(said[key]) for key in ("code", "status", "type") if said.get(key) not in (None, "", "error")), "")
+    return code, str(said.get("message") or said)
+
+
+def _torn(response: dict[str, Any]) -> str | None:
+    """Why the answer is not whole, where its ``finish_reason`` says so."""
+    finish = _choice(response).get("finish_reason")
+    return None if not finish or str(finish).lower() in ENDED else f"finish_reason {finish!r}"
+
+
+def _lack(response: dict[str, Any], request: dict[str, Any]) -> str | None:
+    """What ``request`` asked for and the response does not have, though the judge did not decline: a message, log-probabilities, a text."""
+    choice = _choice(response)
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        return "the response has no choices[0].message"
+    if message.get("refusal") or str(choice.get("finish_reason")).lower() in FILTERED:
+        return None
+    if request.get("logprobs"):
+        try:
+            has = bool(choice["logprobs"]["content"][0]["top_logprobs"])
+        except (KeyError, IndexError, TypeError):
+            has = False
+        return None if has else "the response has no choices[0].logprobs.content[0].top_logprobs, which the benchmark's decoding asks for"
+    return None if _text(message.get("content")) else f"the judge wrote no text, finish_reason {choice.get('finish_reason')!r}"
+
+
+def _usage(response: dict[str, Any] | None) -> tuple[int, int] | None:
     """Tokens read and written, as the endpoint counts them; None where it does not say."""
-    usage = (outcome.response or {}).get("usage")
+    usage = (response or {}).get("usage")
     read, written = (usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens"))
     return (read, written) if type(read) is int and type(written) is int and read >= 0 and written >= 0 else None

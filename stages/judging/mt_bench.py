@@ -18,7 +18,7 @@ from typing import Any
 from stages.errors import UserError
 from stages.judging import VERSIONS
 from stages.judging.client import Ask, content, kind
-from stages.judging.rows import Row, by_question, fill, only, read_rows
+from stages.judging.rows import Row, as_number, by_question, check_texts, fill, of_model, only, read_rows, turns_of
 
 NEEDS_REFERENCE = {"math", "reasoning", "coding"}
 TURNS = (1, 2)
@@ -92,8 +92,8 @@ def annotate(
     chats = []
     for turn in TURNS:
         for number, question in by_question(questions, "the questions").items():
-            if len(question["turns"]) != len(TURNS):
-                raise UserError(f"question {number!r} has {len(question['turns'])} turns; MT-Bench has two: take its own question.jsonl")
+            if len(asked := turns_of(question, "the questions")) != len(TURNS):
+                raise UserError(f"question {number!r} has {len(asked)} turns; MT-Bench has two: take its own question.jsonl")
             needs = question["category"] in NEEDS_REFERENCE
             reference = _turns(given, number, "the reference answers") if needs else None
             chat = messages(prompts, question, _turns(ours, number, "the answers"), turn, reference)
@@ -110,16 +110,41 @@ def annotate(
 
 def failure_of(row: Row) -> str | None:
     """The kind of failure that left a row without a rating, None where it has one; FastChat's own rows tell by the text alone."""
-    if row["score"] != FAILED:
+    if rating_of(row) is not None:
         return None
     return kind(row.get("failure") or ("the call failed" if row["judgment"] == ERROR else NO_RATING))
+
+
+def rating_of(row: Row) -> float | None:
+    """A judgment's rating; None where it has none, which FastChat writes as -1 and other tools as null."""
+    score = as_number(row["score"], "a judgment's 'score'")
+    return None if math.isnan(score) or score == FAILED else score
+
+
+def judge_of(row: Row) -> tuple[str, str | None]:
+    """A judgment's judge and the name of its prompt: FastChat writes both as a list, other tools the judge alone as a text."""
+    judge = row["judge"]
+    return (judge, None) if isinstance(judge, str) else (judge[0], judge[1] if len(judge) > 1 else None)
+
+
+def check_judgments(rows: list[Row], what: str) -> None:
+    """UserError names ``what`` the rows are, the first row and the key whose value no judgment of FastChat's can have."""
+    check_texts(rows, ("model", "user_prompt"), what)
+    for place, row in enumerate(rows):
+        where = f"{what}, row {place} (from 0)"
+        as_number(row["score"], f"{where}: 'score'")
+        judge = row["judge"]
+        if not (isinstance(judge, str) or (isinstance(judge, list) and judge and all(isinstance(name, str) for name in judge))):
+            raise UserError(f"{where}: 'judge' is {judge!r}; expected the judge's name, or a list of it and the prompt's name")
+        if row["turn"] not in TURNS:
+            raise UserError(f"{where}: 'turn' is {row['turn']!r}; expected 1 or 2")
 
 
 def _turns(rows: Mapping[Any, Row], number: Any, what: str) -> list[str]:
     """The texts of both turns; UserError names the question that has no row, or another number of turns."""
     if number not in rows:
         raise UserError(f"{what} have no row for question {number!r}; every question to be judged with them needs one")
-    turns: list[str] = rows[number]["choices"][0]["turns"]
+    turns = turns_of(rows[number], what)
     if len(turns) != len(TURNS):
         raise UserError(f"{what} have {len(turns)} turns for question {number!r}; MT-Bench has two: give both")
     return turns
@@ -132,11 +157,14 @@ def score(answers: list[Row], judgments: list[Row], questions: list[Row]) -> dic
     """Mean ratings in [1, 10] as FastChat's show_result takes them: over rows, those without a rating left out.
 
     answers: rows of ``model_answer``; judgments: as ``annotate`` writes them, or FastChat's own, in any order: each answered turn at
-    least once, and where a rerun gave it more rows all of them count. questions: rows of ``question.jsonl``, for the categories.
-    ``standard_error``: over questions, each the mean of its rated rows; their standard deviation (ddof 1) by the root of their number.
+    least once, and where a rerun gave it more rows all of them count; of several models' judgments those of the answers' model.
+    questions: rows of ``question.jsonl``, for the categories. ``standard_error``: over questions, each the mean of its rated rows; their
+    standard deviation (ddof 1) by the root of their number.
     ``n_total`` rows have a rating, ``n_failed`` have none, ``n_off_scale`` of the former are outside 1 to 10 and count all the same.
     ``avg_length``: characters of a turn's answer.
     """
+    check_judgments(judgments, "the judgments")
+    judgments = of_model(judgments, "model", only(answers, "model_id"), len(TURNS) * len(answers))
     asked, answered = by_question(questions, "the questions"), by_question(answers, "the answers")
     texts = {(number, turn): _turns(answered, number, "the answers")[turn - 1] for number in answered for turn in TURNS}
     judged = {(row["question_id"], row["turn"]): row for row in judgments}
@@ -149,7 +177,7 @@ def score(answers: list[Row], judgments: list[Row], questions: list[Row]) -> dic
         if texts[row["question_id"], row["turn"]] not in row["user_prompt"]:
             raise UserError(f"turn {row['turn']} of question {row['question_id']!r}: judged was another answer; judge these answers")
 
-    rated = [row for row in judgments if row["score"] != FAILED]
+    rated = [row for row in judgments if rating_of(row) is not None]
     if not rated:
         raise UserError(f"all {len(judgments)} judgments failed, so that there is nothing to score; their `failure` says why")
     failures = Counter(filter(None, map(failure_of, judgments)))
@@ -157,9 +185,9 @@ def score(answers: list[Row], judgments: list[Row], questions: list[Row]) -> dic
     categories = dict.fromkeys(asked[number]["category"] for number in asked if number in answered)
     return {
         "benchmark": "mt_bench",
-        "protocol": {"version": VERSIONS["mt_bench"], "prompts": sorted({row["judge"][1] for row in judgments})},
+        "protocol": {"version": VERSIONS["mt_bench"], "prompts": sorted({prompt for row in judgments if (prompt := judge_of(row)[1])})},
         "generator": only(judgments, "model"),
-        "judge": only([{"judge": row["judge"][0]} for row in judgments], "judge"),
+        "judge": only([{"judge": judge_of(row)[0]} for row in judgments], "judge"),
         "mean": _mean(rated),
         "standard_error": stdev(of_question) / math.sqrt(len(of_question)) if len(of_question) > 1 else None,
         "turns": {str(turn): _mean(row for row in rated if row["turn"] == turn) for turn in TURNS},

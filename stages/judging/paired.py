@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stages.errors import UserError
-from stages.judging.rows import check_same, read_rows
+from stages.judging.rows import as_number, check_same, read_rows
 
 KEYS = {"alpacaeval2": "preference", "oracle": "score"}  # where an instruction's value stands, by protocol
 
@@ -38,7 +38,8 @@ def values(annotations: Path, benchmark: str) -> tuple[list[str], np.ndarray]:
     NaN where the judgment failed. UserError names the file that is missing, or its row without a value.
     """
     rows = read_rows(annotations, ("instruction", KEYS[benchmark]))
-    found = np.array([row[KEYS[benchmark]] for row in rows], dtype=float)
+    key = KEYS[benchmark]
+    found = np.array([as_number(row[key], f"{annotations}, row {place} (from 0): {key!r}") for place, row in enumerate(rows)])
     if benchmark == "alpacaeval2":
         found = 100 * (np.where(found == 0, 1.5, found) - 1)  # the package also writes a draw as 0
     return [row["instruction"] for row in rows], found

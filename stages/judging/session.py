@@ -8,14 +8,13 @@ else in results/judgments.sqlite.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -34,6 +33,7 @@ from stages.schema import check_knobs
 Work = Callable[..., list[Row]]  # the judgments by an ``ask``, its one argument
 
 START_SECONDS = 30
+SILENT = client.Outcome(response={"choices": [{"message": {"role": "assistant", "content": "-"}}]})  # a text without a verdict
 CACHE = "results/judgments.sqlite"
 # Tokens that a judge writes on average: one by AlpacaEval's protocol, none by the oracle's; the others from published judgments' characters
 # at four a token: 800 of GPT-4 on MT-Bench; on Arena-Hard 2,700 of a model that also writes an answer of its own first.
@@ -95,6 +95,12 @@ def _address(module: str, said: Queue[str], last: deque[str]) -> str:
             return found[1]
 
 
+def rehearse(works: Iterable[Work]) -> None:
+    """Make every request of ``works``, and send none: what cannot be asked stops before anything is paid for."""
+    for work in works:
+        work(ask=lambda requests: [SILENT] * len(requests))
+
+
 def estimate(works: Mapping[str, tuple[str, Work]], judge: dict[str, Any], cache: str | None) -> str:
     """Calls, tokens and dollars of each work, from the very requests that would be sent; nothing is called, and nothing written.
 
@@ -103,7 +109,6 @@ def estimate(works: Mapping[str, tuple[str, Work]], judge: dict[str, Any], cache
     counted, under "up to".
     """
     price = client.checked_price(judge["price"])
-    silent = client.Outcome(response={"choices": [{"message": {"role": "assistant", "content": "-"}}]})
     lines = [f"{'benchmark':<36}{'calls':>8}{'cached':>8}{'tokens':>12}{'at most':>12}{'dollars':>10}{'at most':>10}"]
     total = [0.0] * 6
 
@@ -114,10 +119,11 @@ def estimate(works: Mapping[str, tuple[str, Work]], judge: dict[str, Any], cache
     def asked(rounds: list[list[float]], expected: int, requests: list[dict[str, Any]]) -> list[client.Outcome]:
         """In place of ``Client.ask``: the requests' figures go into ``rounds``; of a further round nothing is expected."""
         keys = client.request_keys(judge["base_url"] or "", judge["model"], requests)
-        known = stored(cache, keys) if cache else [None] * len(keys)
+        bodies = stored(cache, keys) if cache else [None] * len(keys)
+        known = [client.cached(body, request) for body, request in zip(bodies, requests, strict=True)]
         tokens, most_tokens, dollars, most_dollars = 0.0, 0.0, 0.0, 0.0
-        for request, body in zip(requests, known, strict=True):
-            if body is None:
+        for request, outcome in zip(requests, known, strict=True):
+            if outcome is None:
                 read, written = client.worst_tokens(request)
                 read += written if rounds else 0  # what was said before, in place of "-"
                 most_tokens += read + written
@@ -126,9 +132,9 @@ def estimate(works: Mapping[str, tuple[str, Work]], judge: dict[str, Any], cache
                     read, written = read // 4, min(written, expected)
                     tokens += read + written
                     dollars += (read * price["input"] + written * price["output"]) / 1e6
-        cached = sum(body is not None for body in known)
+        cached = sum(outcome is not None for outcome in known)
         rounds.append([len(requests), cached, tokens, most_tokens, dollars, most_dollars])
-        return [client.Outcome(response=json.loads(body)) if body is not None else silent for body in known]
+        return [outcome or SILENT for outcome in known]
 
     for name, (protocol, work) in works.items():
         rounds: list[list[float]] = []
