@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from stages import files, models
 from stages.errors import UserError
+from stages.preference.data import check_conversation
+from stages.records import Message, messages_of, numbered, text_of, value_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -74,12 +76,24 @@ def score(model: PreTrainedModel, conversations: Iterable[Tokens], batch_tokens:
     return scores
 
 
+def read_answers(path: str) -> list[dict[str, Any]]:
+    """The rows of generations.jsonl; UserError names the line whose prompt or response is no text."""
+    rows = []
+    for where, row in numbered(files.read_rows(path), path):
+        prompt_id, prompt, response = (value_of(row, key, where) for key in ("prompt_id", "prompt", "response"))
+        prompt = messages_of(prompt, f"{where}: 'prompt'")
+        rows.append({"prompt_id": prompt_id, "prompt": prompt, "response": text_of(response, f"{where}: 'response'")})
+    return rows
+
+
 def main() -> None:
     config, folder = files.stage_config(__doc__)
     tokenizer = models.load_tokenizer(config.model, config.revision)
     model = load_reward_model(config.model, config.revision).to(models.device()).eval()
-    rows = files.read_rows(config.generations)
-    chats = [[*row["prompt"], {"role": "assistant", "content": row["response"]}] for row in rows]
+    rows = read_answers(config.generations)
+    chats: list[list[Message]] = [[*row["prompt"], {"role": "assistant", "content": row["response"]}] for row in rows]
+    for number, chat in enumerate(chats, start=1):
+        check_conversation(chat, tokenizer, f"{config.generations}, line {number}")
     whole = [tuple(tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"]) for chat in chats]
     conversations = [tokens[: config.max_length] for tokens in whole]
     score_of = score(model, conversations)

@@ -22,28 +22,43 @@ from stages import files, models
 from stages.engine import generate, seed_of, start_engine
 from stages.errors import UserError
 from stages.preference.data import question_tokens
-from stages.records import inputs_of, read_records
+from stages.records import Message, inputs_of, messages_of, numbered, read_records
 
 Row = dict[str, Any]
 
 
 def distinct_prompts(rows: list[Row], path: str) -> list[Row]:
-    """``{"prompt_id", "prompt": [messages]}``, each prompt once, in order of first appearance; UserError names the line without one.
+    """``{"prompt_id", "prompt": [messages]}``, each prompt once, in order of first appearance; UserError names the line without one."""
+    return list(first_lines(rows, path).values())
 
-    The prompt is all but the last turn of ``chosen``, where a row has it, so that earlier turns count; else ``prompt``, as one user turn.
+
+def first_lines(rows: list[Row], path: str) -> dict[str, Row]:
+    """``distinct_prompts``, under file and line of each prompt's first appearance.
+
+    The prompt is all but the last turn of ``chosen``, where a row has it, so that earlier turns count; else ``prompt``, a list of messages
+    or the text of one user turn.
     """
-    prompts: dict[str, Row] = {}
-    for number, row in enumerate(rows, start=1):
-        chosen = row.get("chosen")
-        turns = chosen[:-1] if isinstance(chosen, list) else [{"role": "user", "content": row.get("prompt")}]
-        if "prompt_id" not in row or not turns or not all(isinstance(turn.get("content"), str) for turn in turns):
-            raise UserError(
-                f"{path}, line {number}: a prompt needs 'prompt_id' and either 'chosen', a list of messages, or 'prompt', a text;"
-                " see UltraFeedback binarized"
-            )
-        messages = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
-        prompts.setdefault(json.dumps(messages), {"prompt_id": row["prompt_id"], "prompt": messages})
-    return list(prompts.values())
+    prompts: dict[str, tuple[str, Row]] = {}
+    for where, row in numbered(rows, path):
+        messages = prompt_of(row, where)
+        prompts.setdefault(json.dumps(messages), (where, {"prompt_id": row["prompt_id"], "prompt": messages}))
+    return dict(prompts.values())
+
+
+def prompt_of(row: Row, where: str) -> list[Message]:
+    """The messages that a row asks the model to answer."""
+    chosen, prompt = row.get("chosen"), row.get("prompt")
+    turns = messages_of(chosen, f"{where}: 'chosen'")[:-1] if isinstance(chosen, list) and chosen else []
+    if not turns and isinstance(prompt, list):
+        turns = messages_of(prompt, f"{where}: 'prompt'")
+    if not turns and not isinstance(chosen, list) and isinstance(prompt, str):
+        turns = [{"role": "user", "content": prompt}]
+    if not turns or "prompt_id" not in row:
+        raise UserError(
+            f"{where}: a prompt needs 'prompt_id' and either 'chosen', a list of messages, or 'prompt', a text or a list of messages;"
+            f" see UltraFeedback binarized; the row has {', '.join(sorted(row)) or 'no keys'}, and 'prompt' is {prompt!r:.80}"
+        )
+    return turns
 
 
 def base_seed(messages: list[dict[str, str]], seed: int, n: int) -> int:
@@ -54,9 +69,11 @@ def base_seed(messages: list[dict[str, str]], seed: int, n: int) -> int:
 def main() -> None:
     config, folder = files.stage_config(__doc__)
     rows = read_records(config.prompts)
-    prompts = distinct_prompts(rows, config.prompts.data)
+    lines = first_lines(rows, config.prompts.data)
+    prompts = list(lines.values())
     tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
-    asked = [question_tokens(row["prompt"], tokenizer, empty_system=False) for row in prompts]  # the authors' decode.py inserts none
+    # No empty system turn: the authors' decode.py inserts none.
+    asked = [question_tokens(row["prompt"], tokenizer, empty_system=False, where=where) for where, row in lines.items()]
     engine = start_engine(config, max(map(len, asked)) + config.max_tokens)
     from vllm import SamplingParams
 

@@ -5,17 +5,18 @@
 In: rows, each in one of two schemas: preferences as UltraFeedback binarized (``prompt_id``, ``chosen`` and ``rejected`` as
 messages, ``score_chosen``, ``score_rejected``; the authors' released sets, with ``all_rm_scores`` instead of the two, also do), or answers
 with their scores as stages/annotate.py writes them, of which the best is chosen and the worst rejected (SimPO section 3, the Instruct
-settings). Out: train.jsonl and heldout.jsonl, rows of
+settings). The two answers may also stand alone beside a list of messages ``prompt``, as in TRL. Out: train.jsonl and heldout.jsonl, rows of
 
     {"prompt_id", "prompt": [messages], "chosen": [message], "rejected": [message], "score_chosen", "score_rejected"}
 
 Pairs of identical texts and pairs of equal scores say nothing and are dropped, and so is a prompt whose best or worst answer is empty;
-the manifest counts them.
+the manifest counts them. Messages are read and compared by role and content. Whole prompts are held out, so that no held-out prompt is
+trained on; with ``heldout_split`` the data decide, and the manifest counts the prompts of both splits.
 """
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from random import Random
 from typing import Any
 
@@ -23,14 +24,27 @@ from omegaconf import DictConfig
 
 from stages import files
 from stages.errors import UserError
-from stages.records import inputs_of, read_records
+from stages.records import (
+    Message,
+    inputs_of,
+    is_number,
+    messages_of,
+    number_of,
+    numbered,
+    preference_of,
+    prompt_key,
+    read_records,
+    text_of,
+    value_of,
+)
 
 Row = dict[str, Any]
 
 
 def read_pair(row: Row, where: str) -> Row:
     """The pair in a row of either schema, its prompt's messages apart from the two answers; UserError names the row that has none."""
-    if "chosen" in row or "rejected" in row:
+    sides = [side for side in ("chosen", "rejected") if side in row]
+    if any(row[side] is not None for side in sides) or (sides and "all_rm_scores" not in row):
         return split_turns(row, where)
     if "all_rm_scores" in row:
         return best_and_worst(row, where)
@@ -42,16 +56,13 @@ def read_pair(row: Row, where: str) -> Row:
 
 def split_turns(row: Row, where: str) -> Row:
     """A preference with its prompt's messages apart from the two answers; UserError names the row that is not such a pair."""
-    for side in ("chosen", "rejected"):
-        messages = row.get(side)
-        if not isinstance(messages, list) or len(messages) < 2 or messages[-1].get("role") != "assistant":
-            raise UserError(f"{where}: {side!r} must be a list of messages that ends with the assistant's; see UltraFeedback binarized")
-    if row["chosen"][:-1] != row["rejected"][:-1]:
-        raise UserError(f"{where}: 'chosen' and 'rejected' answer different prompts")
-    if scores := row.get("all_rm_scores"):
+    prompt, chosen, rejected = preference_of(row, where)
+    if row.get("all_rm_scores") and not ("score_chosen" in row and "score_rejected" in row):
+        scores = _scores(row, where)
         row = {"score_chosen": max(scores), "score_rejected": min(scores), **row}
-    kept = {key: _value(row, key, where) for key in ("prompt_id", "score_chosen", "score_rejected")}
-    return {**kept, "prompt": row["chosen"][:-1], "chosen": row["chosen"][-1:], "rejected": row["rejected"][-1:]}
+    kept = {"prompt_id": value_of(row, "prompt_id", where)}
+    kept |= {key: number_of(value_of(row, key, where), f"{where}: {key!r}") for key in ("score_chosen", "score_rejected")}
+    return {**kept, "prompt": prompt, "chosen": [chosen], "rejected": [rejected]}
 
 
 def best_and_worst(row: Row, where: str) -> Row:
@@ -59,23 +70,40 @@ def best_and_worst(row: Row, where: str) -> Row:
 
     Where all scores are equal the other answer is one with another text if there is one, so that the pair counts as tied, not identical.
     """
-    answers, scores = _value(row, "all_generated_responses", where), row["all_rm_scores"]
-    if not scores or len(answers) != len(scores) or not all(isinstance(score, int | float) and math.isfinite(score) for score in scores):
-        raise UserError(f"{where}: {len(answers)} 'all_generated_responses' need as many 'all_rm_scores', all numbers; it has {scores}")
-    prompt = row["messages"] if "messages" in row else [{"role": "user", "content": _value(row, "prompt", where)}]
-    if not prompt or prompt[-1]["role"] == "assistant":
-        raise UserError(f"{where}: 'messages' must be the prompt's alone, and end with the user's; the answers stand beside them")
+    answers, scores = value_of(row, "all_generated_responses", where), _scores(row, where)
+    if not isinstance(answers, list) or not scores or len(answers) != len(scores):
+        count = len(answers) if isinstance(answers, list) else "no list of"
+        raise UserError(f"{where}: {count} 'all_generated_responses' need as many 'all_rm_scores', all numbers; it has {scores}")
+    answers = [text_of(answer, f"{where}: 'all_generated_responses'[{number}]") for number, answer in enumerate(answers)]
+    prompt = prompt_of(row, where)
     best = max(range(len(scores)), key=scores.__getitem__)
     worst = min(range(len(scores)), key=lambda i: (scores[i], answers[i] == answers[best]))
     sides = {side: [{"role": "assistant", "content": answers[i]}] for side, i in (("chosen", best), ("rejected", worst))}
-    prompt_id = _value(row, "prompt_id", where)
+    prompt_id = value_of(row, "prompt_id", where)
     return {"prompt_id": prompt_id, "score_chosen": scores[best], "score_rejected": scores[worst], "prompt": prompt, **sides}
 
 
-def _value(row: Row, key: str, where: str) -> Any:
-    if key not in row:
-        raise UserError(f"{where}: {key!r} is missing; the row has {', '.join(sorted(row))}")
-    return row[key]
+def prompt_of(row: Row, where: str) -> list[Message]:
+    """The prompt of scored answers: ``messages``, or ``prompt`` as messages or as the text of one user turn."""
+    key = "messages" if row.get("messages") is not None else "prompt"
+    value = value_of(row, key, where)
+    if key == "prompt" and not isinstance(value, list):
+        if not isinstance(value, str):
+            raise UserError(f"{where}: 'prompt' must be a text or a list of messages; it is {value!r}")
+        return [{"role": "user", "content": value}]
+    prompt = messages_of(value, f"{where}: {key!r}") if value else []
+    if not prompt or prompt[-1]["role"] == "assistant":
+        raise UserError(f"{where}: {key!r} must be the prompt's alone, and end with the user's; the answers stand beside them")
+    return prompt
+
+
+def _scores(row: Row, where: str) -> list[float]:
+    scores = row["all_rm_scores"]
+    if not isinstance(scores, list) or not all(map(is_number, scores)):
+        raise UserError(
+            f"{where}: every answer of 'all_generated_responses' needs its score in 'all_rm_scores', all numbers; it has {scores}"
+        )
+    return scores
 
 
 def clean(rows: list[Row]) -> tuple[list[Row], dict[str, int]]:
@@ -88,9 +116,37 @@ def clean(rows: list[Row]) -> tuple[list[Row], dict[str, int]]:
 
 def read_pairs(source: DictConfig, split: str | None = None) -> tuple[list[Row], dict[str, int]]:
     """The pairs of a data set's own split or of ``split`` that can be trained on, and how many were dropped for which reason."""
-    read = [read_pair(row, f"{source.data}, line {n}") for n, row in enumerate(read_records(source, split), start=1)]
+    read = [read_pair(row, where) for where, row in numbered(read_records(source, split), source.data)]
     rows, counts = clean([row for row in read if all(row[side][0]["content"].strip() for side in ("chosen", "rejected"))])
     return rows, counts | {"read": len(read), "dropped_empty": len(read) - counts["read"]}
+
+
+def hold_out(pairs: list[Row], wanted: int, seed: int) -> tuple[list[Row], list[Row]]:
+    """Held-out and training pairs, shuffled. No prompt is in both.
+
+    Whole prompts are held out, in the shuffled order of their first pairs, until ``wanted`` pairs are reached. There are more than
+    ``wanted`` where the last prompt has several pairs.
+    """
+    shuffled = list(pairs)
+    Random(f"heldout-{seed}").shuffle(shuffled)
+    keys = [prompt_key(pair["prompt"]) for pair in shuffled]
+    sizes, held, count = Counter(keys), set(), 0
+    for key in keys:
+        if count >= wanted:
+            break
+        if key not in held:
+            held.add(key)
+            count += sizes[key]
+    parts: tuple[list[Row], list[Row]] = ([], [])
+    for key, pair in zip(keys, shuffled, strict=True):
+        parts[key not in held].append(pair)
+    return parts
+
+
+def count_prompts(train: list[Row], heldout: list[Row]) -> dict[str, int]:
+    """How many prompts each part has, and how many are in both."""
+    parts = [{prompt_key(pair["prompt"]) for pair in part} for part in (train, heldout)]
+    return {"train": len(parts[0]), "heldout": len(parts[1]), "in_both": len(parts[0] & parts[1])}
 
 
 def main() -> None:
@@ -104,13 +160,26 @@ def main() -> None:
     else:
         if config.heldout >= len(train):
             raise UserError(f"pairs.heldout={config.heldout}: only {len(train)} pairs are left of {config.train.data}; hold out fewer")
-        Random(f"heldout-{config.seed}").shuffle(train)
-        heldout, train = train[: config.heldout], train[config.heldout :]
+        heldout, train = hold_out(train, config.heldout, config.seed)
+        if not train:
+            raise UserError(
+                f"pairs.heldout={config.heldout}: the {len(heldout)} pairs of {config.train.data} answer"
+                f" {count_prompts(train, heldout)['heldout']} prompts, and only whole prompts are held out, which leaves none to train on;"
+                " hold out fewer, or add rows with other prompts"
+            )
     files.write_jsonl(folder / "train.jsonl", train)
     files.write_jsonl(folder / "heldout.jsonl", heldout)
     counts |= {"train": len(train), "heldout": len(heldout)}
-    files.write_manifest(folder, config, inputs=inputs_of(config.train), pairs=counts)
-    print(f"pairs: {counts}")
+    prompts = count_prompts(train, heldout)
+    lower = sum(row["score_chosen"] < row["score_rejected"] for row in train + heldout)
+    files.write_manifest(folder, config, inputs=inputs_of(config.train), pairs=counts, prompts=prompts, chosen_scored_lower=lower)
+    print(f"pairs: {counts}, of {prompts['train']:,} and {prompts['heldout']:,} prompts")
+    if not config.heldout_split and len(heldout) != config.heldout:
+        print(f"pairs: {len(heldout)} pairs are held out in place of {config.heldout}, so that no prompt is in both parts")
+    if prompts["in_both"]:
+        print(f"pairs: {prompts['in_both']} prompts of {config.heldout_split} are in {config.train.split} too, and trained on")
+    if lower:
+        print(f"pairs: {lower} pairs have a chosen answer with a lower score than the rejected one; they are kept as they are")
 
 
 if __name__ == "__main__":

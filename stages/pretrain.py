@@ -7,8 +7,16 @@ In: a text per line (``corpus.jsonl``), a tokenizer, the architecture and the tr
 
 from __future__ import annotations
 
+from typing import Any
+
 from stages import checkpoints, files, models
+from stages.records import numbered, text_of, value_of
 from stages.schema import plain
+
+
+def texts(rows: list[dict[str, Any]], path: str) -> list[dict[str, str]]:
+    """``{"text"}`` of each row; UserError names the line without one."""
+    return [{"text": text_of(value_of(row, "text", where), f"{where}: 'text'")} for where, row in numbered(rows, path)]
 
 
 def main() -> None:
@@ -27,7 +35,7 @@ def main() -> None:
     )
     model = LlamaForCausalLM(architecture)
     print(f"pretrain: {model.num_parameters():,} parameters, {config.data}")
-    data = Dataset.from_list([{"text": row["text"]} for row in files.read_rows(config.data)])
+    data = Dataset.from_list(texts(files.read_rows(config.data), config.data))
     facts = models.supervise(model, tokenizer, data, config, folder)
     models.save_model(folder, model, tokenizer)
     files.write_manifest(folder, config, inputs=[config.data], parameters=model.num_parameters(), **facts)

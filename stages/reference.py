@@ -14,12 +14,14 @@ from stages import files, models
 def main() -> None:
     config, folder = files.stage_config(__doc__)
     from stages.preference import refcache
-    from stages.preference.data import read_splits
+    from stages.preference.data import dropped, read_splits, with_mismatched
     from stages.preference.logps import right_layout
 
     tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
     model = models.load_model(config.model, config.revision).to(models.device()).eval()
-    splits = read_splits(config, tokenizer)
+    tokenized = read_splits(config, tokenizer)
+    left_out = dropped(tokenized, f"reference: {config.setting}")
+    splits = with_mismatched(tokenized, config)
     layout = right_layout(model, splits["train"], config.precision)
     frames = {
         split: refcache.compute(model, pairs, config.runtime.token_budget, layout, config.precision, f"reference: {config.setting} {split}")
@@ -27,7 +29,8 @@ def main() -> None:
     }
     refcache.write(folder, frames)
     identity = refcache.identity(model, splits, config.precision)
-    files.write_manifest(folder, config, inputs=[f"{config.pairs}/{files.MANIFEST}"], identity=identity, device=str(model.device))
+    facts = {"identity": identity, "dropped": left_out, "device": str(model.device)}
+    files.write_manifest(folder, config, inputs=[f"{config.pairs}/{files.MANIFEST}"], **facts)
 
 
 if __name__ == "__main__":

@@ -6,32 +6,44 @@ The Bradley-Terry loss -log sigmoid(r(x, y_w) - r(x, y_l)), with r a linear func
 released reward models (PairRM, ArmoRM); a world of one's own needs one of its own.
 
 In: a start model (folder or hub id), and ``data``, preferences in the schema of UltraFeedback binarized, of which ``heldout`` are kept for
-the accuracy. Out: model/ (one label, its head's weights included), and a manifest with the losses and the held-out accuracy.
+the accuracy, by whole prompts (stages/pairs.py:hold_out). Out: model/ (one label, its head's weights included), and a manifest with the
+losses and the held-out accuracy.
 """
 
 from __future__ import annotations
 
-from random import Random
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages import checkpoints, files, models
 from stages.errors import UserError
-from stages.records import inputs_of, read_records
+from stages.pairs import count_prompts, hold_out
+from stages.preference.data import check_conversation
+from stages.records import inputs_of, numbered, preference_of, read_records
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Row = dict[str, Any]
 
 
-def conversations(rows: list[Row], path: str) -> list[Row]:
-    """``chosen`` and ``rejected`` of each row, pairs of identical conversations left out; UserError names the line without such lists."""
-    pairs = []
-    for number, row in enumerate(rows, start=1):
-        for side in ("chosen", "rejected"):
-            if not isinstance(row.get(side), list) or not row[side]:
-                raise UserError(f"{path}, line {number}: {side!r} must be a list of messages; see UltraFeedback binarized")
-        if row["chosen"] != row["rejected"]:
-            pairs.append({side: row[side] for side in ("chosen", "rejected")})
-    return pairs
+def conversations(rows: list[Row], path: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Row], int]:
+    """Prompt and both conversations of each preference, and the number of those left out, as both conversations have the same tokens.
+
+    UserError names the line that is no preference, or of which the chat template leaves out a turn.
+    """
+    pairs, identical = [], 0
+    for where, row in numbered(rows, path):
+        prompt, *answers = preference_of(row, where)
+        sides = [[*prompt, answer] for answer in answers]
+        for messages in sides:
+            check_conversation(messages, tokenizer, where)
+        chosen, rejected = (tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"] for messages in sides)
+        if chosen == rejected:
+            identical += 1
+        else:
+            pairs.append({"prompt": prompt, "chosen": sides[0], "rejected": sides[1]})
+    return pairs, identical
 
 
 def main() -> None:
@@ -42,23 +54,30 @@ def main() -> None:
 
     # TRL averages an evaluation over batches: only batches of one weigh each pair the same.
     args = RewardConfig(per_device_eval_batch_size=1, **models.trl_arguments(config, folder))
-    pairs = conversations(read_records(config.data), config.data.data)
+    tokenizer = models.load_tokenizer(config.model, config.revision)
+    pairs, identical = conversations(read_records(config.data), config.data.data, tokenizer)
     if not 0 < config.heldout < len(pairs):
         raise UserError(
             f"reward.heldout={config.heldout}: {config.data.data} has {len(pairs)} pairs; hold out at least one, and fewer than that"
         )
-    Random(f"heldout-{config.seed}").shuffle(pairs)
+    parts = dict(zip(("eval_dataset", "train_dataset"), hold_out(pairs, config.heldout, config.seed), strict=True))
+    prompts = count_prompts(parts["train_dataset"], parts["eval_dataset"])
+    if not parts["train_dataset"]:
+        raise UserError(
+            f"reward.heldout={config.heldout}: the {len(pairs)} pairs of {config.data.data} answer {prompts['heldout']} prompts, and only"
+            " whole prompts are held out, which leaves none to train on; hold out fewer, or add rows with other prompts"
+        )
     set_seed(config.seed)  # the head's first weights
-    tokenizer = models.load_tokenizer(config.model, config.revision)
     model = AutoModelForSequenceClassification.from_pretrained(
         models.found(config.model), revision=config.revision, num_labels=1, dtype="float32", use_safetensors=True
     )
-    splits = {"train_dataset": Dataset.from_list(pairs[config.heldout :]), "eval_dataset": Dataset.from_list(pairs[: config.heldout])}
+    sides = ("chosen", "rejected")
+    splits = {name: Dataset.from_list([{side: pair[side] for side in sides} for pair in part]) for name, part in parts.items()}
     trainer = RewardTrainer(model=model, args=args, processing_class=tokenizer, **splits)  # also sets the pad token
     counts = {"train": len(trainer.train_dataset), "heldout": len(trainer.eval_dataset)}
     if not all(counts.values()):
         raise UserError(f"reward.training.max_length={config.training.max_length} leaves {counts} of the {len(pairs)} pairs; raise it")
-    print(f"reward: {config.model} on {counts['train']:,} pairs of {config.data.data}", flush=True)
+    print(f"reward: {config.model} on {counts['train']:,} pairs of {config.data.data}, {identical} identical ones left out", flush=True)
     models.show_progress(trainer, "reward")
     facts = checkpoints.train(trainer, config, "reward")
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -67,6 +86,7 @@ def main() -> None:
     counts["dropped_long"] = len(pairs) - sum(counts.values())
     first, last = (fmean(part) for part in (losses[:10], losses[-10:]))
     facts |= {"first_loss": first, "last_loss": last, "heldout_accuracy": accuracy, "device": str(args.device)}
+    facts |= {"prompts": prompts, "dropped_identical": identical}
     files.write_manifest(folder, config, inputs=inputs_of(config.data), pairs=counts, **facts)
     checkpoints.remove(folder)
     print(f"reward: held-out accuracy {accuracy:.3f} on {counts['heldout']} pairs")

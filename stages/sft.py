@@ -2,14 +2,38 @@
 
     python -m stages.sft --config results/mini_base/sft/config.yaml
 
-In: a start model (folder or hub id), conversations in UltraChat's schema (a JSON-lines file or a hub id with its split).
-Out: model/, manifest.json. Every token of a conversation is trained, as the authors did (princeton-nlp/SimPO issue 71).
+In: a start model (folder or hub id), conversations in UltraChat's schema (a JSON file or a hub id with its split).
+Out: model/, manifest.json. Every token of a conversation is trained, as the authors did (princeton-nlp/SimPO issue 71). Every row is
+checked before the training starts: its messages, and that the chat template renders each of them.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from stages import checkpoints, files, models
-from stages.records import inputs_of, read_records
+from stages.errors import UserError
+from stages.preference.data import check_conversation
+from stages.records import MESSAGES, inputs_of, messages_of, numbered, read_records
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Row = dict[str, Any]
+
+
+def conversations(rows: list[Row], path: str, tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+    """``{"messages"}`` of each row; UserError names the line that has none, or one that the chat template leaves out."""
+    read = []
+    for where, row in numbered(rows, path):
+        if "messages" not in row:
+            hint = "; ShareGPT's 'conversations' become it with from and value renamed role and content" if "conversations" in row else ""
+            keys = ", ".join(sorted(row)) or "no keys"
+            raise UserError(f"{where}: 'messages', {MESSAGES}, is missing; the row has {keys}{hint}")
+        messages = messages_of(row["messages"], f"{where}: 'messages'")
+        check_conversation(messages, tokenizer, where)
+        read.append({"messages": messages})
+    return read
 
 
 def main() -> None:
@@ -19,8 +43,9 @@ def main() -> None:
 
     set_seed(config.seed)
     tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
+    rows = conversations(read_records(config.data), config.data.data, tokenizer)
     model = models.load_model(config.model, config.revision)
-    data = Dataset.from_list([{"messages": row["messages"]} for row in read_records(config.data)])
+    data = Dataset.from_list(rows)
     print(f"sft: {config.model} on {len(data):,} conversations of {config.data.data}")
     facts = models.supervise(model, tokenizer, data, config, folder)
     models.save_model(folder, model, tokenizer)

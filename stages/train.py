@@ -23,14 +23,15 @@ def main() -> None:
     from transformers import TrainingArguments, set_seed
 
     from stages.preference import objectives, refcache
-    from stages.preference.data import read_splits
+    from stages.preference.data import dropped, read_splits, with_mismatched
     from stages.preference.trainer import PreferenceTrainer, TrainingPair, evaluate_pairs
 
     method, runtime = config.method, config.runtime
     set_seed(config.seed)
     tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
     model = models.load_model(config.model, config.revision)
-    splits = read_splits(config, tokenizer)
+    tokenized = read_splits(config, tokenizer)
+    splits = with_mismatched(tokenized, config)
     sums: dict[str, Any] = {split: repeat(None) for split in splits}
     live = models.load_model(config.model, config.revision) if config.reference == "live" else None
     if config.reference and live is None:
@@ -38,6 +39,7 @@ def main() -> None:
         sums = refcache.read(config.reference, refcache.identity(model, splits, config.precision))
     objective = partial(objectives.named(method.objective), **plain(method.hyperparameters))
     label = f"train: {config.setting} {config.run}"
+    left_out = dropped(tokenized, label)
     if files.first_process():
         print(f"{label}: {len(splits['train']):,} pairs from {config.model}", flush=True)
     args = TrainingArguments(
@@ -88,6 +90,7 @@ def main() -> None:
         "device": str(args.device),
         "processes": args.world_size,
         "layout": trainer.layout,
+        "dropped": left_out,
         "heldout_pairs": len(splits["heldout"]),
         "heldout": heldout,
     }

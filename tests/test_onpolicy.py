@@ -83,7 +83,7 @@ def test_prompts_that_say_nothing_are_dropped_for_one_reason_each(tmp_path: Path
         scored(["a", "", "b"], [1.0, -2.0, 0.0]),  # the worst is empty
         scored(["a", "", "b"], [1.0, 0.5, 0.0]),  # an empty one in between does no harm
     ]
-    files.write_jsonl(tmp_path / "scored.jsonl", rows)
+    files.write_jsonl(tmp_path / "scored.jsonl", [row | {"prompt": f"Q{number}"} for number, row in enumerate(rows)])
     made = stage(
         pairs,
         monkeypatch,

@@ -6,19 +6,24 @@ last turn: |y| and all averages include the assistant's header and the end-of-tu
 BOS goes in front and EOS at the end where they are missing.
 
 In: rows of stages/pairs.py. Out: rows {"prompt": [ids], "chosen": [ids], "rejected": [ids]}, the prompt shared by both answers.
+Pairs whose answers differ in the data and not in their tokens say nothing; they are left out and counted. So are pairs with an answer of
+which the template or the tokenizer leaves nothing. A turn whose text the template leaves out is an error.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import TemplateError
 from omegaconf import DictConfig
 
 from stages import files
 from stages.errors import UserError
+from stages.records import Message, messages_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,30 +31,87 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Pair = dict[str, list[int]]
 
+TEMPLATE_TOKENS = 64  # more than a chat template writes around an answer
 
-def read_splits(config: DictConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Pair]]:
-    """The tokenised pairs of train.jsonl and heldout.jsonl in ``config.pairs``, cut to the lengths in ``config``; under the names
-    ``mismatched train`` and ``mismatched heldout`` their prompts with other rows' answers."""
+
+class Tokenized(NamedTuple):
+    """The pairs of a file that say something."""
+
+    pairs: list[Pair]
+    rows: list[int]  # each pair's row in the file, from 0
+    dropped: dict[str, int]  # how many pairs were left out, by reason
+
+
+def read_splits(config: DictConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Tokenized]:
+    """The tokenised pairs of train.jsonl and heldout.jsonl in ``config.pairs``, cut to the lengths in ``config``; UserError where none
+    is left."""
     limits = {key: config[key] for key in ("max_length", "max_prompt_length", "empty_system")}
-    paths = {split: f"{config.pairs}/{split}.jsonl" for split in ("train", "heldout")}
-    splits = {split: tokenize_pairs(files.read_rows(path), tokenizer, path, **limits) for split, path in paths.items()}
+    splits = {}
+    for split in ("train", "heldout"):
+        path = f"{config.pairs}/{split}.jsonl"
+        splits[split] = tokenize_rows(files.read_rows(path), tokenizer, path, **limits)
+        if not splits[split].pairs:
+            raise UserError(
+                f"{path}: the answers of every pair are the same or empty once they are tokens ({splits[split].dropped});"
+                " look at the model's chat template, and raise max_length"
+            )
+    return splits
+
+
+def dropped(splits: Mapping[str, Tokenized], label: str) -> dict[str, dict[str, int]]:
+    """What was left out of each split, for the manifest; a line is printed where that is anything."""
+    counts = {split: part.dropped for split, part in splits.items()}
+    if any(any(count.values()) for count in counts.values()) and files.first_process():
+        print(f"{label}: pairs left out because they say nothing as tokens: {counts}", flush=True)
+    return counts
+
+
+def with_mismatched(splits: Mapping[str, Tokenized], config: DictConfig) -> dict[str, list[Pair]]:
+    """The pairs of the splits, and under ``mismatched train`` and ``mismatched heldout`` their prompts with other rows' answers."""
     lengths = {"max_length": config.max_length, "max_prompt_length": config.max_prompt_length}
-    return splits | {f"mismatched {split}": mismatched(pairs, **lengths) for split, pairs in splits.items()}
+    pairs = {split: part.pairs for split, part in splits.items()}
+    return pairs | {f"mismatched {split}": mismatched(part, **lengths) for split, part in pairs.items()}
 
 
 def tokenize_pairs(
     rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, path: str, *, max_length: int, max_prompt_length: int, empty_system: bool
 ) -> list[Pair]:
-    """The tokenised pairs of the file ``path``; UserError names the line that cannot be trained on."""
+    """The tokenised pairs of the file ``path`` that say something; UserError names the line that cannot be trained on."""
     limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
-    numbered = enumerate(rows, start=1)
-    return [tokenize_pair(row, tokenizer, f"{path}, line {n}", empty_system=empty_system, **limits) for n, row in numbered]
+    return tokenize_rows(rows, tokenizer, path, empty_system=empty_system, **limits).pairs
+
+
+def tokenize_rows(
+    rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, path: str, *, max_length: int, max_prompt_length: int, empty_system: bool
+) -> Tokenized:
+    """``tokenize_pairs``, with the row of each pair and the number of those that were left out."""
+    limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
+    kept = Tokenized([], [], {"empty": 0, "identical": 0, "identical_when_cut": 0})
+    for number, row in enumerate(rows):
+        where = f"{path}, line {number + 1}"
+        whole = whole_pair(row, tokenizer, where, empty_system=empty_system)
+        if whole["chosen"] == whole["rejected"]:
+            kept.dropped["identical"] += 1
+        elif has_empty_answer(whole, row, tokenizer, empty_system=empty_system):
+            kept.dropped["empty"] += 1
+        elif (pair := cut_pair(whole, where, **limits))["chosen"] == pair["rejected"]:
+            kept.dropped["identical_when_cut"] += 1
+        else:
+            kept.pairs.append(pair)
+            kept.rows.append(number)
+    return kept
 
 
 def tokenize_pair(
     row: Row, tokenizer: PreTrainedTokenizerBase, where: str, *, max_length: int, max_prompt_length: int, empty_system: bool
 ) -> Pair:
-    """Token ids of the prompt and of both answers, cut as the authors cut them.
+    """Token ids of the prompt and of both answers, cut as the authors cut them."""
+    whole = whole_pair(row, tokenizer, where, empty_system=empty_system)
+    return cut_pair(whole, where, max_length=max_length, max_prompt_length=max_prompt_length)
+
+
+def whole_pair(row: Row, tokenizer: PreTrainedTokenizerBase, where: str, *, empty_system: bool) -> Pair:
+    """Token ids of the prompt and of both answers, uncut.
 
     A tokenizer may merge the prompt's last token with the answer's first. The prompt is then the tokens that the prompt alone and both
     conversations share, so that it is the same for both answers; the rest belongs to the answer.
@@ -68,13 +130,36 @@ def tokenize_pair(
     if bos is not None and prompt[:1] != [bos]:
         prompt = [bos, *prompt]
     answers = [answer if answer[-1:] == [eos] else [*answer, eos] for answer in answers]
-    prompt, *answers = truncate(prompt, *answers, max_length=max_length, max_prompt_length=max_prompt_length)
+    return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
+
+
+def cut_pair(pair: Pair, where: str, *, max_length: int, max_prompt_length: int) -> Pair:
+    """The pair cut by ``truncate``; UserError where that leaves nothing of an answer."""
+    limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
+    prompt, *answers = truncate(pair["prompt"], pair["chosen"], pair["rejected"], **limits)
     if not all(answers):
         raise UserError(
             f"{where}: nothing is left of the answers after truncation, which leaves them max_length - max_prompt_length ="
             f" {max_length} - {max_prompt_length} tokens; lower max_prompt_length or raise max_length"
         )
     return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
+
+
+def has_empty_answer(pair: Pair, row: Row, tokenizer: PreTrainedTokenizerBase, *, empty_system: bool) -> bool:
+    """Whether an answer has the tokens that an answer without text has. Only answers about as short as a template's own text are tried."""
+    short = [side for side in ("chosen", "rejected") if len(pair[side]) <= TEMPLATE_TOKENS]
+    if not short:
+        return False
+    prompt = opened(row, tokenizer, empty_system=empty_system)
+    try:
+        text = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": ""}], tokenize=False)
+    except TemplateError:  # a template that refuses an empty answer makes none
+        return False
+    (tokens,) = tokenizer([text], add_special_tokens=False)["input_ids"]
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    tokens = tokens if bos is None or tokens[:1] == [bos] else [bos, *tokens]
+    tokens = tokens if tokens[-1:] == [eos] else [*tokens, eos]
+    return any(pair["prompt"] + pair[side] == tokens for side in short)
 
 
 def render_pair(row: Row, tokenizer: PreTrainedTokenizerBase, where: str, *, empty_system: bool) -> tuple[str, str, str]:
@@ -84,22 +169,81 @@ def render_pair(row: Row, tokenizer: PreTrainedTokenizerBase, where: str, *, emp
     the renderings with and without the turn is the same text wherever theirs works. ``empty_system``: the authors'
     ``auto_insert_empty_system_msg``.
     """
-    prompt = with_system(row["prompt"], tokenizer) if empty_system else row["prompt"]
-    for side in ("chosen", "rejected"):
-        if not row[side] or not row[side][-1]["content"].strip():
-            raise UserError(f"{where}: {side!r} is an empty answer; remove the row")
-    try:
-        before = tokenizer.apply_chat_template(prompt, tokenize=False)
-        after = [tokenizer.apply_chat_template(prompt + answer, tokenize=False) for answer in (row["chosen"], row["rejected"])]
-    except TemplateError as error:
-        hint = "; where it knows no system turn set pairs.empty_system=false" if empty_system else ""
-        raise UserError(f"{where}: the model's chat template refuses this conversation: {error}{hint}") from None
+    prompt = opened(row, tokenizer, where, empty_system=empty_system)
+    answers = [_answer(row, side, where) for side in ("chosen", "rejected")]
+    hint = "; where it knows no system turn set pairs.empty_system=false" if empty_system else ""
+    before, *after = (render(turns, tokenizer, where, hint) for turns in (prompt, *([*prompt, answer] for answer in answers)))
     if not all(text.startswith(before) for text in after):
         raise UserError(f"{where}: the model's chat template renders the prompt differently once an answer follows; change the template")
+    for text, answer in zip(after, answers, strict=True):
+        check_turns([*prompt, answer], text, tokenizer, where)
     return before, after[0][len(before) :], after[1][len(before) :]
 
 
-def with_system(messages: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+def opened(row: Row, tokenizer: PreTrainedTokenizerBase, where: str = "", *, empty_system: bool) -> list[Message]:
+    """The prompt's messages, with the authors' empty system turn where it is asked for."""
+    prompt = messages_of(row["prompt"], f"{where}: 'prompt'")
+    return with_system(prompt, tokenizer) if empty_system else prompt
+
+
+def _answer(row: Row, side: str, where: str) -> Message:
+    answers = messages_of(row[side], f"{where}: {side!r}") if row[side] else []
+    if not answers or not answers[-1]["content"].strip():
+        raise UserError(f"{where}: {side!r} is an empty answer; remove the row")
+    if len(answers) > 1:
+        raise UserError(f"{where}: {side!r} has {len(answers)} messages; expected the answer alone, as stages.pairs writes it")
+    return answers[0]
+
+
+def render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, where: str, hint: str = "") -> str:
+    """The text of a conversation under the tokenizer's chat template; UserError where the template refuses it."""
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except TemplateError as error:
+        raise UserError(f"{where}: the model's chat template refuses this conversation: {error}{hint}") from None
+
+
+def check_conversation(messages: list[Message], tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """UserError where the chat template refuses a conversation or leaves out a turn of it."""
+    check_turns(messages, render(messages, tokenizer, where), tokenizer, where)
+
+
+def check_turns(messages: list[Message], text: str, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """UserError where ``text``, the rendering of ``messages``, lacks a turn.
+
+    Templates strip turns, and some drop an assistant's thoughts: of an assistant's turn what follows ``</think>`` must be there.
+    """
+    gone = left_out(tokenizer, str(tokenizer.chat_template), tuple(message["role"] for message in messages))
+    for number, message in enumerate(messages):
+        said = message["content"].rpartition("</think>")[2] if message["role"] == "assistant" else message["content"]
+        if said.strip() and (number in gone or not _holds(text, said.strip())):
+            raise UserError(
+                f"{where}: the model's chat template leaves out the text of turn {number} (from 0), the {message['role']}'s"
+                f" {said.strip()[:40]!r}; change the template, or remove the row"
+            )
+
+
+@lru_cache(maxsize=256)
+def left_out(tokenizer: PreTrainedTokenizerBase, template: str, roles: tuple[str, ...]) -> frozenset[int]:
+    """The turns, from 0, whose text ``template``, the tokenizer's, leaves out of a conversation of these roles, whatever the text is.
+
+    A short text may stand in another turn too, and be missed by a search for it: each turn here has a text of its own.
+    """
+    texts = [f"(the text of turn {number})" for number in range(len(roles))]
+    turns = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    try:
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError:  # a template that reads the texts
+        return frozenset()
+    return frozenset(number for number, text in enumerate(texts) if text not in rendered)
+
+
+def _holds(rendered: str, text: str) -> bool:
+    """Whether a text stands in a rendering, as it is or, as Llama 3.1 renders a tool's, as JSON."""
+    return text in rendered or json.dumps(text, ensure_ascii=False)[1:-1] in rendered
+
+
+def with_system(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> list[Message]:
     """The authors' ``auto_insert_empty_system_msg``: an empty system turn in front, if there is none and the template mentions such."""
     template = str(tokenizer.chat_template)
     if messages[0]["role"] == "system" or not ("system" in template or "<|im_start|>" in template):
@@ -107,9 +251,16 @@ def with_system(messages: list[Row], tokenizer: PreTrainedTokenizerBase) -> list
     return [{"role": "system", "content": ""}, *messages]
 
 
-def question_tokens(messages: list[Row], tokenizer: PreTrainedTokenizerBase, *, empty_system: bool) -> list[int]:
-    """Token ids of a conversation that the model shall answer, as ``tokenize_pair`` opens it: BOS in front where the template has none."""
+def question_tokens(
+    messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, empty_system: bool, where: str | None = None
+) -> list[int]:
+    """Token ids of a conversation that the model shall answer, as ``tokenize_pair`` opens it: BOS in front where the template has none.
+
+    ``where`` names the row of a data set; UserError where the template leaves out a turn of it.
+    """
     asked = with_system(messages, tokenizer) if empty_system else messages
+    if where is not None:
+        check_conversation(asked, tokenizer, where)
     tokens: list[int] = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
     bos = tokenizer.bos_token_id
     return tokens if bos is None or tokens[:1] == [bos] else [bos, *tokens]
