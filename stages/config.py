@@ -53,21 +53,21 @@ CONF = ROOT / "conf"
 # A stage whose numbers change without a change of conf/ carries a higher version; it is part of the stage's slice.
 VERSIONS = {
     "assets": 1,
-    "world": 2,
+    "world": 3,
     "calibrate": 1,
     "pretrain": 1,
     "sft": 1,
     "generate": 1,
-    "reward": 1,
+    "reward": 2,
     "annotate": 1,
-    "pairs": 1,
+    "pairs": 2,
     "reference": 2,
     "train": 2,
     "answer": 1,
-    "judge": 1,
-    "score": 3,
+    "judge": 2,
+    "score": 4,
     "loglik": 1,
-    "controls": 1,
+    "controls": 2,
     "report": 1,
 }
 # Where a protocol's answers and judgments lie, in the folder of a run's benchmark: the benchmarks' own formats.

@@ -149,7 +149,8 @@ def write_arena_hard(folder: Path, config: DictConfig, writers: dict[str, Writer
         question_id = hashlib.sha256(task.prompt.encode()).hexdigest()[:32]
         about = {"category": "arena-hard-v0.1", "cluster": task.kind}
         questions.append({"question_id": question_id, **about, "turns": [{"content": task.prompt}]})
-        answers.append(model_answer(question_id, config.baseline, [{"content": write(task, writers[config.baseline], language, rng)}]))
+        text = write(task, writers[config.baseline], language, rng)
+        answers.append(model_answer(question_id, config.baseline, [{"content": text, "token_len": len(words(text))}]))
     files.write_jsonl(folder / "question.jsonl", questions)
     files.write_jsonl(folder / "baseline.jsonl", answers)
     files.write_text(folder / "judge_config.yaml", OmegaConf.to_yaml(OmegaConf.create(ARENA_HARD)))
