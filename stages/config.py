@@ -200,7 +200,7 @@ class Plan:
             try:
                 self._methods[setting, name] = validate_method(context.method)
             except UserError as error:
-                raise UserError(f"method {name} in setting {setting}: {error}") from None
+                raise UserError(f"{error} (conf/method/{name}.yaml, in setting {setting})") from None
         return self._methods[setting, name]
 
     def default_of(self, setting: str, method: str, key: str) -> Any:
@@ -225,10 +225,11 @@ class Plan:
     def run(self, setting: str, name: str) -> Run:
         """A run by its name; UserError where the name is not canonical in this setting, or a value is out of range."""
         method, overrides = runs.decode(name)
+        self.method(setting, method)  # its own mistakes first
         try:
             canonical = self.run_name(setting, method, overrides)
         except UserError as error:
-            raise UserError(f"run {name} of {setting}: {error}") from None
+            raise UserError(f"{error} (run {name} of {setting})") from None
         if canonical != name:
             raise UserError(f"run {name!r} of {setting} is {canonical!r}: the rest is its default; write the latter")
         return self._run(setting, method, overrides)
