@@ -289,6 +289,8 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
+        if error.status == 1:
+            sys.exit(f"error: {error}")
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.status)
     except ModuleNotFoundError as error:

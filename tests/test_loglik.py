@@ -99,6 +99,7 @@ def write_answers(folder: Path) -> None:
             answers.append({"question_id": number, "model_id": "x", "choices": [{"index": 0, "turns": said}], "finish_reason": reasons})
         files.write_jsonl(WORLD / name / "question.jsonl", questions)
         files.write_jsonl(folder / name / "model_answer.jsonl", answers)
+    manifest(WORLD)
 
 
 def stage(monkeypatch: pytest.MonkeyPatch, module: Any, config: str, *runtime: str) -> Path:

@@ -29,7 +29,7 @@ from stages.preference.data import question_tokens, tokenize_pair, tokenize_pair
 from stages.preference.logps import answer_logps, reading, right_layout
 from stages.preference.packing import collate
 from stages.records import inputs_of, read_records
-from stages.schema import plain
+from stages.schema import knobs_of, plain
 
 ROOT = Path(__file__).parent.parent
 ULTRAFEEDBACK = ("HuggingFaceH4/ultrafeedback_binarized", "train_prefs", "test_prefs")
@@ -317,7 +317,9 @@ def in_the_cache(hub: Path, name: str, revision: str) -> Path:
 def stage(module: Any, monkeypatch: pytest.MonkeyPatch, path: str, micro_batch: int = 4, **changes: Any) -> dict[str, Any]:
     """Run a stage as its rule does, on the slice ``path`` of the plan with ``changes``; its manifest."""
     files.write_text(path, OmegaConf.to_yaml(OmegaConf.merge(OmegaConf.load(path), changes)))
-    monkeypatch.setattr("sys.argv", [module.__name__, "--config", path, "--runtime", f"micro_batch={micro_batch}", "token_budget=100"])
+    given = {"micro_batch": micro_batch, "token_budget": 100}
+    knobs = [f"{key}={value}" for key, value in given.items() if key in knobs_of(module.__name__.rpartition(".")[2])]
+    monkeypatch.setattr("sys.argv", [module.__name__, "--config", path, "--runtime", *knobs])
     module.main()
     return files.read_manifest(Path(path).parent)
 
