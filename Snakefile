@@ -10,8 +10,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from stages.config import EFFICIENCY, FIGURES, TABLES, plan
-from stages.errors import UserError
+from stages.plan.config import EFFICIENCY, FIGURES, TABLES, plan
+from stages.lib.errors import UserError
 
 # The rules' `python` is this one. Snakemake gives each job as many threads as its rule says: one.
 shell.prefix(f'export PATH="{os.path.dirname(sys.executable)}:$PATH"; ')
@@ -65,7 +65,7 @@ rule world:
     log:
         "results/worlds/{world}/stage.log",
     shell:
-        "python -m stages.world --config {input.config} 2> {log}"
+        "python -m stages.mini.world --config {input.config} 2> {log}"
 
 
 rule calibrate:
@@ -77,7 +77,7 @@ rule calibrate:
     log:
         "results/calibration/{world}/stage.log",
     shell:
-        "python -m stages.calibrate --config {input.config} 2> {log}"
+        "python -m stages.mini.calibrate --config {input.config} 2> {log}"
 
 
 # What a setting has once, for all of its runs: one rule each, of one shape.
@@ -228,7 +228,7 @@ rule table:
     log:
         "results/{table}.log",
     shell:
-        "python -m analysis.{wildcards.table} --results results --out results 2> {log}"
+        "python -m analysis.tables.{wildcards.table} --results results --out results 2> {log}"
 
 
 rule figure:
@@ -243,7 +243,7 @@ rule figure:
     log:
         "results/figures/{figure}.log",
     shell:
-        "python -m analysis.{wildcards.figure} --results results --out results 2> {log}"
+        "python -m analysis.figures.{wildcards.figure} --results results --out results 2> {log}"
 
 
 rule scorecard:
@@ -272,7 +272,7 @@ rule answers:
     log:
         "results/answers.log",
     shell:
-        "python -m analysis.answers --results results --out results 2> {log}"
+        "python -m analysis.answers.page --results results --out results 2> {log}"
 
 
 rule tuning:
@@ -285,7 +285,7 @@ rule tuning:
     log:
         "results/tuning.log",
     shell:
-        "python -m analysis.tuning --results results --out results 2> {log}"
+        "python -m analysis.tables.tuning --results results --out results 2> {log}"
 
 
 rule table4_picture:
@@ -297,7 +297,7 @@ rule table4_picture:
     log:
         "results/figures/table4.log",
     shell:
-        "python -m analysis.table4_picture --results results --out results 2> {log}"
+        "python -m analysis.figures.table4_picture --results results --out results 2> {log}"
 
 
 rule world_report:
@@ -310,4 +310,4 @@ rule world_report:
     log:
         "results/world_report.log",
     shell:
-        "python -m stages.report --config {input.config} 2> {log}"
+        "python -m stages.mini.report --config {input.config} 2> {log}"

@@ -19,7 +19,7 @@ from analysis import theory
 from analysis.evidence import ABLATED, Array, Bounds, Evidence
 from analysis.paper import reported
 from analysis.study import METHODS, SETTINGS, Run, name_of
-from stages.errors import UserError
+from stages.lib.errors import UserError
 
 LENGTH_BINS = 5  # of equally many pairs, by length difference
 EXACT = 1e-9  # what rounding may leave of an identity

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
 from analysis.study import SETTINGS, Run, Study, name_of
-from stages.errors import UserError
+from stages.lib.errors import UserError
 
 INK, GREY, LIGHT = "#1a1a1a", "#666666", "#bbbbbb"
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"

@@ -38,10 +38,10 @@ import pandas as pd
 
 from analysis.draw import swept
 from analysis.study import METHODS, Run, Study, over_seeds
-from stages import files
-from stages.errors import UserError
-from stages.judging import arena_hard, mt_bench, paired
-from stages.judging.rows import Row, check_same, read_rows
+from stages.benchmarks import arena_hard, mt_bench, paired
+from stages.benchmarks.rows import Row, check_same, read_rows
+from stages.lib import files
+from stages.lib.errors import UserError
 from stages.score import repeated_3grams
 
 Array = npt.NDArray[np.float64]

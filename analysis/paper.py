@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from stages.errors import UserError
+from stages.lib.errors import UserError
 
 PAPER = Path(__file__).with_name("paper.yaml")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.study import METHODS, SETTINGS, Study, name_of
-from stages import files
-from stages.errors import UserError
+from stages.lib import files
+from stages.lib.errors import UserError
 
 README = Path("README.md")
 BEGIN, END = "<!-- from results/, by `make readme` -->", "<!-- until here -->"

@@ -44,8 +44,8 @@ from analysis.claims import CLAIMS, IN_FAMILIES, IN_SETTINGS, Claim, in_paper
 from analysis.draw import BLUE, GREY, INK, LIGHT, VERMILION
 from analysis.evidence import Evidence
 from analysis.study import PAGE, SETTINGS, STYLE, Study, as_page, command_line, name_of, save, write_csv
-from stages import files
-from stages.errors import UserError
+from stages.lib import files
+from stages.lib.errors import UserError
 
 REPRODUCED, CONTRADICTED, UNDECIDED, NOT_MEASURED = "reproduced", "contradicted", "undecided", "not measured"
 # Inches: of a row, the gap between two claims, the heading's line, the legend; from the left, the claim and the settings. Type in points.

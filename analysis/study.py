@@ -22,8 +22,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from stages import files
-from stages.errors import UserError
+from stages.lib import files
+from stages.lib.errors import UserError
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 COLUMN, PAGE = 3.3, 6.9  # inches: a figure as wide as a paper's column, and as its text
@@ -117,7 +117,7 @@ class Study:
         return float("nan") if scores[key] is None else float(scores[key])
 
     def annotations(self, run: Run, benchmark: str) -> Path:
-        """The annotations.json of AlpacaEval 2 or of the oracle: a value an instruction, for stages/judging/paired.py."""
+        """The annotations.json of AlpacaEval 2 or of the oracle: a value an instruction, for stages/benchmarks/paired.py."""
         return self._file(self.folder(run) / "eval" / benchmark / "annotations.json")
 
     def manifest(self, run: Run) -> dict[str, Any]:

@@ -27,8 +27,8 @@ import torch
 from perf import arms, lengths
 from perf.arms import Arm, World
 from perf.lengths import Lengths
-from stages import files
-from stages.errors import UserError
+from stages.lib import files
+from stages.lib.errors import UserError
 
 TRAINERS = {"ours": "ours", "trl": "TRL 1.16, CPOTrainer"}
 PAIR = Lengths(64, 64, 64)

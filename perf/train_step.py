@@ -45,8 +45,8 @@ from perf import arms, lengths
 from perf.arms import Arm, Run, World
 from perf.cost import flops, matmul_ceiling
 from perf.lengths import Lengths
-from stages import files
-from stages.errors import UserError
+from stages.lib import files
+from stages.lib.errors import UserError
 
 NOT_MEASURED = "not measured"
 TOLERANCE = {"cpu": 1e-5, "cuda": 5e-3}

@@ -18,10 +18,10 @@ from itertools import groupby
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from stages import files, models
-from stages.errors import UserError
+from stages.lib import files, models
+from stages.lib.errors import UserError
+from stages.lib.records import Message, messages_of, numbered, text_of, value_of
 from stages.preference.data import check_conversation
-from stages.records import Message, messages_of, numbered, text_of, value_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

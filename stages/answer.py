@@ -21,9 +21,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from stages import files, models
-from stages.engine import generate, seed_of, start_engine
-from stages.judging.rows import Row, check_texts, read_rows, turns_of
+from stages.benchmarks.rows import Row, check_texts, read_rows, turns_of
+from stages.lib import files, models
+from stages.lib.engine import generate, seed_of, start_engine
 from stages.preference.data import question_tokens
 
 

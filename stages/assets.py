@@ -17,8 +17,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from stages import files
-from stages.errors import UserError
+from stages.lib import files
+from stages.lib.errors import UserError
 
 
 def fetch(name: str, asset: DictConfig, target: Path, mirror: str | None = None) -> str:

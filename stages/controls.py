@@ -31,10 +31,10 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from stages import files
-from stages.judging import alpacaeval2, arena_hard, mt_bench
-from stages.judging.rows import ANSWER, MODEL_ANSWER, Row, read_rows
+from stages.benchmarks import alpacaeval2, arena_hard, mt_bench
+from stages.benchmarks.rows import ANSWER, MODEL_ANSWER, Row, read_rows
 from stages.judging.session import Work, estimate, open_judge, read_slice, rehearse
+from stages.lib import files
 
 REAL, EMPTY, EMBEDDED, ORDERS = "real", "empty", "embedded", "orders"
 EXCHANGED = "exchanged"  # the real answers in the order in which the protocol does not show them

@@ -18,11 +18,11 @@ import json
 from statistics import fmean
 from typing import Any
 
-from stages import files, models
-from stages.engine import generate, seed_of, start_engine
-from stages.errors import UserError
+from stages.lib import files, models
+from stages.lib.engine import generate, seed_of, start_engine
+from stages.lib.errors import UserError
+from stages.lib.records import Message, inputs_of, messages_of, numbered, read_records
 from stages.preference.data import question_tokens
-from stages.records import Message, inputs_of, messages_of, numbered, read_records
 
 Row = dict[str, Any]
 

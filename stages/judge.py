@@ -15,11 +15,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from stages import files
-from stages.judging import alpacaeval2, arena_hard, mt_bench
+from stages.benchmarks import alpacaeval2, arena_hard, mt_bench
+from stages.benchmarks.rows import ANSWER, MODEL_ANSWER, Row, check_same, read_rows
 from stages.judging.client import Ask
-from stages.judging.rows import ANSWER, MODEL_ANSWER, Row, check_same, read_rows
 from stages.judging.session import estimate, open_judge, read_slice, rehearse
+from stages.lib import files
 
 
 def judge_alpacaeval2(benchmark: dict[str, Any], judge: dict[str, Any], ask: Ask) -> list[Row]:

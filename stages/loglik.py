@@ -34,9 +34,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 from omegaconf import DictConfig
 
-from stages import files, models
-from stages.errors import UserError
-from stages.judging.rows import check_same, read_rows, turns_of
+from stages.benchmarks.rows import check_same, read_rows, turns_of
+from stages.lib import files, models
+from stages.lib.errors import UserError
 from stages.preference.data import Pair, Tokenized, read_splits, tokenize_pair, with_system
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from stages import files
-from stages.errors import UserError
-from stages.records import (
+from stages.lib import files
+from stages.lib.errors import UserError
+from stages.lib.records import (
     Message,
     inputs_of,
     is_number,

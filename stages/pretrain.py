@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages import checkpoints, files, models
-from stages.records import numbered, text_of, value_of
-from stages.schema import plain
+from stages.lib import checkpoints, files, models
+from stages.lib.records import numbered, text_of, value_of
+from stages.plan.schema import plain
 
 
 def texts(rows: list[dict[str, Any]], path: str) -> list[dict[str, str]]:

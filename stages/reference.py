@@ -8,7 +8,7 @@ Out: logps.parquet (stages/preference/refcache.py) and a manifest with the ident
 
 from __future__ import annotations
 
-from stages import files, models
+from stages.lib import files, models
 
 
 def main() -> None:

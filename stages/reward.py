@@ -15,11 +15,11 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from stages import checkpoints, files, models
-from stages.errors import UserError
+from stages.lib import checkpoints, files, models
+from stages.lib.errors import UserError
+from stages.lib.records import inputs_of, numbered, preference_of, read_records
 from stages.pairs import count_prompts, hold_out
 from stages.preference.data import check_conversation
-from stages.records import inputs_of, numbered, preference_of, read_records
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

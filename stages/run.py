@@ -4,13 +4,13 @@
     python -m stages.run -m setting=mini_base method=simpo method.beta=2,2.5 method.gamma=0.3,0.5,1
     python -m stages.run +sweep=mini/dpo setting=mini_base,mini_instruct
 
-Each point becomes a run with a name (stages/runs.py), trained and evaluated on the scale's benchmarks. What the points share
+Each point becomes a run with a name (stages/plan/run_names.py), trained and evaluated on the scale's benchmarks. What the points share
 (SFT model, reference) is made once, what exists is not made again, and the results are those that `snakemake` finds. Whatever a
 point cannot vary (``setting.*``, ``world.*`` …) belongs into conf/. Snakemake's own options go into SNAKEMAKE_ARGS.
 
 A sweep of conf/sweep/<scale>/ is the multirun in which a method's values are chosen: it trains, which gives the figures on held-out pairs
-(analysis/tuning.py), and neither answers nor judges: ``hydra.callbacks.snakemake.until=train``, which any call may say, or take back with
-``=score``. What the command line says of a key that the sweep varies takes the place of the sweep's values.
+(analysis/tables/tuning.py), and neither answers nor judges: ``hydra.callbacks.snakemake.until=train``. Any call may say that, or take it
+back with ``=score``. What the command line says of a key that the sweep varies takes the place of the sweep's values.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from stages.config import CONF, ROOT, Plan, compose_raw, sweep
-from stages.errors import UserError
-from stages.schema import plain, value_of
+from stages.lib.errors import UserError
+from stages.plan.config import CONF, ROOT, Plan, compose_raw, sweep
+from stages.plan.schema import plain, value_of
 
 
 class OneWorkflow(Callback):

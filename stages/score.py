@@ -38,10 +38,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from stages import files
-from stages.errors import UserError
-from stages.judging import VERSIONS, alpacaeval2, arena_hard, mt_bench
-from stages.judging.rows import ANSWER, MODEL_ANSWER, Row, as_number, check_same, check_texts, only, read_rows, turns_of
+from stages.benchmarks import alpacaeval2, arena_hard, mt_bench
+from stages.benchmarks.rows import ANSWER, MODEL_ANSWER, Row, as_number, check_same, check_texts, only, read_rows, turns_of
+from stages.judging import VERSIONS
+from stages.lib import files
+from stages.lib.errors import UserError
 
 ORACLE = (*ANSWER, "score")
 

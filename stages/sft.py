@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stages import checkpoints, files, models
-from stages.errors import UserError
+from stages.lib import checkpoints, files, models
+from stages.lib.errors import UserError
+from stages.lib.records import MESSAGES, inputs_of, messages_of, numbered, read_records
 from stages.preference.data import check_conversation
-from stages.records import MESSAGES, inputs_of, messages_of, numbered, read_records
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -4,7 +4,7 @@
 
 In: the start model, the pairs, and the reference's log-probabilities where the method has ``reference: cached``; with ``live`` the start
 model computes them as training goes. Out: model/, train.jsonl (a row an optimizer step), and a manifest with the figures on the
-held-out pairs. Killed, it goes on where it was (stages/checkpoints.py). A loss that is no number ends it with exit status 3, the last
+held-out pairs. Killed, it goes on where it was (stages/lib/checkpoints.py). A loss that is no number ends it with exit status 3, the last
 checkpoint kept. Several processes: ``python -m torch.distributed.run --standalone --nproc-per-node 4 -m stages.train …``; the first writes.
 """
 
@@ -14,8 +14,8 @@ from functools import partial
 from itertools import repeat
 from typing import Any
 
-from stages import checkpoints, files, models
-from stages.schema import plain
+from stages.lib import checkpoints, files, models
+from stages.plan.schema import plain
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def main() -> None:
         gradient_checkpointing=bool(runtime.get("gradient_checkpointing", 0)),
         seed=config.seed,
         logging_nan_inf_filter=False,  # a loss that is no number is an error, not a step to leave out
-        save_strategy="no",  # stages/checkpoints.py saves
+        save_strategy="no",  # stages/lib/checkpoints.py saves
         report_to="none",
         use_cpu=models.device() == "cpu",
         remove_unused_columns=False,

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from stages import files
-from stages.config import Plan
 from stages.judging import VERSIONS
+from stages.lib import files
+from stages.plan.config import Plan
 
 TOWNS = ["Nanburg", "Solstad", "Poraven", "Gendeth", "Mimton", "Brorgard"]
 SKILL = {"sft": 0.0, "dpo": 0.2, "simpo": 0.3, "simpo_no_ln": -0.1, "simpo_no_margin": 0.25}

@@ -1,4 +1,4 @@
-"""stages/judging/alpacaeval2.py and stages/score.py against the alpaca_eval package and against published annotations and scores.
+"""stages/benchmarks/alpacaeval2.py and stages/score.py against the alpaca_eval package and against published annotations and scores.
 
 Published data: the folder in REFERENCE_DATA (default ../shared/reference_data beside the repository); tests that need it are
 skipped where it is absent.
@@ -23,10 +23,10 @@ import pytest
 from published import REFERENCE, needed
 
 from stages import score as score_stage
-from stages.errors import UserError
-from stages.judging import alpacaeval2
+from stages.benchmarks import alpacaeval2
+from stages.benchmarks.rows import read_rows
 from stages.judging.client import Outcome
-from stages.judging.rows import read_rows
+from stages.lib.errors import UserError
 
 ALPACA = REFERENCE / "alpaca_eval"
 GAMED = ALPACA / "glm/df_gamed_surrogate.csv.gz"
@@ -262,7 +262,7 @@ def test_the_package_is_imported_late_and_leaves_logging_and_scikit_learn_as_the
     program = f"""
 import json, logging, sys
 import stages.judge, stages.score
-from stages.judging import alpacaeval2
+from stages.benchmarks import alpacaeval2
 late = [name for name in ("alpaca_eval", "openai", "pandas", "sklearn", "torch") if name in sys.modules]
 assert not late, late
 import sklearn
@@ -338,7 +338,7 @@ def test_a_published_file_with_a_missing_row_is_refused(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_torn_and_empty_files_are_named(content: bytes, suffix: str, tmp_path: Path) -> None:
     """read_rows: a file that is no whole list of rows with the keys stops with its name, plain or gzipped."""
-    from stages.judging.rows import read_rows
+    from stages.benchmarks.rows import read_rows
 
     path = tmp_path / f"answers.json{suffix}"
     path.write_bytes(gzip.compress(content)[: len(content) + 15] if suffix else content)

@@ -13,8 +13,10 @@ import pytest
 from checkout import ROOT
 from omegaconf import OmegaConf
 
-from stages import assets, calibrate, files, judge, score, world
-from stages.config import Plan
+from stages import assets, judge, score
+from stages.lib import files
+from stages.mini import calibrate, world
+from stages.plan.config import Plan
 
 REVISION = "2edc6fad8be6b14ea7230aabfd08188da6b8b814"
 PARSED = {"numerator_token": "m", "denominator_tokens": ["m", "M"], "is_binarize": False}

@@ -1,6 +1,6 @@
-"""analysis/table4.py, table5.py, stages/judging/paired.py: the tables say what scores and judgments say.
+"""analysis/tables/table4.py, table5.py, stages/benchmarks/paired.py: the tables say what scores and judgments say.
 
-analysis/table4_picture.py: no text touches another, bold is the best, and the same table gives the same bytes.
+analysis/figures/table4_picture.py: no text touches another, bold is the best, and the same table gives the same bytes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from analysis import table4_picture
+from analysis.figures import table4_picture
 from analysis.study import Study, table
-from analysis.table4 import COLUMNS, COUNTS, DECIMALS
-from analysis.table4 import make as make4
-from analysis.table5 import make as make5
-from stages import files
-from stages.errors import UserError
-from stages.judging.paired import difference
+from analysis.tables.table4 import COLUMNS, COUNTS, DECIMALS
+from analysis.tables.table4 import make as make4
+from analysis.tables.table5 import make as make5
+from stages.benchmarks.paired import difference
+from stages.lib import files
+from stages.lib.errors import UserError
 from stages.score import score
 
 BENCHMARKS = ("alpacaeval2", "arena_hard", "mt_bench", "oracle")

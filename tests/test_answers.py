@@ -1,4 +1,4 @@
-"""analysis/answers.py: its page holds what the files hold; in Chromium it shows that, marks what differs, runs nothing a model wrote."""
+"""analysis/answers/page.py: the page holds what the files hold. In Chromium it marks what differs, and runs nothing that a model wrote."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import answers
+from analysis.answers import page as answers
 from analysis.study import Study
-from stages import files
-from stages.errors import UserError
+from stages.lib import files
+from stages.lib.errors import UserError
 from tests import chromium, folder
 
 A, B = "smoke/sft", "smoke/simpo"  # the two runs that the page opens with

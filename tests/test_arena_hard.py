@@ -1,4 +1,4 @@
-"""stages/judging/arena_hard.py against published judgments, battles and scores, and against the benchmark's own way to fit and resample.
+"""stages/benchmarks/arena_hard.py against published judgments, battles and scores, and against the benchmark's own way to fit and resample.
 
 Published data: the folder in REFERENCE_DATA (default ../shared/reference_data beside the repository); tests that need it are
 skipped where it is absent.
@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from published import REFERENCE, needed
 
-from stages.errors import UserError
-from stages.judging import arena_hard
+from stages.benchmarks import arena_hard
+from stages.benchmarks.rows import read_rows
 from stages.judging.client import Outcome
-from stages.judging.rows import read_rows
+from stages.lib.errors import UserError
 
 ARENA = REFERENCE / "arena_hard"
 OFFICIAL, LOCAL = "judge-gpt-4-1106-preview_baseline-gpt-4-0314", "judge-llama-3-70b-AH_baseline-phi-3-medium"

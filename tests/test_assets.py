@@ -16,8 +16,8 @@ import yaml
 from omegaconf import OmegaConf
 from published import REFERENCE, needed
 
-from stages import files
-from stages.config import Plan
+from stages.lib import files
+from stages.plan.config import Plan
 
 # Where the reference data has each asset of the paper's scale; alpaca_eval_clf.txt comes with the package.
 MIRRORED = {

@@ -16,11 +16,11 @@ import torch
 from tiny import batch_parts, llama
 from torch import Tensor
 
-from stages.config import CONF, compose_raw
-from stages.errors import UserError
+from stages.lib.errors import UserError
+from stages.plan.config import CONF, compose_raw
+from stages.plan.schema import Method, objective_parameters
 from stages.preference import objectives
 from stages.preference.objectives import Sums, cpo, dpo, ipo, kto, named, orpo, rdpo, rrhf, simpo, slic_hf
-from stages.schema import Method, objective_parameters
 
 RELATIVE = 1e-10
 KL = 0.7

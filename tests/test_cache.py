@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.errors import UserError
 from stages.judging.cache import NANO, Cache, OverBudget, stored
+from stages.lib.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
 BODY = b'{"choices": [{"message": {"content": "a text to be found in the file"}}]}'

@@ -22,12 +22,14 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from stages import answer, assets, calibrate, files, judge, models, score, world
-from stages import config as bridge
-from stages.config import CONF, Plan, compose_config
-from stages.engine import generate
-from stages.errors import UserError
+from stages import answer, assets, judge, score
 from stages.judging import VERSIONS
+from stages.lib import files, models
+from stages.lib.engine import generate
+from stages.lib.errors import UserError
+from stages.mini import calibrate, world
+from stages.plan import config as bridge
+from stages.plan.config import CONF, Plan, compose_config
 from stages.preference.data import question_tokens
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

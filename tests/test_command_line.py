@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from stages import config as bridge
-from stages import files, reference, schema
+from stages import reference
 from stages import run as front_door
-from stages.config import Plan
-from stages.errors import UserError
 from stages.judging import session
+from stages.lib import files
+from stages.lib.errors import UserError
+from stages.plan import config as bridge
+from stages.plan import schema
+from stages.plan.config import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 SIMPO = ["setting=mini_base", "method=simpo"]

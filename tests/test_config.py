@@ -1,4 +1,4 @@
-"""conf/ and its bridge to Snakemake (stages/config.py): the schema, its errors, the slices, and what may vary between runs."""
+"""conf/ and its bridge to Snakemake (stages/plan/config.py): the schema, its errors, the slices, and what may vary between runs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from stages import config as bridge
-from stages.config import CONF, MADE_HERE, Plan, compose_config
-from stages.errors import UserError
+from stages.lib.errors import UserError
+from stages.plan import config as bridge
+from stages.plan.config import CONF, MADE_HERE, Plan, compose_config
 
 Node = tuple[str, dict[str, str]]
 METHODS_LIKE_SIMPO = ("dpo", "simpo", "simpo_no_ln", "simpo_no_margin")

@@ -20,9 +20,10 @@ import pytest
 import yaml
 from test_judge import Server
 
-from stages import assets, controls, files, judge
-from stages.config import compose_config
-from stages.world import make_world, model_answer
+from stages import assets, controls, judge
+from stages.lib import files
+from stages.mini.world import make_world, model_answer
+from stages.plan.config import compose_config
 
 TWO = "{{{}}}<1>{{{}}}</1><2>{{{}}}</2>"
 ONE = "{question}<0>{answer}</0>"

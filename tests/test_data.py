@@ -1,4 +1,4 @@
-"""Data as they really look, from the file to the tokens: stages/records.py, pairs.py, sft.py, reward.py, generate.py, annotate.py,
+"""Data as they really look, from the file to the tokens: stages/lib/records.py, pairs.py, sft.py, reward.py, generate.py, annotate.py,
 pretrain.py and preference/data.py."""
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import pytest
 import tiny
 from omegaconf import OmegaConf
 
-from stages import annotate, files, generate, loglik, models, pairs, pretrain, reference, reward, sft, train
-from stages.errors import UserError
+from stages import annotate, generate, loglik, pairs, pretrain, reference, reward, sft, train
+from stages.lib import files, models
+from stages.lib.errors import UserError
+from stages.lib.records import messages_of, read_records
 from stages.preference.data import question_tokens, render_pair, tokenize_pairs, tokenize_rows
-from stages.records import messages_of, read_records
 
 Row = dict[str, Any]
 LENGTHS = {"max_length": 200, "max_prompt_length": 100, "empty_system": False}

@@ -13,7 +13,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from stages import files
+from stages.lib import files
 from stages.preference import attention, logps
 from stages.preference.data import Pair, tokenize_pairs
 from stages.preference.logps import answer_logps, reading, right_layout

@@ -1,4 +1,4 @@
-"""stages/errors.py: only the user's mistake becomes a sentence; a bug of ours or of a library's keeps its traceback and a status."""
+"""stages/lib/errors.py: only the user's mistake becomes a sentence; a bug of ours or of a library's keeps its traceback and a status."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from analysis import scorecard
-from stages import files
-from stages.errors import NotFinite, UserError
+from stages.lib import files
+from stages.lib.errors import NotFinite, UserError
 
 
 @pytest.mark.parametrize(("error", "status"), [(UserError("method.beta=-1"), 1), (NotFinite("step 3"), 3)])

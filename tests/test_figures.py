@@ -27,11 +27,12 @@ from matplotlib.text import Text
 from omegaconf import OmegaConf
 from scipy import stats
 
-from analysis import curves, draw, fig1_scores, fig2_length, fig3_gamma, fig4_dpo, fig5_beta, sweep
+from analysis import draw
+from analysis.figures import curves, fig1_scores, fig2_length, fig3_gamma, fig4_dpo, fig5_beta, sweep
 from analysis.study import PAGE, STYLE, Drawn, Study, figure, save
-from stages import files
-from stages.config import ABOUT
-from stages.errors import UserError
+from stages.lib import files
+from stages.lib.errors import UserError
+from stages.plan.config import ABOUT
 from tests import folder
 
 SCRIPTS: dict[str, ModuleType] = {
@@ -166,7 +167,8 @@ def test_the_same_results_give_the_same_bytes_in_another_process_with_another_ha
     """By the scripts' own command line; and none of them imports torch, which would cost seconds."""
     script = f"""
 import sys
-from analysis import {", ".join(SCRIPTS)}, sweep
+from analysis.figures import {", ".join(SCRIPTS)}
+from analysis.figures import sweep
 from analysis.study import figure
 for module in ({", ".join(SCRIPTS)}):
     figure(None, module.__name__.rpartition(".")[2], module.make)
@@ -440,7 +442,7 @@ def test_a_checkpoint_of_the_user_s_has_no_curve_and_no_seed(copied: Path) -> No
 
 
 def test_what_planning_leaves_out_a_figure_for_is_what_the_figure_shows() -> None:
-    """ABOUT of stages/config.py against the scripts, which planning does not import."""
+    """ABOUT of stages/plan/config.py against the scripts, which planning does not import."""
     assert (ABOUT["fig2_length"], ABOUT["fig4_dpo"]) == (fig2_length.SHOWN, fig4_dpo.SHOWN)
 
 
@@ -552,9 +554,7 @@ def test_a_sweep_in_which_nothing_varies_ends_with_the_command_for_a_multirun(
     grid(swept, {"simpo": ({"beta": 2, "gamma": 1}, 30.0), "simpo+seed=1": ({"beta": 2, "gamma": 1, "seed": 1}, 30.0)})
     grid(swept, {"simpo+beta=4": ({"beta": 4, "gamma": 1}, 35.0)})
     shutil.rmtree(swept / "mini_base/runs/simpo+beta=4/eval")
-    with pytest.raises(
-        SystemExit, match=r"error: no two runs of simpo .* make some with: python -m stages.run -m setting=mini_base method=simpo"
-    ):
+    with pytest.raises(UserError, match=r"no two runs of simpo .* make some with: python -m stages.run -m setting=mini_base method=simpo"):
         command(monkeypatch, "--results", swept, "--out", tmp_path / "out", "--method", "simpo")
     command(monkeypatch, "--results", swept, "--out", tmp_path / "out", "--method", "simpo", "--metric", "heldout_accuracy")
     assert pd.read_csv(tmp_path / "out/figures/sweep_mini_base_simpo.csv")["lc_win_rate"].isna().tolist() == [False, True]

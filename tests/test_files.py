@@ -1,4 +1,4 @@
-"""Whole files or none, errors that name file and next step: stages/files.py, models.py:found, assets.py, pairs.py."""
+"""Whole files or none, errors that name file and next step: stages/lib/files.py, models.py:found, assets.py, pairs.py."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from stages import files, models
 from stages.assets import fetch
-from stages.errors import UserError
+from stages.lib import files, models
+from stages.lib.errors import UserError
 from stages.pairs import clean, split_turns
 
 
@@ -59,7 +59,7 @@ def test_a_jsonl_of_another_stage_is_never_read_short_or_changed(tmp_path: Path,
 
 
 def test_a_flipped_byte_in_a_model_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """stages/models.py:found, through which every stage loads its model; a model of the user's has no manifest to hold it against."""
+    """stages/lib/models.py:found, through which every stage loads its model; a model of the user's has no manifest to hold it against."""
     monkeypatch.chdir(tmp_path)
     for folder in (Path("results/s/sft"), Path("results/s/runs/dpo")):
         weights = folder / "model/model.safetensors"
@@ -123,7 +123,9 @@ def test_an_error_names_the_command_that_makes_the_file_again(path: str, made: s
     assert files.again(f"/elsewhere/{path}") == "replace it by a whole file"
 
 
-@pytest.mark.parametrize("stage", ["world", "pretrain", "sft", "pairs", "reference", "train", "answer", "judge", "calibrate", "assets"])
+@pytest.mark.parametrize(
+    "stage", ["mini.world", "pretrain", "sft", "pairs", "reference", "train", "answer", "judge", "mini.calibrate", "assets"]
+)
 def test_every_stage_says_what_it_does_and_what_it_lacks(stage: str, tmp_path: Path) -> None:
     told = subprocess.run([sys.executable, "-m", f"stages.{stage}", "--help"], capture_output=True, text=True, check=True)
     assert f"python -m stages.{stage}" in told.stdout

@@ -30,9 +30,10 @@ import pytest
 import yaml
 
 from stages import score
-from stages.errors import UserError
-from stages.judging import arena_hard, client
+from stages.benchmarks import arena_hard
+from stages.judging import client
 from stages.judging.cache import NANO, Cache
+from stages.lib.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
 TEMPLATE = "<|im_start|>system\nYou judge.\n<|im_end|>\n<|im_start|>user\n{instruction}\n1: {output_1}\n2: {output_2}\n<|im_end|>"

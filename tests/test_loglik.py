@@ -12,10 +12,11 @@ import tiny
 import torch
 from omegaconf import OmegaConf
 
-from stages import files, loglik, models, reference
-from stages.config import Plan
-from stages.errors import UserError
+from stages import loglik, reference
+from stages.lib import files, models
+from stages.lib.errors import UserError
 from stages.loglik import Answer, tokenize_answer
+from stages.plan.config import Plan
 from stages.preference.packing import tokens_of
 
 HEADER = "<|start_header_id|>{}<|end_header_id|>\n\n"
@@ -87,7 +88,7 @@ def manifest(folder: Path) -> None:
 
 
 def write_answers(folder: Path) -> None:
-    """Questions and answers in the benchmarks' formats, as stages/world.py and stages/answer.py write them."""
+    """Questions and answers in the benchmarks' formats, as stages/mini/world.py and stages/answer.py write them."""
     outputs = [{"instruction": prompt, "output": text, "generator": "x", "finish_reason": why} for prompt, text, why in ALPACAEVAL]
     files.write_json(folder / "alpacaeval2/model_outputs.json", outputs)
     for name, key, rows in (("arena_hard", "content", ARENA_HARD), ("mt_bench", None, MT_BENCH)):
@@ -99,7 +100,6 @@ def write_answers(folder: Path) -> None:
             answers.append({"question_id": number, "model_id": "x", "choices": [{"index": 0, "turns": said}], "finish_reason": reasons})
         files.write_jsonl(WORLD / name / "question.jsonl", questions)
         files.write_jsonl(folder / name / "model_answer.jsonl", answers)
-    manifest(WORLD)
 
 
 def stage(monkeypatch: pytest.MonkeyPatch, module: Any, config: str, *runtime: str) -> Path:

@@ -1,4 +1,4 @@
-"""The mini world (stages/mini, stages/world.py): language and tasks read back what they say, and the oracle's formula holds."""
+"""The mini world (stages/mini, stages/mini/world.py): language and tasks read back what they say, and the oracle's formula holds."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from stages import files
-from stages.config import compose_config
-from stages.errors import UserError
-from stages.judging.mt_bench import NEEDS_REFERENCE
+from stages.benchmarks.mt_bench import NEEDS_REFERENCE
+from stages.lib import files
+from stages.lib.errors import UserError
 from stages.mini.knowledge import VALUES, make_knowledge
 from stages.mini.language import FILLER, make_tokenizer, sentences, words
 from stages.mini.oracle import Oracle, load_oracle
 from stages.mini.raters import judge_log_odds, rate
 from stages.mini.tasks import KINDS, SMALL, Task, ask_more, draw_tasks
+from stages.mini.world import make_world
 from stages.mini.writers import Writer, falsify, write
-from stages.world import make_world
+from stages.plan.config import compose_config
 
 CONF = Path(__file__).parent.parent / "conf"
 PLAIN = Writer(0, 0, 0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""stages/models.py: packing keeps texts apart, a whole model or none, and errors that name the model."""
+"""stages/lib/models.py: packing keeps texts apart, a whole model or none, and errors that name the model."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from datasets import Dataset
 from omegaconf import OmegaConf
 
-from stages import models
-from stages.errors import UserError
+from stages.lib import models
+from stages.lib.errors import UserError
 
 CONFIG = OmegaConf.create(
     {

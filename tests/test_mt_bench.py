@@ -1,4 +1,4 @@
-"""stages/judging/mt_bench.py against published judgments and scores.
+"""stages/benchmarks/mt_bench.py against published judgments and scores.
 
 Published data: the folder in REFERENCE_DATA (default ../shared/reference_data beside the repository); tests that need it are
 skipped where it is absent.
@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from published import REFERENCE, needed
 
-from stages.errors import UserError
-from stages.judging import mt_bench
+from stages.benchmarks import mt_bench
+from stages.benchmarks.rows import read_rows
 from stages.judging.client import Outcome
-from stages.judging.rows import read_rows
+from stages.lib.errors import UserError
 
 MT_BENCH = REFERENCE / "mt_bench"
 LLAMA, ORPO, PHI = "Meta-Llama-3-8B-Instruct-Normal", "mistral-orpo-capybara", "phi-3-dpo"

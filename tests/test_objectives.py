@@ -12,7 +12,7 @@ import torch
 from tiny import batch_parts, double, engine_loss, llama, pairs, tokenizer
 from torch import Tensor
 
-from stages.errors import UserError
+from stages.lib.errors import UserError
 from stages.preference.data import Pair, tokenize_pairs
 from stages.preference.objectives import Sums, dpo, simpo
 

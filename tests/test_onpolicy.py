@@ -17,8 +17,9 @@ import torch
 from omegaconf import OmegaConf
 from transformers import AutoModelForSequenceClassification, LlamaConfig
 
-from stages import annotate, engine, files, generate, models, pairs, reward
-from stages.errors import UserError
+from stages import annotate, generate, pairs, reward
+from stages.lib import engine, files, models
+from stages.lib.errors import UserError
 
 USER = [{"role": "user", "content": "Q"}]
 TURNS = [*USER, {"role": "assistant", "content": "A"}, {"role": "user", "content": "And then?"}]
@@ -347,9 +348,8 @@ def test_reward_names_what_it_cannot_train_on(start: str, monkeypatch: pytest.Mo
 
 def test_a_bar_that_is_switched_off_is_not_asked_for() -> None:
     """engine.generate: with TQDM_DISABLE vLLM would divide by the time that its bar shows, which is 0."""
-    code = (
-        "from stages.engine import generate\nclass E:\n def generate(self, *_, use_tqdm): print(use_tqdm); return []\ngenerate(E(), [], [])"
-    )
+    code = "from stages.lib.engine import generate\nclass E:\n def generate(self, *_, use_tqdm): print(use_tqdm); return []\n"
+    code += "generate(E(), [], [])"
     for value, shown in (("1", "False"), (None, "True")):
         env = {key: text for key, text in os.environ.items() if key != "TQDM_DISABLE"} | ({"TQDM_DISABLE": value} if value else {})
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)

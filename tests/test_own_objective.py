@@ -14,9 +14,9 @@ from checkout import copy_to
 from omegaconf import OmegaConf
 from test_readme import fenced
 
-from stages import files
+from stages.lib import files
 
-PLAN = "import sys; from stages.config import Plan; Plan().write(sys.argv[1:])"
+PLAN = "import sys; from stages.plan.config import Plan; Plan().write(sys.argv[1:])"
 
 
 def test_the_readmes_objective_trains(tmp_path: Path) -> None:

@@ -21,15 +21,16 @@ from datasets import Dataset
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoModelForCausalLM
 
-from stages import config as bridge
-from stages import files, models, pairs, reference, sft, train
-from stages.config import Plan
-from stages.errors import UserError
+from stages import pairs, reference, sft, train
+from stages.lib import files, models
+from stages.lib.errors import UserError
+from stages.lib.records import inputs_of, read_records
+from stages.plan import config as bridge
+from stages.plan.config import Plan
+from stages.plan.schema import knobs_of, plain
 from stages.preference.data import question_tokens, tokenize_pair, tokenize_pairs
 from stages.preference.logps import answer_logps, reading, right_layout
 from stages.preference.packing import collate
-from stages.records import inputs_of, read_records
-from stages.schema import knobs_of, plain
 
 ROOT = Path(__file__).parent.parent
 ULTRAFEEDBACK = ("HuggingFaceH4/ultrafeedback_binarized", "train_prefs", "test_prefs")

@@ -20,7 +20,7 @@ from perf import arms, lengths, memory, train_step
 from perf.arms import Arm, World
 from perf.cost import Shape, flops
 from perf.lengths import Lengths
-from stages.errors import UserError
+from stages.lib.errors import UserError
 
 TINY = Shape(64, 32, 64, 2, 4, 2)
 

@@ -21,9 +21,9 @@ from checkout import copy_to
 from omegaconf import OmegaConf
 from test_report_page import check_report
 
-from stages import files, models
-from stages.config import FIGURES, TABLES
-from stages.engine import seed_of, start_engine
+from stages.lib import files, models
+from stages.lib.engine import seed_of, start_engine
+from stages.plan.config import FIGURES, TABLES
 
 TABLE = "results/table4.csv"
 SCALE = ("--config", "scale=smoke")
@@ -164,7 +164,7 @@ def test_snakemake_killed_leaves_one_writer_and_then_the_same_bytes_on_one_core(
 
 
 def test_vllm_answers_as_transformers_does_and_a_question_s_seed_alone_decides(tree: Path) -> None:
-    """stages/engine.py: greedy answers equal Transformers', sampled ones do not depend on order or company."""
+    """stages/lib/engine.py: greedy answers equal Transformers', sampled ones do not depend on order or company."""
     from transformers import AutoModelForCausalLM
     from vllm import SamplingParams
 
@@ -231,7 +231,7 @@ def test_a_multirun_is_one_workflow_whose_failing_points_leave_the_others_done(t
 
 
 def test_the_trials_of_a_sweep_make_their_table_without_an_answer_and_the_front_door_finds_them_made(tree: Path) -> None:
-    """Snakefile's rule tuning with analysis/tuning.py on real manifests; stages.run with the same sweep."""
+    """Snakefile's rule tuning with analysis/tables/tuning.py on real manifests; stages.run with the same sweep."""
     done = snakemake(tree, "results/tuning.csv", *SCALE)
     assert done.returncode == 0, done.stdout[-5000:]
     table = pd.read_csv(tree / "results/tuning.csv")

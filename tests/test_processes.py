@@ -14,7 +14,7 @@ import tiny
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from stages import files
+from stages.lib import files
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 8, "scheduler": "cosine", "warmup_ratio": 0.1, "weight_decay": 0.0}
@@ -74,7 +74,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
 
 def test_two_processes_end_after_the_same_step_and_one_goes_on(tmp_path: Path) -> None:
-    """stages/checkpoints.py: SIGTERM to the launcher reaches both, which agree on a step and save; one process ends the training, with the
+    """checkpoints: SIGTERM to the launcher reaches both, which agree on a step and save; one process ends the training, with the
     weights of one that nobody disturbed."""
     config = start_of(tmp_path)
     config["method"] |= {"epochs": 40}

@@ -22,11 +22,12 @@ from published import REFERENCE, needed
 from test_alpacaeval2 import answers_of, small_world
 from test_score import lines
 
-from stages import files, score
-from stages.errors import UserError
-from stages.judging import alpacaeval2, arena_hard, mt_bench
-from stages.judging.rows import turns_of
-from stages.world import make_world
+from stages import score
+from stages.benchmarks import alpacaeval2, arena_hard, mt_bench
+from stages.benchmarks.rows import turns_of
+from stages.lib import files
+from stages.lib.errors import UserError
+from stages.mini.world import make_world
 
 Rows = list[dict[str, Any]]
 
@@ -369,7 +370,7 @@ def test_score_says_one_sentence_of_a_file_with_another_types_value(tmp_path: Pa
 @needed("arena_hard")
 def test_the_worlds_files_have_the_benchmarks_own_keys(tmp_path: Path) -> None:
     """Each file of the world has every key that the published file of its kind has, but for when and by what a row was made."""
-    from stages.config import Plan
+    from stages.plan.config import Plan
 
     make_world(Plan("smoke").base.world, tmp_path)
     own = {"tstamp", "dataset", "reference"}

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from checkout import ROOT, copy_to
 
-from stages.config import CONTROL_PROMPTS, Plan
+from stages.plan.config import CONTROL_PROMPTS, Plan
 
 README = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent
@@ -103,7 +103,7 @@ def test_the_numbers_between_the_marks_are_the_results_own(tree: Path, results: 
         command = [sys.executable, "-m", f"analysis.{name}", "--results", str(results), *words]
         return subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
 
-    for name in ("table4", "scorecard"):
+    for name in ("tables.table4", "scorecard"):
         done = script(name, "--out", str(results))
         assert done.returncode == 0, done.stderr
     kept = (tree / "README.md").read_text()

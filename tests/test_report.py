@@ -1,4 +1,4 @@
-"""stages/report.py: each criterion of the mini world against figures computed by hand on a tiny world and fabricated runs."""
+"""stages/mini/report.py: each criterion of the mini world against figures computed by hand on a tiny world and fabricated runs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from stages import files, report
-from stages.config import compose_config
-from stages.errors import UserError
-from stages.judging import alpacaeval2
+from stages.benchmarks import alpacaeval2
+from stages.lib import files
+from stages.lib.errors import UserError
 from stages.mini import oracle as oracle_module
+from stages.mini import report
 from stages.mini.oracle import Oracle, load_oracle
+from stages.mini.world import make_world
 from stages.mini.writers import Writer, write
-from stages.world import make_world
+from stages.plan.config import compose_config
 
 PLAIN = Writer(0, 0, 0, 0, 0, 0)
 WORLD, SETTING = "results/worlds/smoke", "results/smoke"
@@ -90,7 +91,7 @@ def generations(oracle: Oracle) -> Rows:
 
 
 def run_stage(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Rows:
-    """stages.report through its command line, in ``tree``."""
+    """stages.mini.report through its command line, in ``tree``."""
     monkeypatch.chdir(tree)
     monkeypatch.setattr(sys, "argv", ["report", "--config", "results/world_report.yaml"])
     report.main()
@@ -149,7 +150,7 @@ def test_chosen_are_longer_by_mean_words(tree: Path, rows: Rows) -> None:
 
 
 def test_padded_answers_are_scored_as_a_model_s(tree: Path, rows: Rows) -> None:
-    """Against stages/judging/alpacaeval2.py:score on annotations of the verbose writer."""
+    """Against stages/benchmarks/alpacaeval2.py:score on annotations of the verbose writer."""
     gamed = alpacaeval2.read_gamed(tree / "results/calibration/smoke/df_gamed.csv")
     baseline, verbose = (files.read_json(tree / WORLD / "alpacaeval2" / name) for name in ("baseline.json", "writers/verbose.json"))
     preferred = dict(gamed[gamed["model"] == "verbose"][["index", "preference"]].itertuples(index=False))

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from checkout import copy_to
+from checkout import ROOT, copy_to
 
-from stages import files
-from stages.config import Plan, stage_of
+from stages.lib import files
+from stages.plan.config import Plan, stage_of
 from tests import chromium, folder
 
 SCALE = ("--config", "scale=smoke")
@@ -84,7 +84,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if not (tree / path).exists():
                 files.write_json(tree / path, {"config": {"stage": path}, "inputs": {}, "outputs": {}})
     for target in TARGETS:
-        command = [sys.executable, "-m", f"analysis.{Path(target).stem}"]
+        name = Path(target).stem
+        (module,) = (ROOT / "analysis").rglob(f"{'page' if name == 'answers' else name}.py")
+        command = [sys.executable, "-m", ".".join(module.relative_to(ROOT).with_suffix("").parts)]
         subprocess.run(command, cwd=tree, stdout=subprocess.DEVNULL, check=True)
     return tree
 

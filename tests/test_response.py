@@ -8,7 +8,7 @@ import pytest
 import tiny
 from jinja2 import TemplateError
 
-from stages.errors import UserError
+from stages.lib.errors import UserError
 from stages.preference.data import mismatched, render_pair, tokenize_pair, tokenize_pairs, tokens_sha256, truncate
 from stages.preference.packing import collate
 

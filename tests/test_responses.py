@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from stages.errors import UserError
-from stages.judging import client, mt_bench
+from stages.benchmarks import mt_bench
+from stages.judging import client
+from stages.lib.errors import UserError
 
 FREE = {"input": 0, "output": 0}
 DOLLAR = {"input": 0, "output": 10**6}  # a dollar a token written

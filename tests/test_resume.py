@@ -1,4 +1,4 @@
-"""stages/checkpoints.py and stages/files.py:lock: killed at any moment, a training ends with the bytes of one that nobody disturbed.
+"""stages/lib/checkpoints.py, files.py:lock: killed at any moment, a training ends with the bytes of one that nobody disturbed.
 
 The trainings are the stages' own, in processes that are really killed. Importing what they need takes eight seconds, so one worker
 imports it and forks a process for each attempt.
@@ -22,7 +22,7 @@ import pytest
 import tiny
 from omegaconf import OmegaConf
 
-from stages import checkpoints, files
+from stages.lib import checkpoints, files
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -31,7 +31,8 @@ import json, os, sys
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, TrainingArguments
 from trl import SFTConfig, SFTTrainer
-from stages import files, pretrain, reference, train
+from stages.lib import files
+from stages import pretrain, reference, train
 from stages.preference import refcache, trainer
 
 stages = {"pretrain": pretrain, "reference": reference, "train": train}
@@ -223,7 +224,7 @@ def test_a_second_writer_is_refused_while_the_first_lives(tree: Path, begin: Beg
 
 
 def test_a_lock_ends_with_its_process_whatever_its_children_do(tmp_path: Path) -> None:
-    """stages/files.py:lock: neither a forked nor a started child keeps it."""
+    """stages/lib/files.py:lock: neither a forked nor a started child keeps it."""
     code = "import os, subprocess, sys; from pathlib import Path; from stages import files; files.lock(Path(sys.argv[1]))\n"
     children = "subprocess.Popen(['sleep', '60'], stdout=2)\nif os.fork(): print('locked', flush=True)\nimport time; time.sleep(60)"
     config = tmp_path / "config.yaml"
@@ -256,7 +257,7 @@ def test_a_checkpoint_of_another_configuration_is_not_resumed(
 
 
 def test_only_a_whole_checkpoint_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """stages/checkpoints.py:newest: the newest of those that have all their files and are of this training; the others are removed."""
+    """stages/lib/checkpoints.py:newest: the newest of those that have all their files and are of this training; the others are removed."""
     identity = {"configuration": "a", "start model": "b", "data": "c"}
 
     def checkpoint(step: int, whose: dict[str, str] = identity) -> Path:
@@ -282,7 +283,7 @@ def test_only_a_whole_checkpoint_is_resumed(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_training_is_its_configuration_start_model_and_data_and_no_runtime_knob() -> None:
-    """stages/checkpoints.py:identify."""
+    """stages/lib/checkpoints.py:identify."""
     given: dict[str, Any] = {"seed": 1, "runtime": {"micro_batch": 1}}
 
     def identify(config: dict[str, Any], seed: int = 0, rows: int = 3) -> dict[str, str]:

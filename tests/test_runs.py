@@ -1,4 +1,4 @@
-"""Names of runs (stages/runs.py): one run has one name, and one name is one run."""
+"""Names of runs (stages/plan/run_names.py): one run has one name, and one name is one run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from stages.errors import UserError
-from stages.runs import decode, encode
+from stages.lib.errors import UserError
+from stages.plan.run_names import decode, encode
 
 
 @pytest.mark.parametrize(

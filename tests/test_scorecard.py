@@ -25,7 +25,7 @@ from analysis.claims import CLAIMS, LC, Paper, in_paper
 from analysis.evidence import Bounds, Evidence
 from analysis.paper import reported
 from analysis.study import STYLE, Study, command_line
-from stages import files
+from stages.lib import files
 from tests import folder
 
 METHODS = ["sft", "rrhf", "slic_hf", "dpo", "ipo", "cpo", "kto", "orpo", "rdpo", "simpo"]

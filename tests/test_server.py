@@ -1,4 +1,4 @@
-"""The mini judge (stages/mini/server.py, stages/calibrate.py): it reads prompts as data, and calibration judges as the server does."""
+"""The mini judge (stages/mini/server.py, stages/mini/calibrate.py): it reads prompts as data, and calibration judges as the server does."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from stages import assets, calibrate, files
-from stages.config import compose_config
-from stages.judging import arena_hard, mt_bench
-from stages.judging.alpacaeval2 import is_swapped, messages, preference
+from stages import assets
+from stages.benchmarks import arena_hard, mt_bench
+from stages.benchmarks.alpacaeval2 import is_swapped, messages, preference
 from stages.judging.client import Outcome
+from stages.lib import files
+from stages.mini import calibrate
 from stages.mini.oracle import load_oracle
 from stages.mini.server import answer_to, completion, readers, template_reader
+from stages.mini.world import make_world, model_answer
 from stages.mini.writers import Writer, write
-from stages.world import make_world, model_answer
+from stages.plan.config import compose_config
 
 TEMPERAMENT = {"sharpness": 0.6, "length_bias": 0.4, "position_bias": 0.3, "noise": 0.8, "seed": 0}
 OTHERS = {"tie": 0.2, "strong": 2.0, "silence": 0.3}

@@ -1,4 +1,4 @@
-"""analysis/table1.py to table6.py, compare.py, paper.py, overlap.py: what they say of a finished results folder (tests/folder.py)."""
+"""analysis/tables and analysis/paper.py: what they say of a finished results folder (tests/folder.py)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from omegaconf import OmegaConf
 from scipy import stats
 from test_readme import fenced
 
-from analysis import compare, overlap, table1, table2, table3, table4, table5, table6
 from analysis.paper import differs, reported
 from analysis.study import Study, over_seeds
-from stages import files
-from stages.errors import UserError
+from analysis.tables import compare, overlap, table1, table2, table3, table4, table5, table6
+from stages.benchmarks.paired import difference
 from stages.judging import VERSIONS
-from stages.judging.paired import difference
-from stages.report import padded_win_rates
+from stages.lib import files
+from stages.lib.errors import UserError
+from stages.mini.report import padded_win_rates
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,7 +59,7 @@ NAMES = ("table1", "table2", "table3", "table4", "table5", "table6", "compare", 
 
 def test_every_table_is_written_with_its_caption_twice_alike_and_without_torch(made: Path, tmp_path: Path) -> None:
     """Each script's command line, in one process for all."""
-    run = f"for name in {NAMES}: runpy.run_module('analysis.' + name, run_name='__main__')"
+    run = f"for name in {NAMES}: runpy.run_module('analysis.tables.' + name, run_name='__main__')"
     script = f"import runpy, sys\n{run}\nsys.exit('torch' in sys.modules)"
     for number in "12":
         command = [sys.executable, "-c", script, "--results", made, "--out", tmp_path / number]
@@ -298,7 +298,7 @@ def test_at_mini_scale_no_number_of_the_paper_stands_beside_ours(made: Path) -> 
 
 
 def test_table_1_ranks_our_best_of_each_setting_among_the_world_s_writers(made: Path) -> None:
-    """table1 at mini scale: writers' win rates against stages/report.py's on the same files."""
+    """table1 at mini scale: writers' win rates against stages/mini/report.py's on the same files."""
     table = table1.make(Study(made))[0].set_index("model")
     assert table["lc_win_rate"].is_monotonic_decreasing and table["rank"].tolist() == list(range(1, 6))
     assert set(table.loc[table["source"] == "the world's writers"].index) == {"master", "concise", "verbose"}

@@ -17,14 +17,15 @@ import torch
 from omegaconf import OmegaConf
 from transformers import TrainerCallback, TrainingArguments
 
-from stages import files, reference, train
-from stages.config import Plan
-from stages.errors import NotFinite, UserError
+from stages import reference, train
+from stages.lib import files
+from stages.lib.errors import NotFinite, UserError
+from stages.plan.config import Plan
+from stages.plan.schema import Method, plain
 from stages.preference import objectives, refcache
 from stages.preference.data import mismatched, tokenize_pairs
 from stages.preference.objectives import Losses, Sums, dpo, kto, simpo
 from stages.preference.trainer import PreferenceTrainer, TrainingPair, evaluate_pairs
-from stages.schema import Method, plain
 
 BIG = 10**6  # tokens: a global batch in one pack
 SIMPO = {"beta": 2.0, "gamma": 0.5, "length_normalization": True, "label_smoothing": 0.0, "loss_type": "sigmoid", "sft_weight": 0.2}

@@ -1,4 +1,4 @@
-"""conf/sweep/, its two doors (stages/run.py, Plan.trials of stages/config.py) and the choice among the trials (analysis/tuning.py)."""
+"""conf/sweep/, its two doors (stages/run.py, Plan.trials) and the choice among the trials (analysis/tables/tuning.py)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from analysis import tuning
 from analysis.study import command_line
-from stages import config as bridge
-from stages import files
+from analysis.tables import tuning
 from stages import run as front_door
-from stages.config import CONF, Plan, sweep
-from stages.errors import UserError
+from stages.lib import files
+from stages.lib.errors import UserError
+from stages.plan import config as bridge
+from stages.plan.config import CONF, Plan, sweep
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_trials_are_planned_where_their_table_is_asked_for_and_only_there(plan: 
 def test_a_mistake_in_a_sweep_is_an_error_that_names_the_file_and_the_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, message: str
 ) -> None:
-    """Plan.trials and sweep of stages/config.py."""
+    """Plan.trials and sweep of stages/plan/config.py."""
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)
     monkeypatch.setattr(bridge, "CONF", conf)
@@ -275,13 +275,13 @@ def made_up(results: Path, accuracies: dict[str, list[tuple[float, ...]]], pairs
 def test_the_smallest_learning_rate_within_one_standard_error_of_the_best_is_chosen(
     tmp_path: Path, trials: list[tuple[float, ...]], pairs: int, chosen: int
 ) -> None:
-    """analysis/tuning.py: the rule of its docstring, by hand."""
+    """analysis/tables/tuning.py: the rule of its docstring, by hand."""
     made_up(tmp_path, {"dpo": trials}, pairs)
     assert tuning.tuning(tmp_path)["chosen"].tolist() == [number == chosen for number in range(len(trials))]
 
 
 def test_the_table_has_a_row_a_trial_and_the_lines_for_conf_are_the_chosen_values(tmp_path: Path) -> None:
-    """analysis/tuning.py: each method chooses among its own trials; a key that a method does not vary is empty, and in no line of it."""
+    """tuning: each method chooses among its own trials; a key that a method does not vary is empty, and in no line of it."""
     made_up(tmp_path, {"dpo": [(2e-5, 0.6), (1e-4, 0.7)], "simpo": [(2e-5, 0.65), (1e-4, 0.66)]})
     table = tuning.tuning(tmp_path)
     assert list(table)[:6] == ["setting", "method", "run", "learning_rate", "beta", "gamma"]
@@ -295,7 +295,7 @@ def test_the_table_has_a_row_a_trial_and_the_lines_for_conf_are_the_chosen_value
 
 
 def test_learning_rates_are_whole_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """analysis/tuning.py through its command line: as they stand in conf, and not as 2.0000000000000002e-05."""
+    """analysis/tables/tuning.py through its command line: as they stand in conf, and not as 2.0000000000000002e-05."""
     made_up(tmp_path, {"dpo": [(2e-5, 0.6), (1e-4, 0.7)]})
     monkeypatch.setattr(sys, "argv", ["python", "--results", str(tmp_path), "--out", str(tmp_path)])
     command_line(None, tuning.write)
@@ -305,7 +305,7 @@ def test_learning_rates_are_whole_in_the_file(tmp_path: Path, monkeypatch: pytes
 def test_a_missing_manifest_and_one_without_a_figure_are_named_with_the_next_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """analysis/tuning.py: no choice among what happens to be there."""
+    """analysis/tables/tuning.py: no choice among what happens to be there."""
     monkeypatch.chdir(tmp_path)
     made_up(Path("results"), {"dpo": [(2e-5, 0.6), (1e-4, 0.7)]})
     path = Path("results/s/runs/dpo1/manifest.json")

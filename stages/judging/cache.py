@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from stages.errors import UserError
+from stages.lib.errors import UserError
 
 NANO = 10**9
 BUSY_SECONDS = 60

@@ -32,9 +32,9 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from stages.errors import UserError
-from stages.files import whole_characters
 from stages.judging.cache import NANO, Cache, OverBudget
+from stages.lib.errors import UserError
+from stages.lib.files import whole_characters
 
 if TYPE_CHECKING:
     import openai

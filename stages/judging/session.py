@@ -24,11 +24,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from stages.errors import UserError
+from stages.benchmarks.rows import Row, read_rows
 from stages.judging import client
 from stages.judging.cache import stored
-from stages.judging.rows import Row, read_rows
-from stages.schema import check_knobs
+from stages.lib.errors import UserError
+from stages.plan.schema import check_knobs
 
 Work = Callable[..., list[Row]]  # the judgments by an ``ask``, its one argument
 

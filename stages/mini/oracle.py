@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stages import files
+from stages.lib import files
 from stages.mini.knowledge import Claim, Knowledge
 from stages.mini.language import Language, sentences
 from stages.mini.tasks import Conversation, Task, TaskReader
@@ -95,7 +95,7 @@ class Oracle:
 
 
 def load_oracle(world: str | Path) -> Oracle:
-    """The oracle of the world in a folder that stages/world.py made."""
+    """The oracle of the world in a folder that stages/mini/world.py made."""
     return Oracle(Knowledge(files.read_json(Path(world) / "knowledge.json")))
 
 

@@ -24,12 +24,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from stages import files
-from stages.errors import UserError
-from stages.judging import alpacaeval2, arena_hard, mt_bench
+from stages.benchmarks import alpacaeval2, arena_hard, mt_bench
+from stages.lib import files
+from stages.lib.errors import UserError
 from stages.mini import raters
 from stages.mini.oracle import Oracle, load_oracle
-from stages.schema import plain
+from stages.plan.schema import plain
 
 FIRST, SECOND = "m", "M"  # the identifiers in AlpacaEval's prompt
 CANNOT_TELL = {"?": 0.0}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from stages.errors import UserError
+from stages.lib.errors import UserError
 from stages.mini.knowledge import ATTRIBUTES, COUNTED, VALUES, Claim, Knowledge
 from stages.mini.language import (
     AGAIN_PROMPTS,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from stages.errors import UserError
+from stages.lib.errors import UserError
 
 NAME = "shared_prompt"
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jinja2 import TemplateError
 from omegaconf import DictConfig
 
-from stages import files
-from stages.errors import UserError
-from stages.records import Message, messages_of
+from stages.lib import files
+from stages.lib.errors import UserError
+from stages.lib.records import Message, messages_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from stages import files
-from stages.errors import UserError
+from stages.lib import files
+from stages.lib.errors import UserError
 from stages.preference import attention
 from stages.preference.data import Pair
 from stages.preference.packing import LAYOUTS, collate, to_device, tokens_of

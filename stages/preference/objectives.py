@@ -6,7 +6,7 @@ In: ``Sums`` of B pairs. Out: three tensors [B]: the loss, and the implicit rewa
 what the objective ranks the answers by, so that the pairs with the higher chosen reward are its accuracy. The mean of the losses over a
 global batch is the batch's loss. The equations are those of SimPO's Table 3 (arXiv 2405.14734), in its order; DEVIATIONS.md says where
 one is read differently. An objective of one's own is one function here, which ``named`` finds, and one file in conf/method.
-Hyperparameters are keyword-only and have no defaults: that file holds every one of them, and stages/schema.py reads their names here.
+Hyperparameters are keyword-only and have no defaults: that file holds every one of them, and stages/plan/schema.py reads their names here.
 
 Letters: B pairs, y_w the chosen and y_l the rejected answer, π the policy, ref the reference, |y| the number of trained tokens,
 Δ = log π(y|x) - log ref(y|x). log π(y|x) is a sum over the answer's trained tokens, log π(y|x) / |y| their mean.
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from stages.errors import UserError
+from stages.lib.errors import UserError
 
 Losses = tuple[Tensor, Tensor, Tensor]
 

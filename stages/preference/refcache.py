@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from stages import files
-from stages.checkpoints import weights_sha256
-from stages.errors import UserError
+from stages.lib import files
+from stages.lib.checkpoints import weights_sha256
+from stages.lib.errors import UserError
 from stages.preference.data import Pair, tokens_sha256
 from stages.preference.logps import answer_logps, reading
 from stages.preference.packing import collate, pack, to_device

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from stages.errors import NotFinite, UserError
+from stages.lib.errors import NotFinite, UserError
 from stages.preference.data import Pair
 from stages.preference.logps import answer_logps, reading, right_layout
 from stages.preference.objectives import Losses, Sums

@@ -1,0 +1,75 @@
+"""Figure 1 of arXiv 2405.14734: SimPO against DPO, the length-controlled win rate on AlpacaEval 2 and the win rate on Arena-Hard.
+
+    python -m analysis.figures.fig1_scores --results results --out results
+
+In: each run's eval/alpacaeval2/scores.json and eval/arena_hard/scores.json, of SFT, DPO and SimPO in the scale's settings. Out:
+figures/fig1_scores.png, .pdf, .txt, and .csv with a row a run and metric: value, low, high (percent), n; seed ``mean``: over the seeds.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import draw
+from analysis.study import METHODS, PAGE, SETTINGS, Drawn, Study, figure, name_of
+
+SHOWN = ("sft", "dpo", "simpo")
+PANELS = {"lc_win_rate": "AlpacaEval 2", "arena_hard": "Arena-Hard"}
+AXIS = {"lc_win_rate": "Length-controlled win rate (%)", "arena_hard": "Win rate (%)"}
+
+
+def make(study: Study) -> Drawn:
+    runs = study.rows(*SHOWN)
+    values = pd.DataFrame(
+        {"metric": metric, "setting": run.setting, "method": run.method, "seed": run.seed, **draw.measure(study, run, metric)._asdict()}
+        for metric in PANELS
+        for run in runs
+    )
+    means = []
+    for keys, part in values.groupby(["metric", "setting", "method"], sort=False):
+        if len(part) > 1:
+            found = draw.together(draw.Measured(*row) for row in part[["value", "low", "high", "n"]].itertuples(index=False))
+            means.append(dict(zip(("metric", "setting", "method"), keys, strict=True)) | {"seed": "mean", **found._asdict()})
+    frame = pd.concat([values, pd.DataFrame(means, columns=values.columns)], ignore_index=True) if means else values
+
+    settings = list(dict.fromkeys(values["setting"]))
+    drawn = Figure(figsize=(PAGE, 0.75 + 0.46 * len(settings)), layout="constrained")
+    panels = drawn.subplots(1, 2, sharey=True)
+    for axes, letter, (metric, title) in zip(panels, draw.letters(), PANELS.items(), strict=False):
+        for offset, method in zip((-0.26, 0, 0.26), SHOWN, strict=True):
+            look = draw.LOOKS[method]
+            for setting in settings:
+                part = frame[(frame["metric"] == metric) & (frame["setting"] == setting) & (frame["method"] == method)]
+                if part.empty:
+                    continue
+                at, (*seeds, (value, low, high)) = settings.index(setting) + offset, part[["value", "low", "high"]].to_numpy()
+                axes.hlines(at, low, high, color=look.color, linewidth=1.1)
+                axes.plot(value, at, color=look.color, marker=look.marker, linestyle="", markersize=4.5)
+                axes.plot([seed[0] for seed in seeds], [at] * len(seeds), "|", color=look.color, markersize=5, markeredgewidth=0.7)
+        draw.stack(axes, [name_of(setting, SETTINGS) for setting in settings])
+        axes.set_title(f"{letter} {title}")
+        axes.set_xlabel(AXIS[metric])
+        axes.grid(axis="x")
+    handles = [
+        panels[0].plot([], [], color=look.color, marker=look.marker, linestyle="-", label=METHODS[method])[0]
+        for method, look in draw.LOOKS.items()
+        if method in SHOWN
+    ]
+    drawn.legend(handles=handles, loc="outside upper center", ncols=len(SHOWN))
+
+    counts = frame.groupby("metric", sort=False)["n"].agg(["min", "max"]).astype(int)
+    sizes = ["–".join(f"{n:,}" for n in dict.fromkeys(counts.loc[metric])) for metric in PANELS]
+    level = f"{study.config['analysis']['level']:.0%}"
+    caption = study.caption(
+        "SimPO, DPO and the SFT models they start from: (a) length-controlled win rate on AlpacaEval 2, (b) win rate on Arena-Hard.",
+        runs,
+        f"Bars: {level} intervals over prompts, (a) from the standard error of the length-controlled win rate, (b) bootstrap;"
+        f" n = {sizes[0]} instructions (a) and {sizes[1]} games (b) a model.",
+        *(["Marks with bars: means over seeds, of value and interval; ticks: the seeds."] if means else []),
+    )
+    return drawn, frame, caption
+
+
+if __name__ == "__main__":
+    figure(__doc__, "fig1_scores", make)

@@ -1,0 +1,104 @@
+"""Figure 5 of arXiv 2405.14734: β, the divergence from the reference model, and quality.
+
+    python -m analysis.figures.fig5_beta --results results --out results
+
+KL(π‖π_ref) is estimated per sequence as the mean of log π(y|x) - log π_ref(y|x): (a) over the chosen responses of held-out pairs, as in the
+paper, which is no divergence and can be negative, as y does not come from π; (b) over the policy's own answers to AlpacaEval 2, which is
+the divergence where these are drawn from π: up to the sampling temperature, as both log-probabilities are those at temperature 1. (c) The
+length-controlled win rate against β, and (d) against (b).
+
+In: the runs of the sweeps ``beta_dpo`` and ``beta_simpo``, their eval/loglik.parquet and eval/alpacaeval2/scores.json; a row of panels a
+setting. Out: figures/fig5_beta.png, .pdf, .txt, and .csv with a row a setting, method and β, whose columns name the estimators.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from analysis import draw
+from analysis.study import METHODS, PAGE, Drawn, Run, Study, figure
+
+SWEEPS = {"beta_dpo": "dpo", "beta_simpo": "simpo"}
+CHOSEN, OWN, RATE = "kl_mean_log_ratio_heldout_chosen", "kl_mean_log_ratio_own_answers", "lc_win_rate"
+LABELS = {CHOSEN: "Estimated KL (nats)", OWN: "Estimated KL (nats)", RATE: "LC win rate (%)"}
+TITLES = {CHOSEN: "Held-out chosen", OWN: "Own answers", RATE: "Win rate"}
+
+
+def divergence(study: Study, run: Run, z: float) -> dict[str, draw.Measured]:
+    """Both estimates of KL(π‖π_ref), in nats a sequence."""
+    texts = study.loglik(run)
+    ratio = texts["logp"] - texts["reference_logp"]
+    chosen = (texts["split"] == "heldout") & (texts["side"] == "chosen")
+    own = (texts["split"] == "answers") & (texts["benchmark"] == "alpacaeval2")
+    return {CHOSEN: draw.mean(ratio[chosen], z), OWN: draw.mean(ratio[own], z)}
+
+
+def make(study: Study) -> Drawn:
+    there = [name for name in SWEEPS if study.sweep(name)] or list(SWEEPS)
+    sweeps = {SWEEPS[name]: draw.swept(study, name, "beta") for name in there}
+    z = draw.quantile(study)
+    rows: list[dict[str, Any]] = []
+    runs: list[Run] = []
+    for method, sweep in sweeps.items():
+        for setting, by_beta in sweep.items():
+            for beta, of_beta in by_beta.items():
+                runs += of_beta
+                each = [divergence(study, run, z) | {RATE: draw.measure(study, run, RATE)} for run in of_beta]
+                row: dict[str, Any] = {"setting": setting, "method": method, "beta": beta, "seeds": len(of_beta)}
+                for name in LABELS:
+                    value, low, high, n = draw.together(found[name] for found in each)
+                    row |= {name: value, f"{name}_standard_error": (high - low) / (2 * z), f"{name}_n": n}
+                rows.append(row)
+    frame = pd.DataFrame(rows)
+
+    settings = list(dict.fromkeys(frame["setting"]))
+    drawn = Figure(figsize=(PAGE, 0.2 + 1.7 * len(settings)), layout="constrained")
+    letters = draw.letters()
+    handles: list[Any] = []
+    grid = draw.cells(drawn, settings, 4)
+    for number, setting in enumerate(settings):
+        panels = [drawn.add_subplot(grid[number, column]) for column in range(-4, 0)]
+        for method in sweeps:
+            part = frame[(frame["setting"] == setting) & (frame["method"] == method)]
+            for axes, (x, y) in zip(panels, (("beta", CHOSEN), ("beta", OWN), ("beta", RATE), (OWN, RATE)), strict=True):
+                half = z * part[f"{y}_standard_error"]
+                bounds = part.assign(value=part[y], low=part[y] - half, high=part[y] + half)
+                draw.curve(axes, bounds, method, METHODS[method], x, 1.1 if x == "beta" else 0.5)
+        for axes, name in zip(panels, LABELS, strict=False):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(numticks=4))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlabel("β")
+            axes.set_ylabel(LABELS[name])
+            axes.set_title(f"{next(letters)} {TITLES[name]}")
+        for axes in panels[:2]:
+            axes.axhline(0, color=draw.GREY, linewidth=0.5, linestyle=":", zorder=0)
+        handles = panels[0].get_legend_handles_labels()[0]
+        last = panels[-1]
+        last.set_xlabel("Estimated KL (nats)")
+        last.set_ylabel(LABELS[RATE])
+        last.set_title(f"{next(letters)} Win rate and KL")
+    drawn.legend(handles=handles, loc="outside upper center", ncols=len(sweeps))
+
+    sizes = {name: f"{frame[f'{name}_n'].max():,.0f}" for name in LABELS}
+    caption = study.caption(
+        "KL(π‖π_ref), estimated per sequence as the mean of log π(y|x) - log π_ref(y|x), and length-controlled (LC) win rate on AlpacaEval"
+        " 2, against β. From the left: the estimate over the chosen responses of held-out pairs (the paper's choice; these are not drawn"
+        " from π, so that it can be negative); over the policy's own answers to AlpacaEval 2, drawn at the setting's sampling temperature"
+        " and scored at temperature 1 (the definition's KL where that is 1 too); LC win rate against β, and against the estimate on own"
+        " answers.",
+        draw.seeded(study, runs),
+        f"Bars: {study.config['analysis']['level']:.0%} intervals from standard errors; n = {sizes[CHOSEN]} chosen responses,"
+        f" {sizes[OWN]} answers, {sizes[RATE]} judged instructions a model.",
+        *(["Means over training seeds where a β has several."] if (frame["seeds"] > 1).any() else []),
+    )
+    return drawn, frame, caption
+
+
+if __name__ == "__main__":
+    figure(__doc__, "fig5_beta", make)

@@ -1,0 +1,277 @@
+"""Table 4 as a picture for a slide.
+
+    python -m analysis.figures.table4_picture --results results --out results
+
+In: table4.csv, and tables.yaml, which names the scale, its benchmarks and, where it does, the judge. Out: figures/table4.png, 12.8 inches
+wide and at most 7.2 high at 200 dpi, as high as its rows need. The same table gives the same bytes.
+
+Bold is the best of a column within a setting, as printed, so that equal figures are bold together; length has no best.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.style
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from omegaconf import DictConfig, OmegaConf
+
+from analysis.study import METHODS, SETTINGS, STYLE, name_of
+from stages.lib import files
+from stages.lib.errors import UserError
+
+WIDTH, HEIGHT, MARGIN = 12.8, 7.2, 0.35  # inches: a slide's
+INK, GREY, LIGHT = "#1a1a1a", "#666666", "#bbbbbb"
+HEADS = ("Setting", "Method")
+HEAVY, MEDIUM, THIN = 1.6, 1.0, 0.7  # rules, in points
+LARGEST, SMALL = 17.0, 0.76  # type, in points; errors and caption by it
+# In ems: the headings' two baselines, the rule between, and their height; a row's, and where there are many; what parts two settings;
+# from the last row to the caption; a line of it in its own ems; the gaps between columns, and between a value and its error.
+HEAD_1, HEAD_RULE, HEAD_2, HEAD = 1.35, 1.85, 3.05, 3.9
+ROW, ROW_OF_MANY, MANY = 1.62, 1.36, 12
+BLOCK, END, LINE = 0.5, 0.6, 1.5
+LEAST_GAP, MOST_GAP, NEAR = 1.2, 3.0, 0.3
+
+
+@dataclass(frozen=True)
+class Column:
+    """``value``: the column of table4.csv; ``error``: that of its standard error, or the two of its interval."""
+
+    head: str
+    value: str
+    error: tuple[str, ...] = ()
+    digits: int = 1
+    has_best: bool = True
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """For the caption: ``note``; ``judgments``, what there are n of; ``counts``, the columns of judged and failed ones."""
+
+    head: str
+    columns: tuple[Column, ...]
+    note: str = ""
+    judgments: str = ""
+    counts: tuple[str, str] | None = None
+
+
+BENCHMARKS = {
+    "alpacaeval2": Benchmark(
+        "AlpacaEval 2",
+        (
+            Column("LC (%)", "lc_win_rate", ("lc_standard_error",)),
+            Column("WR (%)", "win_rate", ("win_rate_standard_error",)),
+            Column("Length", "length", digits=0, has_best=False),
+        ),
+        "LC: length-controlled, ± of its fit; length in characters.",
+        "instructions",
+        ("judged", "failed"),
+    ),
+    "arena_hard": Benchmark(
+        "Arena-Hard",
+        (Column("WR (%)", "arena_hard_win_rate", ("arena_hard_low", "arena_hard_high")),),
+        "",
+        "games",
+        ("arena_hard_judged", "arena_hard_failed"),
+    ),
+    "mt_bench": Benchmark(
+        "MT-Bench",
+        (Column("Score", "mt_bench", ("mt_bench_standard_error",), 2),),
+        "MT-Bench: 1 to 10.",
+        "turns",
+        ("mt_bench_judged", "mt_bench_failed"),
+    ),
+    "oracle": Benchmark("Oracle", (Column("Score", "oracle", ("oracle_standard_error",), 2),), "Oracle: the mini world’s truth, 0 to 10."),
+}
+
+
+def printed(value: float, digits: int) -> str:
+    return "–" if pd.isna(value) else f"{value:.{digits}f}"
+
+
+def error(row: pd.Series, column: Column) -> str:
+    """``±0.9``, or ``[18.2, 21.9]``; nothing where there is none."""
+    found = [row[name] for name in column.error]
+    if not found or any(map(pd.isna, found)):
+        return ""
+    numbers = [printed(value, column.digits) for value in found]
+    return f"±{numbers[0]}" if len(numbers) == 1 else f"[{', '.join(numbers)}]"
+
+
+def best(table: pd.DataFrame, column: Column) -> pd.Series:
+    """Whether each row's value is its setting's best, as printed."""
+    rounded = table[column.value].map(lambda value: float(f"{value:.{column.digits}f}"))
+    return (rounded == rounded.groupby(table["setting"]).transform("max")) & column.has_best
+
+
+def caption(table: pd.DataFrame, wanted: DictConfig) -> list[str]:
+    """Paragraphs: scale, judge and each benchmark's n; what the marks and the figures are; how many judgments failed, where any did.
+
+    Over several training seeds judgments are counted together; the models that table4.csv warns of are named.
+    """
+    shown, seeds = [BENCHMARKS[name] for name in wanted.benchmarks], table.get("seeds", 1)
+    sizes, failed = [f"Scale {wanted.name}", *([f"judge {wanted.judge}"] if wanted.get("judge") else [])], []
+    for benchmark in shown:
+        if benchmark.counts:
+            judgments = (table[list(benchmark.counts)].sum(axis=1) / seeds).max()
+            sizes.append(f"{judgments:,.0f} {benchmark.judgments} on {benchmark.head}")
+            if lost := table[benchmark.counts[1]].sum():
+                failed.append(f"{lost:,.0f} on {benchmark.head}")
+    kinds = {len(column.error) for benchmark in shown for column in benchmark.columns}
+    marks = {1: "± standard error.", 2: "[ ] 95% bootstrap interval."}
+    several = f" Means over {table['seeds'].max()} training seeds." if "seeds" in table else ""
+    warned = [
+        f"{name_of(setting, SETTINGS)} {name_of(method, METHODS)}"
+        for setting, method, why in table.reindex(columns=["setting", "method", "warning"]).itertuples(index=False)
+        if isinstance(why, str) and why
+    ]
+    paragraphs = [
+        f"{', '.join(sizes)}.{several}",
+        " ".join(["Bold: best of its setting.", *(mark for kind, mark in marks.items() if kind in kinds)]),
+        " ".join(benchmark.note for benchmark in shown if benchmark.note),
+        f"Judgments that failed and are left out, all models together: {', '.join(failed)}." if failed else "",
+        f"These may have collapsed (table4.csv, warning): {', '.join(warned)}." if warned else "",
+    ]
+    return [text for text in paragraphs if text]
+
+
+class Page:
+    """A figure to write on in inches from its top left corner; texts are measured before its height is known."""
+
+    def __init__(self) -> None:
+        self.figure = Figure(figsize=(WIDTH, HEIGHT), dpi=mpl.rcParams["savefig.dpi"])
+        self.renderer = FigureCanvasAgg(self.figure).get_renderer()
+        self.widths: dict[tuple[str, float, str], float] = {}
+
+    def set_height(self, height: float) -> None:
+        """To whole pixels, so that the file is exactly as high."""
+        self.figure.set_figheight(round(height * self.figure.dpi) / self.figure.dpi)
+
+    def width(self, text: str, size: float, weight: str = "normal") -> float:
+        if (text, size, weight) not in self.widths:
+            font = FontProperties(size=size, weight=weight)
+            wide, _, _ = self.renderer.get_text_width_height_descent(text, font, ismath=False)
+            self.widths[text, size, weight] = wide / self.figure.dpi
+        return self.widths[text, size, weight]
+
+    def write(self, x: float, y: float, text: str, size: float, align: str = "left", weight: str = "normal", color: str = INK) -> None:
+        """``text`` on the baseline ``y``."""
+        if text:
+            at = x / WIDTH, 1 - y / self.figure.get_figheight()
+            self.figure.text(*at, text, size=size, ha=align, va="baseline", weight=weight, color=color)
+
+    def rule(self, left: float, right: float, y: float, points: float, color: str = INK) -> None:
+        at = 1 - y / self.figure.get_figheight()
+        self.figure.add_artist(Line2D([left / WIDTH, right / WIDTH], [at, at], linewidth=points, color=color, solid_capstyle="butt"))
+
+    def wrapped(self, text: str, size: float, width: float) -> list[str]:
+        """``text`` in as few lines as fit in ``width``."""
+        first, *words = text.split(" ")
+        lines = [first]
+        for word in words:
+            longer = f"{lines[-1]} {word}"
+            lines = [*lines[:-1], longer] if self.width(longer, size) <= width else [*lines, word]
+        return lines
+
+
+def draw(table: pd.DataFrame, wanted: DictConfig) -> Figure:
+    """The picture of ``table``, table4.csv; wanted: tables.yaml. In the largest type for which rows and columns leave room."""
+    with mpl.style.context(STYLE):
+        page = Page()
+        benchmarks = [BENCHMARKS[name] for name in wanted.benchmarks]
+        columns = [column for benchmark in benchmarks for column in benchmark.columns]
+        names = [[name_of(key, known) for key in table[part]] for part, known in (("setting", SETTINGS), ("method", METHODS))]
+        values = [[printed(value, column.digits) for value in table[column.value]] for column in columns]
+        errors = [[error(row, column) for _, row in table.iterrows()] for column in columns]
+        weights = [["bold" if is_best else "normal" for is_best in best(table, column)] for column in columns]
+        starts = [i for i, key in enumerate(table["setting"]) if i == 0 or key != table["setting"].iloc[i - 1]]  # of a setting's rows
+        paragraphs = caption(table, wanted)
+        pitch = ROW if len(table) <= MANY else ROW_OF_MANY
+
+        size = LARGEST
+        while True:
+            em, small = size / 72, SMALL * size
+            mains = [max(page.width(cell, size, "bold") for cell in column) for column in values]
+            sides = [max(page.width(cell, small) for cell in column) for column in errors]
+            bodies = [main + (NEAR * em + side if side else 0) for main, side in zip(mains, sides, strict=True)]
+            boxes = [max(page.width(cell, size) for cell in [head, *column]) for head, column in zip(HEADS, names, strict=True)]
+            for benchmark in benchmarks:
+                alone = [benchmark.head] if len(benchmark.columns) == 1 else []  # a heading over one column may be wider than it
+                for column in benchmark.columns:
+                    body = bodies[columns.index(column)]
+                    boxes.append(max([body, *(page.width(head, size) for head in (column.head, *alone))]))
+            gap = min((WIDTH - 2 * MARGIN - sum(boxes)) / (len(boxes) - 1), MOST_GAP * em)
+            full = sum(boxes) + gap * (len(boxes) - 1)
+            lines = [line for text in paragraphs for line in page.wrapped(text, small, full)]
+            rows_end = MARGIN + em * (HEAD + pitch * len(table) + BLOCK * (len(starts) - 1))
+            height = rows_end + em * (END + LINE * SMALL * len(lines)) + 0.8 * MARGIN
+            if gap >= LEAST_GAP * em and height <= HEIGHT:
+                break
+            size *= 0.97
+        page.set_height(height)
+        left = (WIDTH - full) / 2
+        right = left + full
+        lefts = list(accumulate(boxes[:-1], lambda x, box: x + box + gap, initial=left))
+
+        page.rule(left, right, MARGIN, HEAVY)
+        for x, head in zip(lefts, HEADS, strict=False):
+            page.write(x, MARGIN + em * HEAD_2, head, size)
+        first = len(names)
+        for benchmark in benchmarks:
+            last = first + len(benchmark.columns) - 1
+            ends = lefts[first], lefts[last] + boxes[last]
+            page.write(sum(ends) / 2, MARGIN + em * HEAD_1, benchmark.head, size, "center")
+            page.rule(*ends, MARGIN + em * HEAD_RULE, THIN)
+            for at, column in zip(range(first, last + 1), benchmark.columns, strict=True):
+                page.write(lefts[at] + boxes[at] / 2, MARGIN + em * HEAD_2, column.head, size, "center")
+            first = last + 1
+        page.rule(left, right, MARGIN + em * (HEAD - 0.2), MEDIUM)
+
+        for i in range(len(table)):
+            block = sum(start <= i for start in starts) - 1
+            top = MARGIN + em * (HEAD + pitch * i + BLOCK * block)
+            baseline = top + em * (pitch / 2 + 0.36)
+            if i in starts:
+                page.write(lefts[0], baseline, names[0][i], size)
+                if i:
+                    page.rule(left, right, top - em * BLOCK / 2, THIN, LIGHT)
+            page.write(lefts[1], baseline, names[1][i], size)
+            for at, (main, body) in enumerate(zip(mains, bodies, strict=True)):
+                point = lefts[2 + at] + (boxes[2 + at] - body) / 2 + main  # where the values end
+                page.write(point, baseline, values[at][i], size, "right", weights[at][i])
+                page.write(point + NEAR * em, baseline, errors[at][i], small, color=GREY)
+        page.rule(left, right, rows_end + em * 0.2, HEAVY)
+        for number, line in enumerate(lines, start=1):
+            page.write(left, rows_end + em * (END + LINE * SMALL * number), line, small, color=GREY)
+        return page.figure
+
+
+def save(picture: Figure, path: Path) -> None:
+    """As PNG, whole or not at all, without a date or a version of matplotlib's in it."""
+    with mpl.style.context(STYLE), files.atomic(path) as partial:
+        picture.savefig(partial, format="png", metadata={"Software": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    args = parser.parse_args()
+    path = args.results / "table4.csv"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; make it with: snakemake --cores all {path}")
+    wanted = OmegaConf.load(args.results / "tables.yaml")
+    assert isinstance(wanted, DictConfig)
+    save(draw(pd.read_csv(path), wanted), args.out / "figures/table4.png")
+
+
+if __name__ == "__main__":
+    files.run(main)

@@ -1,0 +1,132 @@
+"""Whether a benchmark's prompt is among the prompts that a model was trained on.
+
+    python -m analysis.tables.overlap --results results --out results
+
+In: tables.yaml, the benchmarks' questions, each setting's preference pairs results/<setting>/data/(train, heldout).jsonl and, where they
+are a file of this machine, the demonstrations that its start model was fine-tuned on. Out: overlap.csv, with a caption, overlap.txt, a row
+a setting, set and benchmark: ``prompts`` in the set, ``questions`` in the benchmark, and how many of the questions have
+
+    exact    a prompt of the same words: case, white space and punctuation at a word's ends do not count, signs of arithmetic do
+    near     no such prompt, but one that holds at least 0.8 of the question's different 8-grams of words; of 8 words or more alone
+
+``example`` is the first question found. Prompts are first turns: what a second turn asks says little without the first. A set that is no
+file here is "not checked" in ``note``, and why.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import study as shared
+from analysis.study import Study, Table
+from stages.benchmarks.rows import Row, read_rows
+from stages.lib import files
+from stages.lib.errors import UserError
+
+GRAM, NEAR = 8, 0.8
+ENDS = ".,;:!?\"'`()[]{}…“”‘’«»"  # stripped from words; an operator between two numbers is a word of its own
+
+
+def words(prompt: str) -> tuple[str, ...]:
+    return tuple(word for part in prompt.casefold().split() if (word := part.strip(ENDS)))
+
+
+def grams(text: tuple[str, ...]) -> set[tuple[str, ...]]:
+    return {text[i : i + GRAM] for i in range(len(text) - GRAM + 1)}
+
+
+def first_turn(row: Row) -> str:
+    """What the user says first, in a row of any set or benchmark."""
+    said: Any = (
+        row["instruction"] if "instruction" in row else row["turns"][0] if "turns" in row else row.get("messages", row.get("prompt"))
+    )
+    if isinstance(said, list):
+        said = next((message for message in said if message["role"] == "user"), {"content": ""})
+    text: str = said["content"] if isinstance(said, dict) else said
+    return text
+
+
+def found_in(questions: list[tuple[str, ...]], prompts: Iterable[tuple[str, ...]]) -> tuple[set[int], set[int]]:
+    """The numbers of the questions that are exactly among the prompts, and of those that nearly are (see above)."""
+    same, holding = defaultdict(list), defaultdict(list)
+    sizes = [len(grams(question)) for question in questions]
+    for number, question in enumerate(questions):
+        if question:
+            same[question].append(number)
+        for gram in grams(question):
+            holding[gram].append(number)
+    exact, near = set[int](), set[int]()
+    for prompt in prompts:
+        exact.update(same.get(prompt, ()))
+        shares = Counter(number for gram in grams(prompt) for number in holding.get(gram, ()))
+        near.update(number for number, count in shares.items() if count >= NEAR * sizes[number])
+    return exact, near - exact
+
+
+def sets(study: Study, setting: str) -> dict[str, Path | str]:
+    """The files that a setting's models learn from, or why one is not there to be read."""
+    found: dict[str, Path | str] = {split: study.results / setting / f"data/{split}.jsonl" for split in ("train", "heldout")}
+    taught = study.config["demonstrations"].get(setting)
+    if taught is None:
+        found["demonstrations"] = "the start model is one of others, whose data are not known here"
+    else:
+        path = study.path(taught)
+        is_file = path.is_file() or taught.startswith("results/")
+        found["demonstrations"] = path if is_file else f"{taught} is no file of this machine"
+    return found
+
+
+def make(study: Study) -> Table:
+    benchmarks = {
+        benchmark: [first_turn(row) for row in read_rows(study.path(named), ())] for benchmark, named in study.config["questions"].items()
+    }
+    asked = {benchmark: [words(question) for question in questions] for benchmark, questions in benchmarks.items()}
+    rows = []
+    for setting in study.config["settings"]:
+        for name, source in sets(study, setting).items():
+            prompts = None
+            if isinstance(source, Path):
+                if not source.is_file():
+                    raise UserError(f"{source} does not exist; make it with: snakemake --cores all {source.with_name(files.MANIFEST)}")
+                prompts = [words(first_turn(row)) for row in files.read_rows(source)]
+            for benchmark, questions in asked.items():
+                values: dict[str, Any] = {"setting": setting, "set": name, "benchmark": benchmark, "questions": len(questions)}
+                if prompts is None:
+                    rows.append(values | {"note": f"not checked: {source}"})
+                    continue
+                exact, near = found_in(questions, prompts)
+                example = next((benchmarks[benchmark][number] for number in sorted(exact) or sorted(near)), "")
+                counts = {"prompts": len(prompts), "exact": len(exact), "near": len(near)}
+                rows.append(values | counts | {"example": " ".join(example.split())[:120], "note": ""})
+    table = pd.DataFrame(rows, columns=["setting", "set", "benchmark", "prompts", "questions", "exact", "near", "example", "note"])
+    table = table.astype(dict.fromkeys(("prompts", "exact", "near"), "Int64"))
+    return table, caption(study, table)
+
+
+def caption(study: Study, table: pd.DataFrame) -> str:
+    """Says whether overlaps were found, and where; and what was not checked."""
+    exact, near = (int(table[kind].fillna(0).sum()) for kind in ("exact", "near"))
+    told = [
+        f"{setting}, {name}: {same} exact and {like} near of the {n} of {benchmark}"
+        for setting, name, benchmark, same, like, n in table[["setting", "set", "benchmark", "exact", "near", "questions"]].to_numpy()
+        if not pd.isna(same) and same + like
+    ]
+    checked = f"in {table['prompts'].notna().sum()} comparisons of a training set and a benchmark"
+    found = (
+        f"{exact} exact and {near} near overlaps were found {checked}: {'; '.join(told)}." if told else f"No overlap was found {checked}."
+    )
+    left: dict[str, list[str]] = {}
+    for setting, name, reason in table.loc[table["note"] != "", ["setting", "set", "note"]].drop_duplicates().to_numpy():
+        left.setdefault(reason, []).append(f"{setting}'s {name}")
+    runs = [run for run in study.rows() if run.setting in set(table["setting"])]
+    what = "Benchmark prompts among training prompts."
+    return study.caption(what, runs, found, *(f"{', '.join(names)}: {reason}." for reason, names in left.items()))
+
+
+if __name__ == "__main__":
+    shared.table(__doc__, "overlap", make)

@@ -1,0 +1,67 @@
+"""Table 2: the benchmarks, what they are judged by, and what their judge says of answers that are none.
+
+    python -m analysis.tables.table2 --results results --out results
+
+In: tables.yaml, the benchmarks' questions, the scores.json of the tables' first run, and the judge's controls.json
+(stages/controls.py). Out: table2.csv, with a caption, table2.txt, a row a benchmark: how many questions, whose answers are the baseline,
+which judge, how it is asked, what is reported, and the protocol's version; then, on some of its questions,
+
+    real, empty, embedded              ``control_metric`` of a run's answers, of no text at all, and of one text that holds a verdict
+    …_standard_error, …_n, …_failed    of each; how many judgments it has, and how many failed
+    orders_agree, first_shown          the share of questions with the same winner in both orders, and of judgments for what is shown first
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from analysis import study as shared
+from analysis.study import BENCHMARKS, Study, Table
+from stages.benchmarks.rows import read_rows
+from stages.lib import files
+from stages.lib.errors import UserError
+
+HOW = {
+    "alpacaeval2": ("pairwise, one order; the judge's log-probabilities weighted", "win rate, raw and length-controlled, in percent"),
+    "arena_hard": ("pairwise, both orders; five verdicts", "Bradley-Terry win rate, in percent"),
+    "mt_bench": ("one answer at a time, two turns", "mean rating, 1 to 10"),
+}
+CONTROLS = ("real", "empty", "embedded")
+ORDERS = {"orders_agree": "agreement", "first_shown": "first_shown"}
+
+
+def of_controls(rows: list[dict[str, Any]], benchmark: str) -> dict[str, Any]:
+    """A benchmark's rows of controls.json as columns; a control that is not there, or has no value, is empty."""
+    found = {(row["control"], row["metric"] if row["control"] == "orders" else ""): row for row in rows if row["benchmark"] == benchmark}
+    values: dict[str, Any] = {}
+    for control in CONTROLS:
+        row = found.get((control, ""), {})
+        if control == CONTROLS[0]:
+            values["control_metric"] = row.get("metric")
+        values |= {control: row.get("value")} | {f"{control}_{key}": row.get(key) for key in ("standard_error", "n", "failed")}
+    return values | {column: found.get(("orders", metric), {}).get("value") for column, metric in ORDERS.items()}
+
+
+def make(study: Study) -> Table:
+    path = study.path(study.config["controls"]) / "controls.json"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; make it with: snakemake --cores all {path.with_name(files.MANIFEST)}")
+    controls, run = files.read_json(path), study.rows()[0]
+    rows = []
+    for benchmark, named in study.config["questions"].items():
+        scores, (scoring, metric) = study.scores(run, benchmark), HOW[benchmark]
+        questions = len(read_rows(study.path(named), ()))
+        what = {"benchmark": BENCHMARKS[benchmark], "questions": questions, "baseline": scores.get("baseline"), "judge": scores["judge"]}
+        how = {"scoring": scoring, "metric": metric, "version": scores["protocol"]["version"]}
+        rows.append(what | how | of_controls(controls, benchmark))
+    told = (
+        f"real: the answers of {run.setting}, {run.run}; empty: no text; embedded: a text that holds a verdict.",
+        "A judge to be trusted gives little to the two; orders_agree: the share of questions with the same winner in both orders.",
+    )
+    return pd.DataFrame(rows), study.caption("The benchmarks, and controls of their judge.", [run], *told)
+
+
+if __name__ == "__main__":
+    shared.table(__doc__, "table2", make)

@@ -1,0 +1,57 @@
+"""Table 5: ablations. Table 4's columns for SimPO, its ablations and DPO, what their answers are like, and how far each is from SimPO.
+
+    python -m analysis.tables.table5 --results results --out results
+
+In: tables.yaml (its ``ablations``), each run's eval/<benchmark>/scores.json, and of AlpacaEval 2 and the oracle annotations.json too.
+Out: table5.csv, with a caption, table5.txt: Table 4's columns, several training seeds as there, and
+
+    ended, repeated_3grams                     of the answers to AlpacaEval's questions, the share that end by themselves, and the mean
+                                               share of 3-grams that came before in the same answer
+    lc_win_rate_minus_simpo                    a run's figure minus ``simpo``'s in the same setting: the difference of the two fits,
+                                               without a standard error: the fit observes nothing paired by instruction
+    win_rate_minus_simpo, …_standard_error     paired over the instructions that are judged in both
+    oracle_minus_simpo, …_standard_error       likewise, where the scale has the oracle
+
+Negative is what an ablation loses. These errors are of the instructions alone: another training seed moves a run besides.
+"""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+import pandas as pd
+
+from analysis import study as shared
+from analysis.study import Study, Table
+from analysis.tables.table4 import DECIMALS, differences, frame_of, rows_of
+from stages.lib.errors import UserError
+
+WHOLE = "simpo"
+PAIRED = {"alpacaeval2": "win_rate", "oracle": "oracle"}  # the benchmarks with a value an instruction, and their columns
+SHAPE = ("ended", "repeated_3grams")
+
+
+def make(study: Study) -> Table:
+    """A row a setting and ablation; UserError where ``simpo`` is none of them."""
+    if WHOLE not in study.config["ablations"]:
+        where = study.results / "tables.yaml"
+        raise UserError(f"{where}: ablations are compared with {WHOLE}, which is none of them; add it in conf/scale")
+    rows = rows_of(study, study.config["ablations"])
+    table = frame_of(study, rows)
+    if "alpacaeval2" in study.config["benchmarks"]:
+        for key in SHAPE:
+            table[key] = [fmean(study.score(run, "alpacaeval2", key) for run in runs) for runs in rows.values()]
+        whole = table[table["method"] == WHOLE].set_index("setting")["lc_win_rate"]
+        table["lc_win_rate_minus_simpo"] = table["lc_win_rate"] - table["setting"].map(whole)
+    for benchmark, column in PAIRED.items():
+        if benchmark in study.config["benchmarks"]:
+            gaps = differences(study, rows, benchmark, column, WHOLE)
+            table = pd.concat([table, gaps.drop(columns=f"{column}_minus_{WHOLE}_p")], axis=1)
+    more = ["…_minus_simpo: in the same setting, with paired standard errors over the instructions; negative is what an ablation loses."]
+    if "seeds" in table:
+        more.append("Means over training seeds, …_low and …_high their t interval.")
+    return table, study.caption("Ablations of SimPO, and DPO.", [run for runs in rows.values() for run in runs], *more)
+
+
+if __name__ == "__main__":
+    shared.table(__doc__, "table5", make, DECIMALS)

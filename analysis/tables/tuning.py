@@ -1,0 +1,136 @@
+"""The trials of the scale's sweeps on held-out pairs, and which of them is chosen for each setting and method.
+
+    python -m analysis.tables.tuning --results results --out results
+
+In: tuning.yaml, which names the trials of conf/sweep/; each trial's manifest.json, with means over the same held-out pairs; the start
+model's log-probabilities of them (stages/reference.py). Out: tuning.csv, a row a trial; printed as it is written, after the lines to put
+under ``tuned`` in conf/setting/.
+
+The choice. Accuracy is the share of held-out pairs whose chosen answer has the higher implicit reward, each method's own. It alone asks for
+ever larger steps: a margin may grow while both answers become less likely, and what a model then writes is neither (likelihood
+displacement, arXiv 2410.08847). So a trial qualifies where the chosen answers' mean log-probability a token has not fallen below the start
+model's; where none does, the one that comes nearest to it is chosen. Of those that qualify, as the best of a few trials on some hundred
+pairs is best by chance too, by the rule of one standard error (Breiman et al. 1984, section 3.4.3): of the trials not more than the best
+one's standard error, √(p(1-p)/n), below it,
+
+    the one with the smallest learning rate, which moves the model least,
+    of those the one with the highest accuracy,
+    of those the first of the grid.
+
+It is a function of these files alone. Every method of a scale has as many trials as the others where conf/sweep/ gives it as many; no
+answer is judged for the choice.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from analysis.study import Study, command_line, write_csv
+from stages.lib import files
+from stages.lib.errors import UserError
+
+# Columns, and their names in a manifest.
+FIGURES = {"accuracy": "rewards/accuracies", "margin": "rewards/margins", "loss": "loss", "chosen_logp": "avg_logps/chosen"}
+
+
+def figures(results: Path, setting: str, name: str) -> dict[str, float]:
+    """A trial's means over its held-out pairs: accuracy in [0, 1] and its binomial standard error, margin of the implicit rewards, loss,
+    and the chosen answers' log-probability a token.
+
+    UserError names a manifest that is missing, or lacks a figure.
+    """
+    path = results / setting / "runs" / name / files.MANIFEST
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; make it with: snakemake --cores all {path}")
+    manifest = files.read_json(path)
+    heldout, pairs = manifest.get("heldout", {}), manifest.get("heldout_pairs")
+    if missing := [key for key in FIGURES.values() if key not in heldout] or ([] if pairs else ["heldout_pairs"]):
+        raise UserError(f"{path} has no {missing[0]!r}; {files.again(path)}")
+    values = {column: heldout[key] for column, key in FIGURES.items()}
+    error = math.sqrt(values["accuracy"] * (1 - values["accuracy"]) / pairs)
+    return {"accuracy": values.pop("accuracy"), "standard_error": error, **values, "heldout_pairs": pairs}
+
+
+def start(reference: Path) -> float:
+    """The start model's mean over the held-out pairs of the chosen answers' log-probability a token."""
+    path = reference / "logps.parquet"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; make it with: snakemake --cores all {reference / files.MANIFEST}")
+    sums = pd.read_parquet(path)
+    heldout = sums[sums["split"] == "heldout"]
+    return float((heldout["chosen_logps"] / heldout["chosen_length"]).mean())
+
+
+def choose(trials: list[dict[str, Any]]) -> int:
+    """The number of the chosen one among a method's trials in a setting, in the order of their grid (see above)."""
+    able = [number for number, trial in enumerate(trials) if trial["chosen_logp"] >= trial["start_logp"]]
+    if not able:
+        return max(range(len(trials)), key=lambda number: trials[number]["chosen_logp"])
+    best = max((trials[number] for number in able), key=lambda trial: trial["accuracy"])
+    near = [number for number in able if trials[number]["accuracy"] >= best["accuracy"] - best["standard_error"]]
+    return min(near, key=lambda number: (trials[number]["varied"].get("learning_rate", 0), -trials[number]["accuracy"]))
+
+
+def tuning(results: Path) -> pd.DataFrame:
+    """A row a trial of ``results/tuning.yaml``: setting, method, run, varied values as texts, ``figures``, and whether it is chosen."""
+    wanted: Any = OmegaConf.to_container(OmegaConf.load(results / "tuning.yaml"))
+    # The slice's paths are those below the folder of results, wherever that is.
+    starts = {setting: start(results / Path(path).relative_to("results")) for setting, path in wanted["references"].items()}
+    trials = [
+        {**trial, **figures(results, trial["setting"], trial["run"]), "start_logp": starts[trial["setting"]]} for trial in wanted["trials"]
+    ]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for trial in trials:
+        groups.setdefault((trial["setting"], trial["method"]), []).append(trial)
+    for group in groups.values():
+        chosen = choose(group)
+        for number, trial in enumerate(group):
+            trial["chosen"] = number == chosen
+    varied = list(dict.fromkeys(key for trial in trials for key in trial["varied"]))
+    rows = [{**trial, **{key: str(value) for key, value in trial["varied"].items()}} for trial in trials]
+    columns = [
+        "setting",
+        "method",
+        "run",
+        *varied,
+        "accuracy",
+        "standard_error",
+        *list(FIGURES)[1:],
+        "start_logp",
+        "heldout_pairs",
+        "chosen",
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def for_conf(table: pd.DataFrame) -> str:
+    """The chosen values as lines to put under ``tuned``, by setting."""
+    lines = []
+    varied = table.columns[3 : list(table.columns).index("accuracy")]
+    for setting, trials in table.groupby("setting", sort=False):
+        lines.append(f"# conf/setting/{setting}.yaml, tuned; by: snakemake --cores all results/tuning.csv")
+        for method, group in trials.groupby("method", sort=False):
+            chosen = group[group["chosen"]].iloc[0]
+            values = ", ".join(f"{key}: {value}" for key, value in chosen[varied].dropna().items())
+            best = group.sort_values("accuracy").iloc[-1]
+            lines.append(
+                f"  {method}: {{ {values} }} # held-out accuracy {chosen.accuracy:.3f}, chosen log-probability a token"
+                f" {chosen.chosen_logp:.3f}; the highest accuracy of {len(group)} trials: {best.accuracy:.3f} ± {best.standard_error:.3f}"
+            )
+    return "\n".join(lines)
+
+
+def write(study: Study, out: Path) -> None:
+    table = tuning(study.results)
+    print(for_conf(table), end="\n\n")
+    write_csv(out / "tuning.csv", table)
+    print(table.to_string(index=False, float_format="%.2f"))
+
+
+if __name__ == "__main__":
+    command_line(__doc__, write)

@@ -1,0 +1,303 @@
+"""AlpacaEval 2: a judge names the better of two answers by one token, and a logistic model takes the answers' length out.
+
+The protocol is tatsu-lab/alpaca_eval's ``weighted_alpaca_eval_gpt4_turbo`` and its ``length_controlled_v1`` (Dubois et al. 2024,
+arXiv 2404.04475; SimPO section 3 reports both win rates). For an instruction, output_1 the baseline's and output_2 the model's,
+
+    preference = 2 - p                  p = P(m) / (P(m) + P(M)): the judge's probability that the answer shown first is better
+               = 1 + p                  where the two were shown in swapped order, which a seed on the instruction decides
+    win rate   = 100 mean(preference - 1)
+    LC         = 100 mean(sigmoid(w_difficulty difficulty_i + w_model)), the fit's length term set to 0
+
+Judging here needs only the standard library and numpy. Scores come from the package's own functions, imported where they are
+called: alpaca_eval takes seconds to import, sets the root logger's level, and its fit sets scikit-learn's global configuration.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import math
+import random
+import re
+import warnings
+from collections import Counter
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from stages.benchmarks.rows import Row, as_number, check_same, check_texts, of_model, only
+from stages.judging import VERSIONS
+from stages.judging.client import Ask, Outcome, kind
+from stages.lib import files
+from stages.lib.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+GLM = "length_controlled_v1"
+CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
+GAPS = ("{instruction}", "{output_1}", "{output_2}")
+JUDGED = ("output_1", "generator_1", "output_2", "generator_2", "annotator")  # texts in the package's annotations
+GAMED_COLUMNS = ("index", "model", "preference", "std_delta_len", "instruction_difficulty", "not_gamed_baseline")
+
+
+# -- the judge's side ----------------------------------------------------------------------------------------------------
+
+
+def messages(template: str, instruction: str, output_1: str, output_2: str) -> list[dict[str, str]]:
+    """The chat that the judge reads: ``template`` is ChatML text with ``{instruction}``, ``{output_1}``, ``{output_2}``, each once.
+
+    As in the package, each gap's first occurrence is replaced, in the template's order, so that braces in an answer
+    meet the package's fate. Unlike the package, ChatML is read before the texts are filled in: there an answer that quotes
+    ``<|im_end|>`` cuts the prompt, here it stays text. No published instruction or answer does.
+    """
+    chat = [{"role": role, "content": content} for role, content in CHATML.findall(template)]
+    if not chat or any(template.count(gap) != 1 for gap in GAPS):
+        raise UserError(f"the judge's template must be ChatML (<|im_start|>role … <|im_end|>) with each of {', '.join(GAPS)} once")
+    texts = dict(zip(GAPS, (instruction, output_1, output_2), strict=True))
+    for message in chat:
+        for gap in sorted(filter(message["content"].count, GAPS), key=message["content"].index):
+            message["content"] = message["content"].replace(gap, texts[gap], 1)
+        message["content"] = message["content"].strip()
+    return chat
+
+
+def is_swapped(instruction: str, seed: int) -> bool:
+    """Whether the judge sees output_2 first. The string is the package's; its seed is 0 in all published annotations."""
+    return random.Random(f"is_switched_outputs{instruction}{seed}").choices([False, True], k=1)[0]
+
+
+def preference(top_logprobs: list[dict[str, Any]], swapped: bool) -> float | None:
+    """The preference in [1, 2], 2 for output_2, from the log-probs of the likeliest tokens; None where neither ``m`` nor ``M`` is one.
+
+    A token that is not among them has probability 0.
+    """
+    logprob = {entry["token"]: float(entry["logprob"]) for entry in top_logprobs if entry["token"] in ("m", "M")}
+    if not logprob:
+        return None
+    first, second = (logprob.get(token, -math.inf) for token in ("m", "M"))
+    if math.isnan(first) or math.isnan(second) or max(first, second) == -math.inf:
+        return None
+    top = max(first, second)
+    p = math.exp(first - top) / (math.exp(first - top) + math.exp(second - top))
+    return 3 - (2 - p) if swapped else 2 - p
+
+
+def verdict(outcome: Outcome, swapped: bool) -> tuple[float | None, str | None]:
+    """The preference, or None and the reason why there is none. Only the first token's log-probs count, never the text."""
+    if outcome.response is None:
+        return None, outcome.failure
+    try:
+        choice = outcome.response["choices"][0]
+        message = choice.get("message") or {}
+        if message.get("refusal") and not choice.get("logprobs"):
+            return None, f"the judge refused: {str(message['refusal'])[:100]!r}"
+        top = choice["logprobs"]["content"][0]["top_logprobs"]
+        value = preference(top, swapped)
+        if value is None:
+            return None, f"neither m nor M among the likeliest tokens: {[entry['token'] for entry in top]}"
+        return value, None
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        return None, "the response has no choices[0].logprobs.content[0].top_logprobs with tokens and log-probs"
+
+
+def annotate(
+    answers: list[Row],
+    baseline: list[Row],
+    *,
+    template: str,
+    swap_seed: int,
+    decoding: dict[str, Any],
+    ask: Ask,
+    annotator: str,
+    judge: str,
+) -> list[Row]:
+    """A row a pair, in the benchmark's order and the package's format; ``failure`` says why where ``preference`` is None.
+
+    answers, baseline: ``instruction``, ``output``, ``generator``, for the same instructions in the same order. Identical outputs
+    are a draw (1.5) that costs no call. annotator: the judge's name in our files; judge: its model id at the endpoint.
+    """
+    check_texts(answers, ("instruction", "output"), "the answers")
+    check_texts(baseline, ("instruction", "output"), "the baseline")
+    check_same("the answers", [row["instruction"] for row in answers], "the baseline", [row["instruction"] for row in baseline])
+    rows: list[Row] = []
+    for theirs, ours in zip(baseline, answers, strict=True):
+        row: Row = {key: ours[key] for key in ("dataset", "instruction") if key in ours}
+        row |= {"output_1": theirs["output"], "generator_1": theirs["generator"]}
+        row |= {"output_2": ours["output"], "generator_2": ours["generator"]}
+        rows.append(row | {"annotator": annotator, "judge": judge, "preference": 1.5, "failure": None, "preference_raw_completion": None})
+
+    differing = [row for row in rows if row["output_1"] != row["output_2"]]
+    swaps = [is_swapped(row["instruction"], swap_seed) for row in differing]
+    requests = []
+    for row, swapped in zip(differing, swaps, strict=True):
+        first, second = (row["output_2"], row["output_1"]) if swapped else (row["output_1"], row["output_2"])
+        requests.append({"messages": messages(template, row["instruction"], first, second), **decoding})
+    for row, swapped, outcome in zip(differing, swaps, ask(requests), strict=True):
+        row["preference"], row["failure"] = verdict(outcome, swapped)
+        row["preference_raw_completion"] = _raw_completion(outcome)
+    return rows
+
+
+def failure_of(row: Row) -> str | None:
+    """The kind of failure that left a row without a preference, None where it has one; the package's own rows do not say which."""
+    value = row["preference"]
+    return kind(row.get("failure") or "no preference") if value is None or math.isnan(float(value)) else None
+
+
+def check_annotations(rows: list[Row], what: str) -> None:
+    """UserError names ``what`` the rows are, the first row and the key whose value no annotation of the package's can have."""
+    check_texts(rows, ("instruction", *JUDGED), what)
+    for place, row in enumerate(rows):
+        value = as_number(row["preference"], f"{what}, row {place} (from 0): 'preference'")
+        if not (1 <= value <= 2 or value == 0 or math.isnan(value)):
+            raise UserError(f"{what}, row {place} (from 0): preference is {value}; it must lie in [1, 2], be 0 (a draw) or null")
+
+
+def probability(row: Row) -> float | None:
+    """The judge's probability of its two tokens together; None where the row does not say, as for a draw that was never asked about."""
+    try:
+        said = row["preference_raw_completion"] if "preference_raw_completion" in row else row["raw_completion"]  # by older versions
+        top = said["logprobs"]["content"][0]["top_logprobs"]
+        return sum(math.exp(float(entry["logprob"])) for entry in top if entry["token"] in ("m", "M"))
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _raw_completion(outcome: Outcome) -> dict[str, Any] | None:
+    """The choice as the package stores it, with the tokens that it cost."""
+    try:
+        choice = dict((outcome.response or {})["choices"][0])
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    usage = (outcome.response or {}).get("usage")
+    return choice | {"total_tokens": usage.get("total_tokens") if isinstance(usage, dict) else None}
+
+
+# -- the scores ----------------------------------------------------------------------------------------------------------
+
+
+def read_gamed(path: str | Path) -> pd.DataFrame:
+    """``df_gamed.csv``, plain or gzipped: the baseline's concise and verbose answers judged against the baseline, a row an instruction and
+    variant; it also carries each instruction's difficulty."""
+    import pandas as pd
+
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist; {files.again(path)}")
+    try:
+        gamed = pd.read_csv(path)
+    except (ValueError, OSError, EOFError) as error:  # pandas' errors of an empty or uneven file are ValueErrors
+        raise UserError(f"{path} is no CSV that can be read ({error}); {files.again(path)}") from None
+    missing = [column for column in GAMED_COLUMNS if column not in gamed.columns]
+    if missing:
+        raise UserError(f"{path} has no column {missing[0]!r}; it needs {', '.join(GAMED_COLUMNS)}, as AlpacaEval's df_gamed.csv")
+    for column in ("index", "std_delta_len", "instruction_difficulty"):
+        for row, value in enumerate(pd.to_numeric(gamed[column], errors="coerce")):
+            if math.isnan(value):
+                raise UserError(f"{path}, row {row} (from 0): {column!r} is {str(gamed[column][row])!r}; expected a number")
+    if gamed["preference"].dtype.kind not in "fi":
+        raise UserError(f"{path}: 'preference' holds what is no number; expected numbers, empty where a judgment failed")
+    if sorted(gamed["index"].unique()) != list(range(gamed["index"].nunique())) or gamed["not_gamed_baseline"].any():
+        raise UserError(f"{path}: index must number the instructions from 0 without gaps, and not_gamed_baseline be False throughout")
+    return gamed
+
+
+def length_controlled(annotations: pd.DataFrame, gamed: pd.DataFrame) -> np.ndarray:
+    """The fitted preference in [0, 1] of each instruction at equal length: what ``get_length_controlled_winrate`` averages, exactly.
+
+    annotations: ``preference``, ``output_1``, ``output_2``, one row an instruction of ``gamed``, in its order: the fit knows an
+    instruction by its row's number alone. The package would fetch ``gamed`` from the network; formula, weights and fit are its own.
+    """
+    import numpy as np
+    import pandas as pd
+    import sklearn
+    from alpaca_eval.metrics.glm_winrate import GLM_INFO, fit_LogisticRegressionCV, make_dmatrix_for_model
+
+    glm = GLM_INFO[GLM]
+    difficulty = gamed.drop_duplicates("index").set_index("index")["instruction_difficulty"]
+    delta = annotations["output_1"].str.len() - annotations["output_2"].str.len()
+    spread = delta.std()
+    # Where all differ alike from the baseline the package's quotient is infinite (its tanh is 1); where none differs, none is longer.
+    scaled = delta / spread if spread > 0 else np.where(delta == 0, 0.0, np.sign(delta) * np.inf)
+    model = pd.DataFrame(
+        {
+            "preference": annotations["preference"].astype(float).replace({0.0: 1.5}) - 1,
+            "std_delta_len": scaled,
+            "instruction_difficulty": [difficulty[number] for number in range(len(annotations))],
+            "not_gamed_baseline": True,
+        }
+    )
+    train = pd.concat([gamed[list(model.columns)], model], axis=0)
+    train_design, test_design = make_dmatrix_for_model(train, model.assign(std_delta_len=0), formula=glm["formula"])
+    # The two gamed variants share the weight lambda (alpaca_eval/metrics/glm_winrate.py).
+    of_model = train["not_gamed_baseline"].astype(float)
+    weight = of_model + glm["regularize_to_baseline_lambda"] * (1 - of_model) / 2
+    judged = train_design["preference"].notna()
+    with sklearn.config_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the fit's penalty argument, which the pinned scikit-learn still takes
+        fit = fit_LogisticRegressionCV(
+            train_design[judged], "preference", is_ytrue_proba=True, sample_weight=weight[judged], **glm["kwargs"]
+        )
+        fitted: np.ndarray = fit.predict_proba(test_design)[:, 1]
+    return fitted
+
+
+def score(answers: list[Row], annotations: list[Row], gamed: pd.DataFrame) -> dict[str, Any]:
+    """The leaderboard's figures, in percent, at full precision; the integer part of ``avg_length`` is what leaderboards print.
+
+    answers: ``instruction``, ``output``, ``generator``; annotations: as ``annotate`` writes them, or the package's own; both, and
+    ``gamed``, for the same instructions in the same order; of several models' annotations those of the answers' generator.
+    ``n_total`` are judged, ``n_failed`` not; those stay out of every rate but LC, which is a mean of the fit over all instructions.
+    ``n_improbable`` of the judged gave the two tokens less than half of the probability together, so that the judge meant to say something
+    else; None where no annotation has the judge's log-probabilities.
+    """
+    import numpy as np
+    import pandas as pd
+
+    level = logging.getLogger().level
+    from alpaca_eval.metrics import get_winrate
+
+    logging.getLogger().setLevel(level)
+    check_texts(answers, ("instruction", "output"), "the answers")
+    check_annotations(annotations, "the annotations")
+    annotations = of_model(annotations, "generator_2", str(answers[0]["generator"]), len(answers))
+    for key, judged_key in (("instruction", "instruction"), ("output", "output_2")):
+        ours, judged = [row[key] for row in answers], [row[judged_key] for row in annotations]
+        check_same(f"the answers ({key})", ours, f"the annotations ({judged_key})", judged)
+    if len(annotations) != gamed["index"].nunique():
+        raise UserError(
+            f"{len(annotations)} annotations for the {gamed['index'].nunique()} instructions of the gamed file: the length-controlled fit "
+            "takes row i for instruction i, so that a missing row shifts all that follow; give one row an instruction, its preference null "
+            "where the judgment failed"
+        )
+    names = {key: only(annotations, key) for key in ("generator_1", "generator_2", "annotator")}
+    frame = pd.DataFrame(annotations)
+    frame["preference"] = frame["preference"].astype(float)
+    failures = Counter(filter(None, map(failure_of, annotations)))
+    if failures.total() == len(frame):
+        raise UserError(f"all {len(frame)} judgments failed, so that there is nothing to score; the annotations' `failure` says why")
+    rates = get_winrate(frame)
+    against_itself = names["generator_1"] == names["generator_2"] or (frame["output_1"] == frame["output_2"]).all()
+    sure = [said for row in annotations if (said := probability(row)) is not None]
+    fitted = np.full(len(frame), 0.5) if against_itself else length_controlled(frame, gamed)
+    standard_error: Any = pd.Series(fitted).sem()  # pandas' own, which the package takes; its stubs allow dates
+    return {
+        "benchmark": "alpacaeval2",
+        "protocol": {
+            "version": VERSIONS["alpacaeval2"],
+            "annotator": names["annotator"],
+            "alpaca_eval": importlib.metadata.version("alpaca-eval"),
+            "glm": GLM,
+        },
+        "generator": names["generator_2"],
+        "baseline": names["generator_1"],
+        "judge": annotations[0].get("judge"),
+        "n_failed": failures.total(),
+        "failures": dict(failures),
+        "n_improbable": sum(said < 0.5 for said in sure) if sure else None,
+        "length_controlled_winrate": fitted.mean() * 100,
+        "lc_standard_error": standard_error * 100,
+        **rates,
+        "avg_length": fmean(len(row["output"]) for row in answers),
+    }

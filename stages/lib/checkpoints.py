@@ -1,0 +1,172 @@
+"""Checkpoints: a training that is killed at any moment, saving included, goes on where it was, and ends with the same weights to the bit.
+
+``train`` stands where ``trainer.train()`` would. Checkpoints lie in ``.work/`` beside the slice, which Snakemake knows nothing of and so
+leaves alone before a retry. Transformers resumes from a half-saved checkpoint without a word, to another result; so a marker, written last,
+lists a whole one's files, and names the training that it belongs to: its configuration, start model and data. Only a whole checkpoint of
+the same training is resumed. What is restored is all that a step depends on: weights, optimizer, schedule, place in the data, random
+states. ``.work/attempts.log`` has a line an attempt, and the traceback of each that failed. Of several processes the first keeps house; a
+training started by one number of processes may go on with another, to the same weights within rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+import traceback
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from stages.lib import files
+from stages.lib.errors import UserError
+from stages.plan.schema import plain
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, Trainer
+
+MARKER = "complete.json"
+
+
+def train(trainer: Trainer, config: DictConfig, label: str) -> dict[str, Any]:
+    """Train ``trainer``'s model to the end, from the newest whole checkpoint of this training where there is one; facts for the manifest.
+
+    ``config.runtime.save_steps``: optimizer steps between two checkpoints; a tenth of the training where it is not given. SIGTERM
+    finishes the step, saves, and exits with status 143. A new checkpoint is whole on disk before the one before it goes.
+    """
+    import torch
+    from transformers import TrainerCallback
+
+    save_steps = config.runtime.get("save_steps")
+    if save_steps is not None and (not isinstance(save_steps, int) or save_steps < 1):
+        raise UserError(f"--runtime save_steps={save_steps}: expected a whole number of steps, at least 1")
+    work, identity = Path(trainer.args.output_dir), identify(trainer, config)
+    first, together = trainer.is_world_process_zero(), trainer.accelerator
+    with together.main_process_first():  # what the first removes the others do not find
+        start = newest(work, identity)
+    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+    terminated = False
+
+    def terminate(*_: Any) -> None:
+        nonlocal terminated
+        terminated = True
+
+    def note(text: str) -> None:
+        if not first:
+            return
+        with (work / "attempts.log").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()}, training {name}: {text}\n")
+
+    class Keeper(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            at = f"at step {state.global_step} of {state.max_steps}"
+            note(f"resuming {at}" if start else f"starting {at}")
+            if start and first:
+                print(f"{label}: resuming {at}", flush=True)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            nonlocal terminated
+            if together.num_processes > 1:  # SIGTERM reaches them at different steps: all end after the same one
+                terminated = bool(together.reduce(torch.tensor(float(terminated), device=args.device), "sum"))
+            every = save_steps or ceil(state.max_steps / 10)
+            control.should_training_stop |= terminated
+            control.should_save = terminated or state.global_step % every == 0 or state.global_step == state.max_steps
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            together.wait_for_everyone()  # each writes its own random states
+            if not first:
+                return
+            saved = work / f"checkpoint-{state.global_step}"
+            complete(saved, identity, state.global_step)
+            for other in work.glob("checkpoint-*"):
+                if other != saved:
+                    shutil.rmtree(other)
+
+    trainer.add_callback(Keeper())
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+    except Exception:
+        note(f"failed\n{traceback.format_exc()}")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    steps = trainer.state.global_step
+    if terminated:
+        note(f"ended by SIGTERM at step {steps}")
+        if first:
+            print(
+                f"{label}: ended by SIGTERM at step {steps} of {trainer.state.max_steps}; the same command goes on from there", flush=True
+            )
+        sys.exit(files.TERMINATED)
+    if not first:
+        return {}
+    attempts = (work / "attempts.log").read_text(encoding="utf-8")
+    return {"steps": steps, "resumed_at": [int(step) for step in re.findall(rf"training {name}: resuming at step (\d+)", attempts)]}
+
+
+def identify(trainer: Trainer, config: DictConfig) -> dict[str, str]:
+    """What a training's weights depend on, hashed: the slice without its runtime knobs, the start model, and the data as trained on."""
+    values = {key: value for key, value in plain(config).items() if key != "runtime"}
+    rows = hashlib.sha256()
+    for row in trainer.train_dataset:
+        rows.update(repr(row).encode())
+    configuration = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    return {"configuration": configuration.hexdigest(), "start model": weights_sha256(trainer.model), "data": rows.hexdigest()}
+
+
+def weights_sha256(model: PreTrainedModel) -> str:
+    """The sha256 of a model's weights as loaded, their names, types and shapes, so that a folder and a hub id are alike."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def complete(folder: Path, identity: dict[str, str], step: int) -> None:
+    """Mark a checkpoint as whole, all its files being on disk."""
+    saved = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    for path in saved:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in saved}
+    files.write_json(folder / MARKER, {"identity": identity, "step": step, "files": sizes})
+
+
+def newest(work: Path, identity: dict[str, str]) -> Path | None:
+    """The newest whole checkpoint of this training below ``work``; what is none is removed, and a printed line says why."""
+    steps = {}
+    for folder in sorted(work.glob("checkpoint-*")):
+        if trouble := trouble_with(folder, identity):
+            print(f"{folder} is removed: {trouble}", flush=True)
+            shutil.rmtree(folder)
+        else:
+            steps[folder] = files.read_json(folder / MARKER)["step"]
+    return max(steps, key=lambda folder: steps[folder], default=None)
+
+
+def trouble_with(folder: Path, identity: dict[str, str]) -> str | None:
+    """Why a checkpoint cannot be resumed; None where it can."""
+    if not (folder / MARKER).is_file():
+        return f"its saving was cut short, it has no {MARKER}"
+    marker = files.read_json(folder / MARKER)
+    for name, size in marker["files"].items():
+        if not (folder / name).is_file() or (folder / name).stat().st_size != size:
+            return f"its {name} is missing or cut"
+    different = [key for key in identity if marker["identity"].get(key) != identity[key]]
+    return f"it is of another {' and '.join(different)}" if different else None
+
+
+def remove(folder: Path) -> None:
+    """Remove a stage's ``.work/``, once its manifest is written."""
+    shutil.rmtree(folder / ".work", ignore_errors=True)

@@ -1,0 +1,70 @@
+"""Names of runs: ``simpo``, ``dpo``, ``simpo+beta=2.5+gamma=0.75``, ``simpo+seed=1``.
+
+A name is the method and what differs from its default in that setting, sorted by key, numbers in their shortest decimal
+form. One run has one name and one name one run: ``decode(encode(x)) == x``, and a name that is not canonical is an error.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+from stages.lib.errors import UserError
+
+Value = bool | int | float | str
+_METHOD = re.compile(r"[a-z][a-z0-9_]*")
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+
+
+def encode(method: str, overrides: Mapping[str, Value]) -> str:
+    """The name of a run; UserError where method, key or value cannot be part of a name."""
+    if not _METHOD.fullmatch(method):
+        raise UserError(f"method {method!r}: expected lower-case letters, digits and _")
+    for key in overrides:
+        if not _METHOD.fullmatch(key):
+            raise UserError(f"key {key!r} in a run of {method}: expected lower-case letters, digits and _")
+    return "+".join([method, *(f"{key}={_format(key, overrides[key])}" for key in sorted(overrides))])
+
+
+def decode(name: str) -> tuple[str, dict[str, Value]]:
+    """Method and overrides of a run's name; UserError names the canonical form where the name is not canonical."""
+    method, *parts = name.split("+")
+    overrides: dict[str, Value] = {}
+    for part in parts:
+        key, equals, text = part.partition("=")
+        if not equals or key in overrides:
+            raise UserError(f"run name {name!r}: {part!r} is not a key=value that stands there once")
+        overrides[key] = _parse(key, text)
+    canonical = encode(method, overrides)
+    if canonical != name:
+        raise UserError(f"run name {name!r} is not canonical; write {canonical!r}")
+    return method, overrides
+
+
+def _format(key: str, value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        if not math.isfinite(value):
+            raise UserError(f"{key}={value}: expected a finite number")
+        mantissa, _, exponent = repr(float(value)).partition("e")
+        mantissa = mantissa.removesuffix(".0")
+        return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+    if not _WORD.fullmatch(value) or value in ("true", "false", "nan", "inf", "infinity"):
+        raise UserError(f"{key}={value!r}: expected a number, true, false or a word")
+    return value
+
+
+def _parse(key: str, text: str) -> Value:
+    if text in ("true", "false"):
+        return text == "true"
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    if not math.isfinite(value):
+        raise UserError(f"{key}={text}: expected a finite number")
+    return value
