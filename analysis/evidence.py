@@ -188,7 +188,7 @@ class Evidence:
 
     def size(self, of: str, run: Run) -> int:
         """How many questions a benchmark has, or pairs a split."""
-        return len(self.pairs(run, of) if of in ("train", "heldout") else self.asked(of))
+        return len(self.pairs(run, of) if of in ("train", "heldout") else self.question_ids(of))
 
     # -- figures of a run
 
@@ -197,35 +197,35 @@ class Evidence:
             self._known[key] = make(run)
         return self._known[key]
 
-    def there(self, path: Path) -> Path:
+    def require_file(self, path: Path) -> Path:
         if not path.is_file():
             raise UserError(f"{path} does not exist; make it with: snakemake --cores all {path}")
         return path
 
     def rows(self, run: Run, name: str, *keys: str) -> list[Row]:
         """The rows of a file of a run's evaluation, each with ``keys``."""
-        return read_rows(self.there(self.study.folder(run) / "eval" / name), keys)
+        return read_rows(self.require_file(self.study.folder(run) / "eval" / name), keys)
 
-    def asked(self, benchmark: str) -> list[Any]:
+    def question_ids(self, benchmark: str) -> list[Any]:
         """A benchmark's questions: the instructions of AlpacaEval 2, elsewhere the ids."""
         if benchmark not in (known := self.study.config["questions"]):
             raise UserError(f"scale {self.study.config['name']} has no benchmark {benchmark}; name it in conf/scale")
         if benchmark not in self._asked:
             key = "instruction" if benchmark == "alpacaeval2" else "question_id"
-            path = self.there(self.study.path(known[benchmark]))
+            path = self.require_file(self.study.path(known[benchmark]))
             self._asked[benchmark] = [row[key] for row in read_rows(path, (key,))]
         return self._asked[benchmark]
 
-    def same(self, benchmark: str, run: Run, asked: list[Any]) -> None:
+    def check_questions(self, benchmark: str, run: Run, asked: list[Any]) -> None:
         """Runs are compared question by question: UserError unless a run has the benchmark's, in its order."""
-        check_same(f"{self.study.folder(run)}/eval/{benchmark}", asked, "the benchmark's questions", self.asked(benchmark))
+        check_same(f"{self.study.folder(run)}/eval/{benchmark}", asked, "the benchmark's questions", self.question_ids(benchmark))
 
     def preferences(self, run: Run) -> Array:
         """AlpacaEval's wins in [0, 100], NaN where the judgment failed: (questions,)."""
 
         def read(run: Run) -> Array:
             asked, found = paired.values(self.study.annotations(run, "alpacaeval2"), "alpacaeval2")
-            self.same("alpacaeval2", run, asked)
+            self.check_questions("alpacaeval2", run, asked)
             return found
 
         values: Array = self._once("preferences", run, read)
@@ -247,7 +247,7 @@ class Evidence:
 
         def read(run: Run) -> pd.DataFrame:
             rows = self.rows(run, "alpacaeval2/model_outputs.json", "instruction", "output")
-            self.same("alpacaeval2", run, [row["instruction"] for row in rows])
+            self.check_questions("alpacaeval2", run, [row["instruction"] for row in rows])
             reasons = [row.get("finish_reason") for row in rows]
             return pd.DataFrame(
                 {
@@ -265,7 +265,7 @@ class Evidence:
 
         def read(run: Run) -> Array:
             rows = self.rows(run, "arena_hard/model_judgment.jsonl", "question_id", "games")
-            self.same("arena_hard", run, [row["question_id"] for row in rows])
+            self.check_questions("arena_hard", run, [row["question_id"] for row in rows])
             points = [arena_hard.battles(row["games"]) for row in rows]
             return self.ratio("arena_hard", np.array([100 * sum(won) for won in points]), np.array([len(won) for won in points]))
 
@@ -279,7 +279,7 @@ class Evidence:
         means = (
             frame.assign(score=frame["score"].where(frame["score"] != mt_bench.FAILED)).groupby("question_id", sort=False)["score"].mean()
         )
-        self.same("mt_bench", run, list(means.index))
+        self.check_questions("mt_bench", run, list(means.index))
         return means.to_numpy(float)
 
     def separation(self, benchmark: str, runs: list[Run]) -> tuple[Array, int]:
@@ -329,7 +329,7 @@ class Evidence:
 
     def step(self, cost: str) -> Bounds:
         """What SimPO saves of a training step's ``cost``, as in the paper (protocol A), in percent."""
-        path = self.there(self.study.results / "efficiency/train_step.json")
+        path = self.require_file(self.study.results / "efficiency/train_step.json")
         found = [row for row in files.read_json(path).get("claim", []) if row["protocol"] == "A"]
         if not found or found[0].get(f"{cost}_saved") is None:
             raise UserError(

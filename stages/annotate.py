@@ -37,7 +37,7 @@ def load_reward_model(name: str, revision: str | None) -> PreTrainedModel:
     from transformers import AutoModelForSequenceClassification
 
     model, loaded = AutoModelForSequenceClassification.from_pretrained(
-        models.found(name), revision=revision, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        models.checked_model(name), revision=revision, dtype=torch.float32, use_safetensors=True, output_loading_info=True
     )
     if loaded["missing_keys"] or model.config.num_labels != 1:
         raise UserError(

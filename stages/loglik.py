@@ -121,7 +121,7 @@ def main() -> None:
     if not isinstance(budget, int) or budget < 1:
         raise UserError(f"--runtime token_budget={budget}: expected a whole number of tokens, at least 1")
     from stages.preference import refcache
-    from stages.preference.logps import right_layout
+    from stages.preference.logps import fastest_correct_layout
 
     label = f"loglik: {config.setting} {config.run}"
     tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
@@ -145,7 +145,7 @@ def main() -> None:
             answers.append(Text("answers", name, answer.id, answer.turn, tokens))
 
     def sums(model: PreTrainedModel, of: list[Text], whose: str) -> list[tuple[float, float]]:
-        layout = right_layout(model, splits["train"], config.precision)
+        layout = fastest_correct_layout(model, splits["train"], config.precision)
         pairs = [text.tokens for text in of]
         return refcache.sums(refcache.compute(model, pairs, budget, layout, config.precision, f"{label}, {whose}"))
 

@@ -15,14 +15,14 @@ def main() -> None:
     config, folder = files.stage_config(__doc__)
     from stages.preference import refcache
     from stages.preference.data import dropped, read_splits, with_mismatched
-    from stages.preference.logps import right_layout
+    from stages.preference.logps import fastest_correct_layout
 
     tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
     model = models.load_model(config.model, config.revision).to(models.device()).eval()
     tokenized = read_splits(config, tokenizer)
     left_out = dropped(tokenized, f"reference: {config.setting}")
     splits = with_mismatched(tokenized, config)
-    layout = right_layout(model, splits["train"], config.precision)
+    layout = fastest_correct_layout(model, splits["train"], config.precision)
     frames = {
         split: refcache.compute(model, pairs, config.runtime.token_budget, layout, config.precision, f"reference: {config.setting} {split}")
         for split, pairs in splits.items()

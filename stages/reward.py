@@ -69,7 +69,7 @@ def main() -> None:
         )
     set_seed(config.seed)  # the head's first weights
     model = AutoModelForSequenceClassification.from_pretrained(
-        models.found(config.model), revision=config.revision, num_labels=1, dtype="float32", use_safetensors=True
+        models.checked_model(config.model), revision=config.revision, num_labels=1, dtype="float32", use_safetensors=True
     )
     sides = ("chosen", "rejected")
     splits = {name: Dataset.from_list([{side: pair[side] for side in sides} for pair in part]) for name, part in parts.items()}

@@ -16,7 +16,7 @@ from torch import Tensor
 from stages.lib import files
 from stages.preference import attention, logps
 from stages.preference.data import Pair, tokenize_pairs
-from stages.preference.logps import answer_logps, reading, right_layout
+from stages.preference.logps import answer_logps, attention_layout, fastest_correct_layout
 from stages.preference.objectives import dpo, kto, simpo
 from stages.preference.packing import LAYOUTS, collate, pack, tokens_of
 from stages.preference.trainer import TrainingPair, global_batch
@@ -87,7 +87,7 @@ def test_every_layout_gives_the_models_own_log_probabilities(rows: list[Pair], f
     model = tiny.double(FAMILIES[family]()).eval()
     tolerance = 1e-6 if family == "gemma2" else 1e-10
     expected = torch.stack(tiny.batch_parts(model, rows)[0])
-    with reading(model, layout):
+    with attention_layout(model, layout):
         found = answer_logps(model, **collate(rows, layout))
         grads = torch.autograd.grad(found.sin().sum(), list(model.parameters()))
     wanted = torch.autograd.grad(expected.sin().sum(), list(model.parameters()))
@@ -167,7 +167,7 @@ def test_no_tensor_of_logits_is_larger_than_a_tile(monkeypatch: pytest.MonkeyPat
             largest = max([largest, *(t.numel() for t in torch.utils._pytree.tree_leaves(result) if isinstance(t, Tensor))])
             return result
 
-    with Watch(), reading(model, "shared"):
+    with Watch(), attention_layout(model, "shared"):
         answer_logps(model, **batch).sum().backward()
     assert len(batch["target"]) * 4096 > 10 * largest
     assert largest == max(4096 * 32, 4096 * 3)  # the embeddings
@@ -178,7 +178,7 @@ def test_half_precision_keeps_its_sums_in_float32(rows: list[Pair]) -> None:
     model = tiny.llama()
     found = []
     for half in (False, True):
-        with reading(model, "shared"), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with attention_layout(model, "shared"), torch.autocast("cpu", torch.bfloat16, enabled=half):
             sums = answer_logps(model, **collate(rows, "shared"))
         found.append((sums.detach(), *torch.autograd.grad(sums.mean(), list(model.parameters()))))
     for full, half_ in zip(*found, strict=True):
@@ -191,30 +191,30 @@ def test_half_precision_keeps_its_sums_in_float32(rows: list[Pair]) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_papers_architectures_share_the_prompt(rows: list[Pair], family: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """logps.right_layout: Llama, Mistral and Gemma-2 compute the prompt once, and the line says so."""
-    assert right_layout(FAMILIES[family]().eval(), rows, "fp32") == "shared"
+    """logps.fastest_correct_layout: Llama, Mistral and Gemma-2 compute the prompt once, and the line says so."""
+    assert fastest_correct_layout(FAMILIES[family]().eval(), rows, "fp32") == "shared"
     assert "layout: shared, attention shared_prompt, checked against eager" in capsys.readouterr().out
 
 
 def test_an_attention_that_drops_a_soft_cap_is_found_out(rows: list[Pair], capsys: pytest.CaptureFixture[str]) -> None:
-    """logps.right_layout: where the shared prompt cannot be had, Gemma-2 under sdpa, which drops the soft cap, ends as padded and eager."""
+    """fastest_correct_layout: Gemma-2 under sdpa, which drops the soft cap, ends as padded and eager."""
     model = tiny.gemma2(attn_implementation="sdpa").eval()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "NAME", "sdpa")  # a function that knows nothing of the pack
-        assert right_layout(model, rows, "fp32") == "padded"
+        assert fastest_correct_layout(model, rows, "fp32") == "padded"
     assert model.config._attn_implementation == "eager"
     assert "not shared: " in (said := capsys.readouterr().out) and "not packed: " in said and "a token away from eager attention" in said
 
 
 def test_an_architecture_without_the_shared_prompt_is_packed_or_padded(rows: list[Pair], capsys: pytest.CaptureFixture[str]) -> None:
-    """logps.right_layout: Llama without our attention is packed; Bloom, which knows none, is padded; the line says why."""
+    """logps.fastest_correct_layout: Llama without our attention is packed; Bloom, which knows none, is padded; the line says why."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "NAME", "sdpa")
-        assert right_layout(tiny.llama().eval(), rows, "fp32") == "packed"
+        assert fastest_correct_layout(tiny.llama().eval(), rows, "fp32") == "packed"
     from transformers import BloomConfig, BloomForCausalLM
 
     bloom = BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3)).eval()
-    assert right_layout(bloom, rows, "fp32") == "padded"
+    assert fastest_correct_layout(bloom, rows, "fp32") == "padded"
     assert "layout: padded" in capsys.readouterr().out
     with torch.no_grad():
         found = answer_logps(bloom, **collate(rows, "padded"))

@@ -67,20 +67,20 @@ def test_a_flipped_byte_in_a_model_is_found(tmp_path: Path, monkeypatch: pytest.
         files.write_text(weights, "weights")
         files.write_text(folder / "eval/oracle/scores.json", "no file of the training")
         files.write_manifest(folder, OmegaConf.create({"stage": "x"}))
-        assert models.found(str(folder / "model")) == str(folder / "model")
+        assert models.checked_model(str(folder / "model")) == str(folder / "model")
         right = files.sha256(weights)
         weights.write_text("weighus")
         with pytest.raises(UserError, match=rf"{weights} .* {files.sha256(weights)}, {right} .*snakemake .*{folder}/manifest\.json"):
-            models.found(str(folder / "model"))
+            models.checked_model(str(folder / "model"))
         weights.unlink()
         with pytest.raises(UserError, match=rf"{weights} is missing; make it again with"):
-            models.found(str(folder / "model"))
+            models.checked_model(str(folder / "model"))
     files.write_text("results/s/reward/model/config.json", "{}")
     with pytest.raises(UserError, match=r"results/s/reward/manifest\.json does not exist: that stage has not finished; make it again"):
-        models.found("results/s/reward/model")
+        models.checked_model("results/s/reward/model")
     files.write_text("mine/config.json", "{}")
     for name in ("mine", "./mine", str(tmp_path / "mine"), "organisation/model"):
-        assert models.found(name) == name
+        assert models.checked_model(name) == name
 
 
 def test_an_empty_answers_file_is_named_with_the_command_that_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

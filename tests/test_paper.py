@@ -29,7 +29,7 @@ from stages.plan import config as bridge
 from stages.plan.config import Plan
 from stages.plan.schema import knobs_of, plain
 from stages.preference.data import question_tokens, tokenize_pair, tokenize_pairs
-from stages.preference.logps import answer_logps, reading, right_layout
+from stages.preference.logps import answer_logps, attention_layout, fastest_correct_layout
 from stages.preference.packing import collate
 
 ROOT = Path(__file__).parent.parent
@@ -327,7 +327,7 @@ def stage(module: Any, monkeypatch: pytest.MonkeyPatch, path: str, micro_batch: 
 
 @pytest.mark.parametrize("setting", FAMILIES)
 def test_log_probabilities_are_those_of_a_plain_eager_forward(work: Path, setting: str) -> None:
-    """load_model, right_layout: sliding windows and both of Gemma-2's soft caps are as in a forward of each text with eager attention."""
+    """fastest_correct_layout: sliding windows and both of Gemma-2's soft caps are as in a forward of each text with eager attention."""
     folder = start_model(setting, "model")
     tokenizer = models.load_tokenizer(folder)
     limits: dict[str, Any] = {"max_length": 200, "max_prompt_length": 100, "empty_system": setting == "mistral_base"}
@@ -335,9 +335,9 @@ def test_log_probabilities_are_those_of_a_plain_eager_forward(work: Path, settin
     assert max(len(row["prompt"]) + len(row["chosen"]) for row in rows) > 16  # longer than the sliding windows
     plainly = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     model = models.load_model(folder).eval()
-    layout = right_layout(model, rows, "fp32")
+    layout = fastest_correct_layout(model, rows, "fp32")
     assert layout == "shared"
-    with torch.no_grad(), reading(model, layout):
+    with torch.no_grad(), attention_layout(model, layout):
         found = answer_logps(model, **collate(rows, layout))
         assert torch.allclose(found, torch.stack(tiny.batch_parts(plainly, rows)[0]), rtol=1e-4, atol=1e-3)
 

@@ -20,8 +20,8 @@ from transformers import (
     set_seed,
 )
 
-from stages.preference.logps import answer_logps, reading
-from stages.preference.trainer import TrainingPair, global_batch, log_ratios, pair_sums, plan_of
+from stages.preference.logps import answer_logps, attention_layout
+from stages.preference.trainer import TrainingPair, global_batch, log_ratios, model_inputs, pair_sums
 
 WORDS = [f"w{n}" for n in range(40)]
 MARKS = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|system|>", "<|user|>", "<|assistant|>", "[INST]", "[/INST]"]
@@ -149,9 +149,9 @@ def engine_loss(
     extra = [part if part and isinstance(part[0], tuple) else (part,) for part in given]
     batch = global_batch([TrainingPair(row, *part) for row, part in zip(rows, extra, strict=True)], budget, layout)
     assert sum(pack["count"] for pack in batch["packs"]) == len(rows)
-    with reading(model, layout):
+    with attention_layout(model, layout):
         with torch.no_grad():
-            ratios = [log_ratios(answer_logps(model, **plan_of(pack)), pack) for pack in batch["mismatched"]]
+            ratios = [log_ratios(answer_logps(model, **model_inputs(pack)), pack) for pack in batch["mismatched"]]
         kl = torch.stack(ratios).sum() / (2 * len(rows)) if ratios else None
-        sums = [pair_sums(answer_logps(model, **plan_of(pack)), pack, batch["mean_chosen_length"], kl) for pack in batch["packs"]]
+        sums = [pair_sums(answer_logps(model, **model_inputs(pack)), pack, batch["mean_chosen_length"], kl) for pack in batch["packs"]]
     return torch.stack([objective(part)[0].sum() for part in sums]).sum() / batch["pairs"]

@@ -52,8 +52,8 @@ def load_tokenizer(name: str, revision: str | None = None, chat_template: str | 
 
 @contextmanager
 def loading(name: str, revision: str | None) -> Iterator[None]:
-    """A UserError in one sentence where the files of a model (``found``) cannot be reached or read, or are not those of one."""
-    found(name)
+    """A UserError in one sentence where the files of a model (``checked_model``) cannot be reached or read, or are not those of one."""
+    checked_model(name)
     try:
         yield
     except (OSError, ValueError) as error:
@@ -66,7 +66,7 @@ def loading(name: str, revision: str | None) -> Iterator[None]:
         ) from None
 
 
-def found(name: str) -> str:
+def checked_model(name: str) -> str:
     """``name``, if it is a hub id, a folder of the user's that exists, or a folder below results/ that is as its stage left it.
 
     UserError with the next command otherwise: a flipped byte in a model of ours is found here, by its sha256 (a second a GiB).

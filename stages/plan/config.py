@@ -31,8 +31,8 @@ from stages.lib import files
 from stages.lib.errors import UserError
 from stages.plan import run_names
 from stages.plan.schema import (
-    CHECKPOINT,
-    FORM,
+    FIXED_KEYS,
+    MODEL_KEYS,
     Kind,
     Method,
     check_kind,
@@ -209,7 +209,7 @@ class Plan:
         if key == "seed":
             return self.base.seed
         config = self.method(setting, method)
-        varying = [str(k) for k in config if k not in FORM and config[k] is not None]
+        varying = [str(k) for k in config if k not in FIXED_KEYS and config[k] is not None]
         if key not in varying:
             raise UserError(f"{key}: a run of {method} cannot vary it{nearest(key, [*varying, 'seed'])}")
         return config[key]
@@ -577,7 +577,7 @@ def _train(plan: Plan, *, setting: str, run: str, **_: str) -> Slice:
         raise UserError(f"run {run}: method {method.name} trains nothing; its model is {method.model or f'the start model of {setting}'}")
     known = {f.name for f in fields(Method)}
     shared = {key: value for key, value in config.setting.training.items() if key not in ("epochs", "batch_size", "precision")}
-    given = {key: value for key, value in method.items() if key in known and key not in ("reference", *CHECKPOINT)}
+    given = {key: value for key, value in method.items() if key in known and key not in ("reference", *MODEL_KEYS)}
     hyperparameters = {key: value for key, value in method.items() if key not in known}
     reference = f"results/{setting}/reference" if method.reference == "cached" else method.reference
     values = {"setting": setting, "run": run, "seed": seed, **_lengths(config), "reference": reference}
@@ -589,7 +589,7 @@ def _answer(plan: Plan, *, setting: str, run: str, **_: str) -> Slice:
     method = plan.run(setting, run).method
     model = {"model": f"results/{setting}/runs/{run}/model", "revision": None}
     if method.objective is None:
-        model = {key: method[key] for key in CHECKPOINT} if method.model else config.setting.start
+        model = {key: method[key] for key in MODEL_KEYS} if method.model else config.setting.start
     benchmarks = {
         name: {**{key: config.benchmarks[name][key] for key in ("protocol", "questions")}, **config.benchmarks[name].answering}
         for name in plan.answered
@@ -625,13 +625,13 @@ def _loglik(plan: Plan, *, setting: str, run: str, **_: str) -> Slice:
     config = plan.setting(setting)
     folder = f"results/{setting}/runs/{run}"
     lengths = _lengths(config)
-    reference = {key: lengths.pop(key) for key in CHECKPOINT}
+    reference = {key: lengths.pop(key) for key in MODEL_KEYS}
     answer = plan._slice("answer", setting=setting, run=run)[1]
     benchmarks = {
         name: {"protocol": benchmark["protocol"], "questions": benchmark["questions"], "answers": f"{folder}/eval/{plan.answers(name)}"}
         for name, benchmark in answer["benchmarks"].items()
     }
-    model = {key: answer.get(key) for key in CHECKPOINT}
+    model = {key: answer.get(key) for key in MODEL_KEYS}
     known = {"start": reference, "reference": f"results/{setting}/reference"}
     return f"{folder}/eval/loglik.yaml", {"setting": setting, "run": run, **model, **lengths, **known, "benchmarks": benchmarks}
 

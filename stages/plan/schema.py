@@ -492,8 +492,8 @@ WORDS: dict[type | None, str] = {float: "a number", int: "a whole number", bool:
 
 
 # The keys of a method that no run may vary: what they change is another method.
-CHECKPOINT = ("model", "revision", "chat_template")  # what is evaluated where nothing is trained
-FORM = ("name", "objective", "reference", "mismatched", *CHECKPOINT)
+MODEL_KEYS = ("model", "revision", "chat_template")  # what is evaluated where nothing is trained
+FIXED_KEYS = ("name", "objective", "reference", "mismatched", *MODEL_KEYS)
 # The keys of every method that trains, and what they hold.
 TRAINED = {"learning_rate": Kind(float), "epochs": Kind(int), "batch_size": Kind(int)}
 SEARCHES = ("sample", "width_1_beam")
@@ -714,14 +714,14 @@ def _check_model(method: dict[str, Any]) -> None:
     """What a method without an objective evaluates; UserError where it says how to train it, or where no such model can be."""
     given = [key for key, value in method.items() if value not in (None, False)]
     if method["objective"] is None:
-        wrong, why = [key for key in given if key not in ("name", *CHECKPOINT)], "it has no objective, and trains nothing"
+        wrong, why = [key for key in given if key not in ("name", *MODEL_KEYS)], "it has no objective, and trains nothing"
     else:
-        wrong, why = [key for key in given if key in CHECKPOINT], "it has an objective, and trains the setting's start model"
+        wrong, why = [key for key in given if key in MODEL_KEYS], "it has an objective, and trains the setting's start model"
     if wrong:
         raise UserError(f"method.{wrong[0]}: leave it out of method {method['name']}: {why}")
     model, revision = method["model"], method["revision"]
     if model is None:
-        if alone := [key for key in CHECKPOINT if key in given]:
+        if alone := [key for key in MODEL_KEYS if key in given]:
             raise UserError(f"method.{alone[0]}: there is no method.model that it could be of")
     elif not model.startswith("results/") and not Path(model).is_dir():  # what lies below results/ may be yet to be made
         if model.startswith((".", "/", "~")) or not HUB_ID.fullmatch(model):

@@ -40,7 +40,7 @@ def answer_logps(
 ) -> Tensor:
     """log π(y|x) of each sequence, summed over its trained tokens, [2n]; the arguments after ``model`` are a pack's tensors.
 
-    The model computes under the attention of the pack's layout (``reading``). bf16 is the caller's autocast, over fp32 weights.
+    The model computes under the attention of the pack's layout (``attention_layout``). bf16 is the caller's autocast, over fp32 weights.
     """
     config, head = model.config.get_text_config(), model.get_output_embeddings()
     if getattr(config, "logit_scale", 1.0) != 1.0 or getattr(config, "logits_scaling", 1.0) != 1.0 or head.bias is not None:
@@ -119,7 +119,7 @@ def _logits(hidden: Tensor, head: Tensor, softcap: float | None) -> Tensor:
 
 
 @contextmanager
-def reading(model: PreTrainedModel, layout: str) -> Iterator[None]:
+def attention_layout(model: PreTrainedModel, layout: str) -> Iterator[None]:
     """Within the block ``model`` computes under the attention of a layout: ``shared_prompt``, or the one that it came with."""
     before = model.config._attn_implementation
     if layout == "shared":
@@ -131,7 +131,7 @@ def reading(model: PreTrainedModel, layout: str) -> Iterator[None]:
 
 
 @torch.no_grad()
-def right_layout(model: PreTrainedModel, pairs: Sequence[Pair], precision: str) -> str:
+def fastest_correct_layout(model: PreTrainedModel, pairs: Sequence[Pair], precision: str) -> str:
     """The first of LAYOUTS in which ``model`` gives the log-probabilities of its own eager attention, padded; and a line that says which.
 
     Held on the longest pair and the shortest, so that a window or a soft cap that a layout leaves out shows; eager attention itself, by the
@@ -143,7 +143,7 @@ def right_layout(model: PreTrainedModel, pairs: Sequence[Pair], precision: str) 
 
     def averages(layout: str) -> Tensor:
         batch = to_device(collate(sample, layout), model.device)
-        with reading(model, layout), torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with attention_layout(model, layout), torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
             return answer_logps(model, **batch) / batch["length"]
 
     model.set_attn_implementation("eager")

@@ -18,7 +18,7 @@ from stages.lib import files
 from stages.lib.checkpoints import weights_sha256
 from stages.lib.errors import UserError
 from stages.preference.data import Pair, tokens_sha256
-from stages.preference.logps import answer_logps, reading
+from stages.preference.logps import answer_logps, attention_layout
 from stages.preference.packing import collate, pack, to_device
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def compute(model: PreTrainedModel, pairs: Sequence[Pair], token_budget: int, la
     """A row a pair, in the order of ``pairs``, without ``split``; ``layout`` and packs of ``token_budget`` tokens as in training."""
     values: dict[int, tuple[float, float, int, int]] = {}
     packs, lines = pack(pairs, token_budget, layout), 10
-    with reading(model, layout), torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with attention_layout(model, layout), torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
         for number, rows in enumerate(packs):
             batch = to_device(collate([pairs[row] for row in rows], layout), model.device)
             logps = answer_logps(model, **batch)

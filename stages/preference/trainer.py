@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 
 from stages.lib.errors import NotFinite, UserError
 from stages.preference.data import Pair
-from stages.preference.logps import answer_logps, reading, right_layout
+from stages.preference.logps import answer_logps, attention_layout, fastest_correct_layout
 from stages.preference.objectives import Losses, Sums
 from stages.preference.packing import Batch, collate, pack, to_device
 
@@ -63,7 +63,7 @@ def _pack(pairs: Sequence[TrainingPair], dummy: TrainingPair, layout: str) -> Ba
     return batch | {"reference": torch.tensor(references, dtype=torch.float64)} if references else batch
 
 
-def plan_of(batch: Batch) -> Batch:
+def model_inputs(batch: Batch) -> Batch:
     """What ``answer_logps`` takes of a pack."""
     return {name: value for name, value in batch.items() if name not in ("count", "reference")}
 
@@ -108,12 +108,12 @@ def evaluate_pairs(
     model.eval()
     everything = global_batch(pairs, budget, layout)
     total: dict[str, Tensor] = {}
-    with reading(model, layout):
+    with attention_layout(model, layout):
         on_device = {name: [to_device(batch, model.device) for batch in everything[name]] for name in ("packs", "mismatched")}
-        ratios = [log_ratios(answer_logps(model, **plan_of(batch)), batch) for batch in on_device["mismatched"]]
+        ratios = [log_ratios(answer_logps(model, **model_inputs(batch)), batch) for batch in on_device["mismatched"]]
         kl = torch.stack(ratios).sum() / (2 * len(pairs)) if ratios else None
         for batch in on_device["packs"]:
-            sums = pair_sums(answer_logps(model, **plan_of(batch)), batch, everything["mean_chosen_length"], kl)
+            sums = pair_sums(answer_logps(model, **model_inputs(batch)), batch, everything["mean_chosen_length"], kl)
             for name, values in pair_metrics(sums, *objective(sums)).items():
                 total[name] = total.get(name, 0.0) + values.sum(dtype=torch.float64)
     return {name: float(value) / len(pairs) for name, value in total.items()}
@@ -152,7 +152,7 @@ class Logger(TrainerCallback):
         self.trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.trainer.log(self.trainer.figures)
+        self.trainer.log(self.trainer.step_metrics)
 
 
 class PreferenceTrainer(Trainer):
@@ -189,8 +189,8 @@ class PreferenceTrainer(Trainer):
         self.objective, self.token_budget, self.reference = objective, token_budget, reference
         if reference is not None:
             reference.requires_grad_(False).eval().to(args.device)
-        self.layout = layout or right_layout(model, [pair.tokens for pair in pairs], "bf16" if args.bf16 else "fp32")
-        self.figures: dict[str, float] = {}
+        self.layout = layout or fastest_correct_layout(model, [pair.tokens for pair in pairs], "bf16" if args.bf16 else "fp32")
+        self.step_metrics: dict[str, float] = {}
         self.add_callback(Logger(self))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -208,7 +208,10 @@ class PreferenceTrainer(Trainer):
         """``Trainer.train``, with ``answer_logps`` as the model's forward: what DDP and autocast wrap is the forward."""
         self.model.forward = partial(answer_logps, self.model)
         try:
-            with reading(self.model, self.layout), reading(self.reference, self.layout) if self.reference else nullcontext():
+            with (
+                attention_layout(self.model, self.layout),
+                attention_layout(self.reference, self.layout) if self.reference else nullcontext(),
+            ):
                 return super().train(*args, **kwargs)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
@@ -228,7 +231,7 @@ class PreferenceTrainer(Trainer):
             batch = self._with_reference(to_device(batch, self.args.device))
             last = number == len(inputs["packs"])
             with nullcontext() if last else self.accelerator.no_sync(model):
-                sums = pair_sums(model(**plan_of(batch)), batch, inputs["mean_chosen_length"], kl)
+                sums = pair_sums(model(**model_inputs(batch)), batch, inputs["mean_chosen_length"], kl)
                 losses, *rewards = self.objective(sums)
                 self.accelerator.backward(losses.sum() * (processes / pairs))  # DDP takes the mean over processes
             for name, values in pair_metrics(sums, losses, *rewards).items():
@@ -236,8 +239,8 @@ class PreferenceTrainer(Trainer):
         gathered: Tensor = self.accelerator.reduce(torch.stack(list(totals.values())), "sum") / pairs
         norm = torch.nn.utils.get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None])
         means = torch.cat([gathered, norm.to(gathered.dtype).unsqueeze(0)]).tolist()  # the step's one wait for the device
-        self.figures = dict(zip([*totals, "grad_norm"], means, strict=True)) | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
-        if wrong := [name for name, value in self.figures.items() if not math.isfinite(value)]:
+        self.step_metrics = dict(zip([*totals, "grad_norm"], means, strict=True)) | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
+        if wrong := [name for name, value in self.step_metrics.items() if not math.isfinite(value)]:
             raise NotFinite(
                 f"step {self.state.global_step + 1}: {', '.join(wrong)} is not finite; the step was not applied, and the last checkpoint is"
                 " kept; lower method.learning_rate, or look at the pairs of that batch"
@@ -252,7 +255,7 @@ class PreferenceTrainer(Trainer):
         ratios = []
         for batch in inputs["mismatched"]:
             batch = self._with_reference(to_device(batch, self.args.device))
-            ratios.append(log_ratios(model(**plan_of(batch)), batch))
+            ratios.append(log_ratios(model(**model_inputs(batch)), batch))
         total: Tensor = self.accelerator.reduce(torch.stack(ratios).sum(), "sum")
         return total / (2 * inputs["pairs"])
 
@@ -262,7 +265,7 @@ class PreferenceTrainer(Trainer):
         if self.reference is None:
             return batch
         with self.accelerator.autocast():
-            logps = answer_logps(self.reference, **plan_of(batch))
+            logps = answer_logps(self.reference, **model_inputs(batch))
         return batch | {"reference": torch.stack(logps.chunk(2), dim=1)}
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
