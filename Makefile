@@ -6,13 +6,14 @@ ENV := $(or $(word 1,$(shell cat .venv/.built 2>/dev/null)),cpu)
 INSIDE := env PATH="$(CURDIR)/.venv/bin:$(PATH)"
 export PYTHON CXX UPGRADE
 
-.PHONY: help setup .venv demo readme test lint lock
+.PHONY: help setup .venv demo readme check test lint lock
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo            the mini world from nothing to its tables, results/table4.csv among them"
 	@echo "make readme          the README's numbers from results/: after snakemake --cores all paper"
-	@echo "make test            linters and tests"
+	@echo "make check           ruff, and the tests that are not marked slow: a minute on two cores"
+	@echo "make test            linters and all tests: about 25 minutes on two cores"
 	@echo "make lint            linters alone"
 	@echo "make setup           .venv for CPU; ENV=cuda for NVIDIA GPUs; PYTHON=… names a Python 3.11, CXX=… a C++ compiler"
 	@echo "make lock            the pinned locks from envs/*.in, versions kept; UPGRADE=1 takes the newest"
@@ -28,10 +29,16 @@ demo: .venv
 	@.venv/bin/python -c "import pandas, glob; print(*(pandas.read_csv(name).to_string(index=False) for name in sorted(glob.glob('results/table[45].csv'))), sep='\n\n')"
 	@.venv/bin/python -c "import pandas; shown = ['real', 'empty', 'embedded', 'orders_agree', 'first_shown']; \
 	print('', 'The judge:', pandas.read_csv('results/table2.csv')[['benchmark', 'control_metric', *shown]].to_string(index=False), sep='\n')"
-	@.venv/bin/python -c "from stages import files, report; print('', report.as_text(files.read_json('results/world_report.json')), sep='\n')"
+	@.venv/bin/python -c "from stages.lib import files; from stages.mini import report; print('', report.as_text(files.read_json('results/world_report.json')), sep='\n')"
 
 readme: .venv
 	$(INSIDE) python -m analysis.readme --results results
+
+# The fast loop. Torch and Transformers take half of its time to import, so that more tests cost less than they seem to.
+check: .venv
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	$(INSIDE) OMP_NUM_THREADS=1 python -m pytest -m "not slow"
 
 # One thread a job, as everywhere: two jobs of two threads on two cores are many times slower than two of one.
 test: lint

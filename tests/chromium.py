@@ -17,17 +17,17 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-needed = pytest.mark.skipif(CHROMIUM is None, reason=f"looks at a page in a browser: none of {', '.join(NAMES)} is installed")
+Test = TypeVar("Test", bound=Callable[..., object])
 FLAGS = [
     "--headless",
     "--disable-gpu",
@@ -52,6 +52,12 @@ NAMED = {
     "Enter": (13, "\r"),
     "Tab": (9, ""),
 }
+
+
+def needed(test: Test) -> Test:
+    """Marks a test ``browser``, and skips it where there is none."""
+    missing = f"looks at a page in a browser: none of {', '.join(NAMES)} is installed"
+    return pytest.mark.browser(pytest.mark.skipif(CHROMIUM is None, reason=missing)(test))
 
 
 class Page:

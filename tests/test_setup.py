@@ -1,18 +1,21 @@
-"""The set-up: what envs/check.sh says of a machine that lacks something, and what the locks in envs/ hold.
+"""The set-up: what envs/check.sh says of a machine that lacks something, what the locks in envs/ hold, the container file and CI.
 
 No test installs anything. A machine is broken by a PATH that holds stand-ins for the programs that envs/check.sh asks.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = {"torch", "torchvision", "torchaudio", "torchcodec"}
@@ -21,16 +24,16 @@ DIFFER = {"apache-tvm-ffi", "triton"}
 
 
 PYTHON = '[ "$2" = "import ensurepip, venv" ] || echo 3.11.7 "$0"'
+FREE = 'echo "Filesystem 1024-blocks Used Available Capacity Mounted"; echo "disk 1 1 99999999 1% /"'
 
 
 def machine(folder: Path, **programs: str) -> Path:
     """A PATH on which check.sh succeeds, with ``programs`` (name: shell script) in place of its own; an empty script leaves one out."""
-    free = 'echo "Filesystem 1024-blocks Used Available Capacity Mounted"; echo "disk 1 1 99999999 1% /"'
     works = {
         "uname": '[ "$1" = -s ] && echo Linux || echo x86_64',
         "python3.11": PYTHON,
         "g++": "exit 0",
-        "df": free,
+        "df": FREE,
         "du": "echo 0",
     }
     for name, script in {**works, **programs}.items():
@@ -114,12 +117,11 @@ def test_make_asks_for_the_environment_that_is_named(tmp_path: Path) -> None:
         assert dry.stdout.strip() == f"sh envs/install.sh {env}"
 
 
-def test_install_does_nothing_where_the_environment_is_whole_and_starts_anew_where_it_is_not(tmp_path: Path) -> None:
-    """install.sh's decision, on a copy whose pip only records its calls: once built it is quiet, else it rebuilds."""
-    shutil.copytree(ROOT / "envs", tmp_path / "envs")
-    calls = tmp_path / "calls"
-    fake = tmp_path / "bin" / "python3.11"
-    fake.parent.mkdir()
+def recorded(tree: Path, *command: str) -> list[str]:
+    """What ``command`` asks of pip in ``tree``, a folder with envs/: a stand-in for Python writes its calls down, a disk has room."""
+    calls, fake = tree / "calls", tree / "bin" / "python3.11"
+    fake.parent.mkdir(exist_ok=True)
+    (fake.parent / "df").write_text(f"#!/bin/sh\n{FREE}\n")
     fake.write_text(
         "#!/bin/sh\n"
         'case "$1 $2" in\n'
@@ -128,13 +130,21 @@ def test_install_does_nothing_where_the_environment_is_whole_and_starts_anew_whe
         f'"-m pip") echo "$*" >>{calls} ;;\n'
         "esac\n"
     )
-    fake.chmod(0o755)
+    for program in fake.parent.iterdir():
+        program.chmod(0o755)
+    calls.write_text("")
+    env = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    env |= {"PATH": f"{fake.parent}:{os.environ['PATH']}", "PYTHON": str(fake)}
+    subprocess.run(command, cwd=tree, env=env, check=True, capture_output=True)
+    return calls.read_text().splitlines()
+
+
+def test_install_does_nothing_where_the_environment_is_whole_and_starts_anew_where_it_is_not(tmp_path: Path) -> None:
+    """install.sh's decision, on a copy whose pip only records its calls: once built it is quiet, else it rebuilds."""
+    shutil.copytree(ROOT / "envs", tmp_path / "envs")
 
     def install() -> list[str]:
-        calls.write_text("")
-        env = {**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}", "PYTHON": str(fake)}
-        subprocess.run(["sh", "envs/install.sh", "cpu"], cwd=tmp_path, env=env, check=True, capture_output=True)
-        return calls.read_text().splitlines()
+        return recorded(tmp_path, "sh", "envs/install.sh", "cpu")
 
     first = install()
     assert first[0] == "venv"
@@ -195,3 +205,67 @@ def test_torch_has_its_version_in_one_place() -> None:
     assert re.fullmatch(r"torch==\d+\.\d+\.\d+\n", (ROOT / "envs/torch.txt").read_text())
     others = ("envs/base.in", "envs/cpu.in", "envs/cuda.in", "envs/install.sh", "Makefile", "pyproject.toml")
     assert not [name for name in others if re.search(r"torch[=><]=*\d", (ROOT / name).read_text())]
+
+
+def instructions() -> list[tuple[str, str]]:
+    """(name, arguments) of the Dockerfile's instructions, continued lines joined."""
+    text = re.sub(r"(?m)^#.*\n", "", (ROOT / "Dockerfile").read_text()).replace("\\\n", " ")
+    return [(name, words.strip()) for name, _, words in (line.partition(" ") for line in text.splitlines() if line.strip())]
+
+
+def test_the_container_file_pins_its_base_and_installs_by_the_project_s_own_scripts(tmp_path: Path) -> None:
+    """Dockerfile: the base's own repositories give system packages, ``make setup ENV=cuda`` gives all of Python's, it names no index."""
+    (base,) = [words for name, words in instructions() if name == "FROM"]
+    cuda = requirements("cuda")["nvidia-cuda-runtime"].rpartition(".")[0]
+    assert re.fullmatch(rf"nvidia/cuda:{re.escape(cuda)}\.\d+-base-\w+", base), f"{base}: the lock's CUDA is {cuda}"
+    system, python = [words for name, words in instructions() if name == "RUN"]
+    packages = re.fullmatch(r"dnf install -y ([\w+. -]+) && dnf clean all", system)
+    assert packages and {"python3.11", "python3.11-devel", "gcc-c++", "make"} <= set(packages[1].split())
+    assert python == "make setup ENV=cuda"
+    assert not re.search(r"https?:|--index|\bpip install|\bcurl\b|\bwget\b|:latest$", "\n".join(words for _, words in instructions()), re.M)
+    assert {name for name, _ in instructions()} == {"FROM", "RUN", "WORKDIR", "COPY", "ENV", "CMD"}
+    (tmp_path / "bin").mkdir()
+    assert check(machine(tmp_path / "bin"), env="cuda").returncode == 0
+
+
+def test_the_container_file_copies_the_sources_after_the_installation_and_before_it_all_that_this_reads(tmp_path: Path) -> None:
+    """Layers stay in the cache when a source changes; ``make setup`` works on the files that are copied before it."""
+    steps = [words for name, words in instructions() if name in ("COPY", "RUN")]
+    before = steps[: steps.index("make setup ENV=cuda")]
+    assert steps[len(before) + 1 :] == [". ."]
+    copied = [words.split()[0] for words in before if not words.startswith("dnf ")]
+    assert copied == ["Makefile", "envs/"]
+    for name in copied:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        copy(ROOT / name, tmp_path / name)
+    assert recorded(tmp_path, "make", "setup", "ENV=cuda")[1].endswith("install --no-deps torch===2.13.0")
+    assert (tmp_path / ".venv/.built").read_text().startswith("cuda ")
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert {".venv/", "results/", ".snakemake/"} <= set(ignored) and ".git/" not in ignored  # a manifest names the commit
+
+
+def test_ci_runs_the_project_s_own_script_with_pinned_actions_and_may_write_nothing() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    (job,) = workflow["jobs"].values()
+    assert re.fullmatch(r"ubuntu-\d\d\.04", job["runs-on"]) and job["timeout-minutes"] == 90
+    used = [step["uses"] for step in job["steps"] if "uses" in step]
+    assert used and all(re.fullmatch(r"actions/[\w-]+@v\d+\.\d+\.\d+", name) for name in used)
+    (python,) = [step["with"] for step in job["steps"] if step.get("uses", "").startswith("actions/setup-python@")]
+    assert python["python-version"] == "3.11" and (ROOT / python["cache-dependency-path"]).is_file()
+    assert job["steps"][-1] == {"run": ".ci/run"} and os.access(ROOT / ".ci/run", os.X_OK)
+
+
+def test_make_s_own_python_finds_its_modules() -> None:
+    found = re.findall(r"\bfrom ([\w.]+) import (\w+)", (ROOT / "Makefile").read_text())
+    assert found
+    for package, module in found:
+        importlib.import_module(f"{package}.{module}")
+
+
+def test_the_version_is_said_once() -> None:
+    """pyproject.toml has it, the manifests read it there; CITATION.cff and CHANGELOG.md agree."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    released = re.findall(r"(?m)^## \[(.+?)\] - (?:unreleased|\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text())
+    assert released[0] == version and len(released) == len(set(released))
