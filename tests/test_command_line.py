@@ -22,7 +22,7 @@ from stages.plan.config import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 SIMPO = ["setting=mini_base", "method=simpo"]
-NUMBER, WHOLE, BOOL, WORD = "expected a number", "expected a whole number", "expected true or false", "expected a word"
+NUMBER, WHOLE, BOOL, LOSS = "expected a number", "expected a whole number", "expected true or false", "expected sigmoid or hinge"
 WRONG = [
     ("method.beta=null", NUMBER),
     ("method.beta=", NUMBER),
@@ -41,9 +41,9 @@ WRONG = [
     ("method.length_normalization=1", BOOL),
     ("method.length_normalization=maybe", BOOL),
     ("method.length_normalization=null", BOOL),
-    ("method.loss_type=3", WORD),
-    ("method.loss_type=true", WORD),
-    ("method.loss_type=", WORD),
+    ("method.loss_type=3", LOSS),
+    ("method.loss_type=true", LOSS),
+    ("method.loss_type=", LOSS),
     ("method.epochs=1.5", WHOLE),
     ("method.epochs=1.0", WHOLE),
     ("method.batch_size=2.0", WHOLE),
@@ -174,7 +174,7 @@ def test_the_command_itself_ends_with_1(tmp_path: Path) -> None:
         ("simpo+seed=1.5", "seed=1.5: expected a whole number"),
         ("simpo+epochs=1.5", "method.epochs=1.5: expected a whole number"),
         ("simpo+length_normalization=1", "method.length_normalization=1: expected true or false"),
-        ("simpo+loss_type=3", "method.loss_type=3: expected a word"),
+        ("simpo+loss_type=3", "method.loss_type=3: expected sigmoid or hinge"),
     ],
 )
 def test_a_run_s_name_in_a_target_is_held_to_the_types(plan: Plan, run: str, message: str) -> None:
@@ -189,7 +189,7 @@ def test_a_run_s_name_in_a_target_is_held_to_the_types(plan: Plan, run: str, mes
         ("method.beta=null", "method.beta=null: expected a number"),
         ("method.learning_rate=null", "method.learning_rate=null: expected a number"),
         ("method.epochs=2.0", "method.epochs=2.0: expected a whole number"),
-        ("method.loss_type=1", "method.loss_type=1: expected a word"),
+        ("method.loss_type=1", "method.loss_type=1: expected sigmoid or hinge"),
         ("~method.batch_size", "lacks 'batch_size'"),
         ("setting.tuned.simpo.gamma=true", "setting.tuned.simpo.gamma=true: expected a number"),
         ("setting.tuned.dpo.beta=[0.1]", r"setting.tuned.dpo.beta=\[0.1\]: expected a number"),

@@ -13,6 +13,7 @@ from tiny import batch_parts, double, engine_loss, llama, pairs, tokenizer
 from torch import Tensor
 
 from stages.lib.errors import UserError
+from stages.plan.schema import objective_kinds
 from stages.preference.data import Pair, tokenize_pairs
 from stages.preference.objectives import Sums, dpo, simpo
 
@@ -119,11 +120,19 @@ def test_rewards_are_logged_without_margin_and_without_gradient() -> None:
     """objectives: SimPO's reward is β times the average log-probability, DPO's β times the log-ratio; neither carries a gradient."""
     chosen, rejected = torch.tensor([-6.0], requires_grad=True), torch.tensor([-8.0], requires_grad=True)
     sums = Sums(chosen, rejected, torch.tensor([3]), torch.tensor([4]), 3.0, torch.tensor([-7.0]), torch.tensor([-5.0]))
-    _, *simpo_rewards = simpo(sums, **PLAIN)
-    _, *dpo_rewards = dpo(sums, beta=0.5, label_smoothing=0.0)
+    by_simpo, by_dpo = simpo(sums, **PLAIN), dpo(sums, beta=0.5, label_smoothing=0.0)
+    simpo_rewards = by_simpo.chosen_rewards, by_simpo.rejected_rewards
+    dpo_rewards = by_dpo.chosen_rewards, by_dpo.rejected_rewards
     assert [reward.item() for reward in simpo_rewards] == [-4.0, -4.0]
     assert [reward.item() for reward in dpo_rewards] == [0.5, -1.5]
     assert not any(reward.requires_grad for reward in (*simpo_rewards, *dpo_rewards))
+
+
+def test_planning_knows_the_words_that_an_objective_takes() -> None:
+    """objectives: ``loss_type`` and ``nll`` are annotated with their words, which stages/plan/schema.py refuses others by."""
+    assert objective_kinds("simpo")["loss_type"].choices == ("sigmoid", "hinge")
+    for name in ("rrhf", "slic_hf", "cpo"):
+        assert objective_kinds(name)["nll"].choices == ("sum", "mean", "token_mean")
 
 
 def test_options_that_contradict_each_other_are_errors() -> None:

@@ -225,7 +225,7 @@ def test_a_second_writer_is_refused_while_the_first_lives(tree: Path, begin: Beg
 
 def test_a_lock_ends_with_its_process_whatever_its_children_do(tmp_path: Path) -> None:
     """stages/lib/files.py:lock: neither a forked nor a started child keeps it."""
-    code = "import os, subprocess, sys; from pathlib import Path; from stages import files; files.lock(Path(sys.argv[1]))\n"
+    code = "import os, subprocess, sys; from pathlib import Path; from stages.lib import files; files.lock(Path(sys.argv[1]))\n"
     children = "subprocess.Popen(['sleep', '60'], stdout=2)\nif os.fork(): print('locked', flush=True)\nimport time; time.sleep(60)"
     config = tmp_path / "config.yaml"
     with subprocess.Popen(

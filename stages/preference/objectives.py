@@ -21,6 +21,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +29,13 @@ from torch.nn.functional import logsigmoid
 
 from stages.lib.errors import UserError
 
-Losses = tuple[Tensor, Tensor, Tensor]
+
+class Losses(NamedTuple):
+    """What an objective returns of B pairs."""
+
+    losses: Tensor  # [B]
+    chosen_rewards: Tensor  # [B] without gradient, as the rejected ones
+    rejected_rewards: Tensor  # [B]
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ def named(name: str) -> Callable[..., Losses]:
     return known[name]
 
 
-def rrhf(sums: Sums, *, nll_weight: float, nll: str) -> Losses:
+def rrhf(sums: Sums, *, nll_weight: float, nll: Literal["sum", "mean", "token_mean"]) -> Losses:
     """Rank Responses to align Human Feedback, arXiv 2304.05302, for two answers.
 
         max(0, -1/|y_w| log π(y_w|x) + 1/|y_l| log π(y_l|x)) - λ log π(y_w|x)
@@ -65,10 +72,10 @@ def rrhf(sums: Sums, *, nll_weight: float, nll: str) -> Losses:
     """
     chosen_rewards, rejected_rewards = sums.chosen_logps / sums.chosen_length, sums.rejected_logps / sums.rejected_length
     losses = torch.relu(rejected_rewards - chosen_rewards) + nll_weight * _nll(sums, nll)
-    return losses, chosen_rewards.detach(), rejected_rewards.detach()
+    return Losses(losses, chosen_rewards.detach(), rejected_rewards.detach())
 
 
-def slic_hf(sums: Sums, *, delta: float, nll_weight: float, nll: str) -> Losses:
+def slic_hf(sums: Sums, *, delta: float, nll_weight: float, nll: Literal["sum", "mean", "token_mean"]) -> Losses:
     """Sequence Likelihood Calibration with Human Feedback, arXiv 2305.10425, regularised with the chosen answer.
 
         max(0, δ - log π(y_w|x) + log π(y_l|x)) - λ log π(y_w|x)
@@ -76,7 +83,7 @@ def slic_hf(sums: Sums, *, delta: float, nll_weight: float, nll: str) -> Losses:
     Sums in the ranking term; δ is ``delta``, λ is ``nll_weight``, its term's normalisation ``nll`` (see above). Rewards: log π.
     """
     losses = torch.relu(delta - sums.chosen_logps + sums.rejected_logps) + nll_weight * _nll(sums, nll)
-    return losses, sums.chosen_logps.detach(), sums.rejected_logps.detach()
+    return Losses(losses, sums.chosen_logps.detach(), sums.rejected_logps.detach())
 
 
 def dpo(sums: Sums, *, beta: float, label_smoothing: float) -> Losses:
@@ -88,7 +95,8 @@ def dpo(sums: Sums, *, beta: float, label_smoothing: float) -> Losses:
     Rewards: β log π/ref.
     """
     chosen_rewards, rejected_rewards = (beta * ratios for ratios in _log_ratios(sums, "dpo"))
-    return _smoothed(chosen_rewards - rejected_rewards, label_smoothing), chosen_rewards.detach(), rejected_rewards.detach()
+    losses = _smoothed(chosen_rewards - rejected_rewards, label_smoothing)
+    return Losses(losses, chosen_rewards.detach(), rejected_rewards.detach())
 
 
 def ipo(sums: Sums, *, tau: float) -> Losses:
@@ -100,10 +108,11 @@ def ipo(sums: Sums, *, tau: float) -> Losses:
     Rewards: log π/ref.
     """
     chosen_rewards, rejected_rewards = _log_ratios(sums, "ipo")
-    return (chosen_rewards - rejected_rewards - 1 / (2 * tau)) ** 2, chosen_rewards.detach(), rejected_rewards.detach()
+    losses = (chosen_rewards - rejected_rewards - 1 / (2 * tau)) ** 2
+    return Losses(losses, chosen_rewards.detach(), rejected_rewards.detach())
 
 
-def cpo(sums: Sums, *, beta: float, nll_weight: float, nll: str) -> Losses:
+def cpo(sums: Sums, *, beta: float, nll_weight: float, nll: Literal["sum", "mean", "token_mean"]) -> Losses:
     """Contrastive Preference Optimization, arXiv 2401.08417: DPO with a uniform reference, and behaviour cloning.
 
         -log σ(β log π(y_w|x) - β log π(y_l|x)) - λ log π(y_w|x)
@@ -112,7 +121,7 @@ def cpo(sums: Sums, *, beta: float, nll_weight: float, nll: str) -> Losses:
     """
     chosen_rewards, rejected_rewards = beta * sums.chosen_logps, beta * sums.rejected_logps
     losses = -logsigmoid(chosen_rewards - rejected_rewards) + nll_weight * _nll(sums, nll)
-    return losses, chosen_rewards.detach(), rejected_rewards.detach()
+    return Losses(losses, chosen_rewards.detach(), rejected_rewards.detach())
 
 
 def kto(sums: Sums, *, beta: float, chosen_weight: float, rejected_weight: float) -> Losses:
@@ -131,7 +140,7 @@ def kto(sums: Sums, *, beta: float, chosen_weight: float, rejected_weight: float
     z = (beta * sums.kl).clamp(min=0)
     # 1 - σ(h) = σ(-h), without the cancellation.
     losses = (chosen_weight * torch.sigmoid(z - chosen_rewards) + rejected_weight * torch.sigmoid(rejected_rewards - z)) / 2
-    return losses, chosen_rewards.detach(), rejected_rewards.detach()
+    return Losses(losses, chosen_rewards.detach(), rejected_rewards.detach())
 
 
 def orpo(sums: Sums, *, odds_weight: float) -> Losses:
@@ -144,7 +153,7 @@ def orpo(sums: Sums, *, odds_weight: float) -> Losses:
     chosen, rejected = sums.chosen_logps / sums.chosen_length, sums.rejected_logps / sums.rejected_length
     chosen_rewards, rejected_rewards = _log_odds(chosen), _log_odds(rejected)
     losses = -chosen - odds_weight * logsigmoid(chosen_rewards - rejected_rewards)
-    return losses, chosen_rewards.detach(), rejected_rewards.detach()
+    return Losses(losses, chosen_rewards.detach(), rejected_rewards.detach())
 
 
 def rdpo(sums: Sums, *, beta: float, alpha: float) -> Losses:
@@ -160,11 +169,19 @@ def rdpo(sums: Sums, *, beta: float, alpha: float) -> Losses:
     # add, as the product of a number and integers would be rounded to float32.
     chosen_rewards = (beta * chosen_ratios).add(sums.chosen_length, alpha=alpha)
     rejected_rewards = (beta * rejected_ratios).add(sums.rejected_length, alpha=alpha)
-    return -logsigmoid(chosen_rewards - rejected_rewards), chosen_rewards.detach(), rejected_rewards.detach()
+    losses = -logsigmoid(chosen_rewards - rejected_rewards)
+    return Losses(losses, chosen_rewards.detach(), rejected_rewards.detach())
 
 
 def simpo(
-    sums: Sums, *, beta: float, gamma: float, length_normalization: bool, label_smoothing: float, loss_type: str, sft_weight: float
+    sums: Sums,
+    *,
+    beta: float,
+    gamma: float,
+    length_normalization: bool,
+    label_smoothing: float,
+    loss_type: Literal["sigmoid", "hinge"],
+    sft_weight: float,
 ) -> Losses:
     """Simple Preference Optimization, arXiv 2405.14734, Eq. 6, with the options of the authors' code (scripts/simpo_trainer.py).
 
@@ -187,7 +204,7 @@ def simpo(
     losses = torch.relu(1 - margins) if loss_type == "hinge" else _smoothed(margins, label_smoothing)
     if sft_weight:
         losses = losses + sft_weight * _nll(sums, "token_mean")
-    return losses, chosen_rewards.detach(), rejected_rewards.detach()
+    return Losses(losses, chosen_rewards.detach(), rejected_rewards.detach())
 
 
 def _log_ratios(sums: Sums, objective: str) -> tuple[Tensor, Tensor]:

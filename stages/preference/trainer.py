@@ -27,7 +27,7 @@ from stages.preference.logps import answer_logps, attention_layout, fastest_corr
 from stages.preference.objectives import Losses, Sums
 from stages.preference.packing import Batch, collate, pack, to_device
 
-Objective = Callable[[Sums], Losses]
+Objective = Callable[[Sums], tuple[Tensor, Tensor, Tensor]]  # ``Losses``, or a plain tuple of the same three
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,9 @@ def log_ratios(logps: Tensor, batch: Batch) -> Tensor:
     return (sums.chosen_logps - sums.reference_chosen_logps + sums.rejected_logps - sums.reference_rejected_logps).sum()
 
 
-def pair_metrics(sums: Sums, losses: Tensor, chosen_rewards: Tensor, rejected_rewards: Tensor) -> dict[str, Tensor]:
+def pair_metrics(sums: Sums, result: Losses) -> dict[str, Tensor]:
     """The logged metrics of each pair, [n], rewards and logps under the names that TRL and the authors use; a tie is not accurate."""
+    losses, chosen_rewards, rejected_rewards = result
     return {
         "loss": losses.detach(),
         "rewards/chosen": chosen_rewards,
@@ -114,7 +115,7 @@ def evaluate_pairs(
         kl = torch.stack(ratios).sum() / (2 * len(pairs)) if ratios else None
         for batch in on_device["packs"]:
             sums = pair_sums(answer_logps(model, **model_inputs(batch)), batch, everything["mean_chosen_length"], kl)
-            for name, values in pair_metrics(sums, *objective(sums)).items():
+            for name, values in pair_metrics(sums, Losses(*objective(sums))).items():
                 total[name] = total.get(name, 0.0) + values.sum(dtype=torch.float64)
     return {name: float(value) / len(pairs) for name, value in total.items()}
 
@@ -232,9 +233,9 @@ class PreferenceTrainer(Trainer):
             last = number == len(inputs["packs"])
             with nullcontext() if last else self.accelerator.no_sync(model):
                 sums = pair_sums(model(**model_inputs(batch)), batch, inputs["mean_chosen_length"], kl)
-                losses, *rewards = self.objective(sums)
-                self.accelerator.backward(losses.sum() * (processes / pairs))  # DDP takes the mean over processes
-            for name, values in pair_metrics(sums, losses, *rewards).items():
+                result = Losses(*self.objective(sums))
+                self.accelerator.backward(result.losses.sum() * (processes / pairs))  # DDP takes the mean over processes
+            for name, values in pair_metrics(sums, result).items():
                 totals[name] = totals.get(name, 0.0) + values.sum()
         gathered: Tensor = self.accelerator.reduce(torch.stack(list(totals.values())), "sum") / pairs
         norm = torch.nn.utils.get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None])
