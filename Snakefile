@@ -1,7 +1,7 @@
 """The experiments of SimPO (arXiv 2405.14734): `snakemake --cores all results/table4.csv`; `-n` says what would run and why.
 
 Hydra owns the values (conf/), this file the files: one rule a stage. `plan` writes each stage's part of the configuration, its `config`,
-only when it changed; `PLAN.made` are the results of other stages that this part names, `PLAN.knobs` what changes nothing but the speed."""
+only when it changed. `PLAN.upstream_manifests` stand for the results of other stages that it names; `PLAN.knobs` change the speed only."""
 
 import os
 import sys
@@ -10,8 +10,10 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from stages.plan.config import EFFICIENCY, FIGURES, TABLES, plan
+from analysis import inventory
+from analysis.inventory import EFFICIENCY, FIGURES, TABLES
 from stages.lib.errors import UserError
+from stages.plan import plan, targets
 
 # The rules' `python` is this one. Snakemake gives each job as many threads as its rule says: one.
 shell.prefix(f'export PATH="{os.path.dirname(sys.executable)}:$PATH"; ')
@@ -22,7 +24,7 @@ except UserError as error:  # the user's mistake in conf/ or on the command line
 RUN = "results/{setting}/runs/{run}"
 # For `snakemake --report`: report/ has its page's texts, which ask `config`; what is `shown` is in the page, with what it was made from.
 shown = partial(report, caption="report/result.rst")
-config |= {"plan": PLAN, "read": lambda path: Path(path).read_text(encoding="utf-8")}
+config |= {"plan": PLAN, "rows": targets.rows(PLAN), "read": lambda path: Path(path).read_text(encoding="utf-8")}
 
 
 report: "report/workflow.rst"
@@ -38,12 +40,12 @@ wildcard_constraints:
 
 rule all:
     input:
-        PLAN.targets(),
+        inventory.targets(PLAN),
 
 
 rule paper:
     input:
-        PLAN.paper(),
+        inventory.paper(PLAN),
 
 
 rule assets:
@@ -88,7 +90,7 @@ for stage in ("pretrain", "sft", "generate", "reward", "annotate", "reference"):
             stage
         input:
             config=f"results/{{setting}}/{stage}/config.yaml",
-            made=lambda w, stage=stage: PLAN.made(stage, **w),
+            made=lambda w, stage=stage: PLAN.upstream_manifests(stage, **w),
         output:
             shown(f"results/{{setting}}/{stage}/manifest.json", category="Stages"),
         log:
@@ -103,7 +105,7 @@ for stage in ("pretrain", "sft", "generate", "reward", "annotate", "reference"):
 rule pairs:
     input:
         config="results/{setting}/data/config.yaml",
-        made=lambda w: PLAN.made("pairs", **w),
+        made=lambda w: PLAN.upstream_manifests("pairs", **w),
     output:
         shown("results/{setting}/data/manifest.json", category="Stages"),
     log:
@@ -115,7 +117,7 @@ rule pairs:
 rule train:
     input:
         config=f"{RUN}/config.yaml",
-        made=lambda w: PLAN.made("train", **w),
+        made=lambda w: PLAN.upstream_manifests("train", **w),
     output:
         shown(f"{RUN}/manifest.json", category="Runs", subcategory="{setting}", labels={"run": "{run}", "file": "training"}),
     log:
@@ -130,9 +132,9 @@ rule train:
 rule answer:
     input:
         config=f"{RUN}/eval/answer.yaml",
-        made=lambda w: PLAN.made("answer", **w),
+        made=lambda w: PLAN.upstream_manifests("answer", **w),
     output:
-        [f"{RUN}/eval/{PLAN.answers(benchmark)}" for benchmark in PLAN.answered],
+        [f"{RUN}/eval/{targets.answers(PLAN, benchmark)}" for benchmark in PLAN.answered],
     log:
         f"{RUN}/eval/answer.log",
     shell:
@@ -142,10 +144,10 @@ rule answer:
 rule judge:
     input:
         config=f"{RUN}/eval/judge.yaml",
-        made=lambda w: PLAN.made("judge", **w),
+        made=lambda w: PLAN.upstream_manifests("judge", **w),
         answers=rules.answer.output,
     output:
-        [f"{RUN}/eval/{PLAN.judgments(benchmark)}" for benchmark in PLAN.benchmarks],
+        [f"{RUN}/eval/{targets.judgments(PLAN, benchmark)}" for benchmark in PLAN.benchmarks],
     log:
         f"{RUN}/eval/judge.log",
     resources:
@@ -157,9 +159,9 @@ rule judge:
 rule score:
     input:
         config=f"{RUN}/eval/{{benchmark}}/score.yaml",
-        made=lambda w: PLAN.made("score", **w),
-        answers=lambda w: f"{RUN}/eval/{PLAN.answers(w.benchmark)}".format(**w),
-        judgments=lambda w: f"{RUN}/eval/{PLAN.judgments(w.benchmark)}".format(**w),
+        made=lambda w: PLAN.upstream_manifests("score", **w),
+        answers=lambda w: f"{RUN}/eval/{targets.answers(PLAN, w.benchmark)}".format(**w),
+        judgments=lambda w: f"{RUN}/eval/{targets.judgments(PLAN, w.benchmark)}".format(**w),
     output:
         shown(
             f"{RUN}/eval/{{benchmark}}/scores.json",
@@ -170,7 +172,7 @@ rule score:
     log:
         f"{RUN}/eval/{{benchmark}}/score.log",
     params:
-        options=lambda w: PLAN.score_options(w.benchmark),
+        options=lambda w: targets.score_options(PLAN, w.benchmark),
     shell:
         "python -m stages.score {params.options} --answers {input.answers} --judgments {input.judgments} --out {output} 2> {log}"
 
@@ -178,7 +180,7 @@ rule score:
 rule loglik:
     input:
         config=f"{RUN}/eval/loglik.yaml",
-        made=lambda w: PLAN.made("loglik", **w),
+        made=lambda w: PLAN.upstream_manifests("loglik", **w),
         answers=rules.answer.output,
     output:
         f"{RUN}/eval/loglik.parquet",
@@ -193,8 +195,8 @@ rule loglik:
 rule controls:
     input:
         config="results/controls/{judge}/config.yaml",
-        made=lambda w: PLAN.made("controls", **w),
-        answers=lambda w: PLAN.control_answers(),
+        made=lambda w: PLAN.upstream_manifests("controls", **w),
+        answers=lambda w: targets.control_answers(PLAN),
     output:
         shown("results/controls/{judge}/manifest.json", category="Stages"),
     log:
@@ -220,7 +222,7 @@ rule efficiency:
 rule table:
     input:
         config="results/tables.yaml",
-        made=lambda w: PLAN.needs(w.table),
+        made=lambda w: inventory.needs(PLAN, w.table),
     output:
         shown("results/{table}.csv", category="Numbers (CSV)", labels=lambda w: {"of": TABLES[w.table]}),
         shown("results/{table}.html", category="Tables", labels=lambda w: {"number": TABLES[w.table]}),
@@ -234,7 +236,7 @@ rule table:
 rule figure:
     input:
         config="results/tables.yaml",
-        made=lambda w: PLAN.needs(w.figure),
+        made=lambda w: inventory.needs(PLAN, w.figure),
     output:
         shown("results/figures/{figure}.png", category="Figures", labels=lambda w: {"number": FIGURES[w.figure]}),
         shown("results/figures/{figure}.csv", category="Numbers (CSV)", labels=lambda w: {"of": FIGURES[w.figure]}),
@@ -249,7 +251,7 @@ rule figure:
 rule scorecard:
     input:
         config="results/tables.yaml",
-        made=lambda w: PLAN.needs("scorecard"),
+        made=lambda w: inventory.needs(PLAN, "scorecard"),
     output:
         shown("results/scorecard.csv", category="Numbers (CSV)", labels={"of": "Scorecard"}),
         shown("results/scorecard.html", category="Scorecard", labels={"shown as": "table"}),
@@ -266,7 +268,7 @@ rule scorecard:
 rule answers:
     input:
         config="results/tables.yaml",
-        made=PLAN.needs("answers"),
+        made=inventory.needs(PLAN, "answers"),
     output:
         shown("results/answers.html", category="Answers", labels={"page": "Two runs side by side"}),
     log:
@@ -278,8 +280,8 @@ rule answers:
 rule tuning:
     input:
         config="results/tuning.yaml",
-        made=lambda w: PLAN.made("tuning"),
-        trials=lambda w: PLAN.trainings(trial[:2] for trial in PLAN.trials),
+        made=lambda w: PLAN.upstream_manifests("tuning"),
+        trials=lambda w: targets.trainings(trial[:2] for trial in PLAN.trials),
     output:
         "results/tuning.csv",
     log:
@@ -303,8 +305,8 @@ rule table4_picture:
 rule world_report:
     input:
         config="results/world_report.yaml",
-        made=lambda w: PLAN.made("report"),
-        scores=PLAN.scores(PLAN.runs()),
+        made=lambda w: PLAN.upstream_manifests("report"),
+        scores=targets.scores(PLAN, targets.runs(PLAN)),
     output:
         shown("results/world_report.json", category="Stages"),
     log:

@@ -11,7 +11,7 @@ from typing import Any
 
 from stages.lib import checkpoints, files, models
 from stages.lib.records import numbered, text_of, value_of
-from stages.plan.schema import plain
+from stages.plan.values import plain
 
 
 def texts(rows: list[dict[str, Any]], path: str) -> list[dict[str, str]]:

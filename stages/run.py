@@ -30,8 +30,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from stages.lib.errors import UserError
-from stages.plan.config import CONF, ROOT, Plan, compose_raw, sweep
-from stages.plan.schema import plain, value_of
+from stages.plan import Plan, targets
+from stages.plan.compose import CONF, ROOT, compose_raw, sweep
+from stages.plan.values import plain, value_of
 
 
 class OneWorkflow(Callback):
@@ -144,8 +145,8 @@ def runs_of(points: list[list[str]], planned: Plan) -> tuple[list[tuple[str, str
 
 def _snakemake(planned: Plan, wanted: list[tuple[str, str]], until: str, options: list[str], scale: str) -> int:
     """Call Snakemake for what the runs shall reach, ``until`` their score or their training; its exit status."""
-    targets = planned.scores(wanted) if until == "score" else planned.trainings(wanted)
-    command = [sys.executable, "-m", "snakemake", "--cores", "all", "--keep-going", *options, *targets]
+    wanted_files = targets.scores(planned, wanted) if until == "score" else targets.trainings(wanted)
+    command = [sys.executable, "-m", "snakemake", "--cores", "all", "--keep-going", *options, *wanted_files]
     command += ["--config", f"scale={scale}"] if scale else []
     print(f"{len(wanted)} runs: {', '.join(run for _, run in wanted)}\n{shlex.join(command)}", flush=True)
     return subprocess.run(command, cwd=ROOT, check=False).returncode

@@ -15,7 +15,7 @@ from itertools import repeat
 from typing import Any
 
 from stages.lib import checkpoints, files, models
-from stages.plan.schema import plain
+from stages.plan.values import plain
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from stages.judging import VERSIONS
 from stages.lib import files
-from stages.plan.config import Plan
+from stages.plan import Plan, targets
 
 TOWNS = ["Nanburg", "Solstad", "Poraven", "Gendeth", "Mimton", "Brorgard"]
 SKILL = {"sft": 0.0, "dpo": 0.2, "simpo": 0.3, "simpo_no_ln": -0.1, "simpo_no_margin": 0.25}
@@ -30,13 +30,13 @@ def make(results: Path, scale: str = "mini", **given: list[str]) -> Plan:
     plan = Plan(scale)
     plan.scale |= given
     results.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(plan._slice("tables")[1]), results / "tables.yaml")
+    OmegaConf.save(OmegaConf.create(plan.composed("tables")[1]), results / "tables.yaml")
     _questions(results, plan)
-    runs = {(row.setting, row.run): row.method for row in plan.rows()}
+    runs = {(row.setting, row.run): row.method for row in targets.rows(plan)}
     runs |= {(trial.setting, trial.run): trial.method for trials in plan.sweeps.values() for trial in trials}
     for (setting, run), method in runs.items():
         _run(results / setting / "runs" / run, plan, setting, run, method)
-    _controls(results, results / Path(plan.controls).parent.relative_to("results"))
+    _controls(results, results / Path(targets.controls(plan)).parent.relative_to("results"))
     return plan
 
 
@@ -124,7 +124,7 @@ def _run(folder: Path, plan: Plan, setting: str, run: str, method: str) -> None:
 def _training(folder: Path, plan: Plan, setting: str, run: str, draws: np.random.Generator) -> None:
     if plan.run(setting, run).method.objective is None:
         return
-    config: Any = json.loads(json.dumps(plan._slice("train", setting=setting, run=run)[1]))
+    config: Any = json.loads(json.dumps(plan.composed("train", setting=setting, run=run)[1]))
     steps = np.arange(1, 13)
     chosen = -0.5 - 0.01 * steps + 0.01 * draws.standard_normal(12)
     history = pd.DataFrame(

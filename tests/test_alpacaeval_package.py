@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from stages import assets, judge, score
 from stages.lib import files
 from stages.mini import calibrate, world
-from stages.plan.config import Plan
+from stages.plan import Plan, targets
 
 REVISION = "2edc6fad8be6b14ea7230aabfd08188da6b8b814"
 PARSED = {"numerator_token": "m", "denominator_tokens": ["m", "M"], "is_binarize": False}
@@ -30,31 +30,31 @@ def serve(config: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def packages_own(eval_: Path, slice_: Any, gamed: str, address: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def packages_own(eval_: Path, composed: Any, gamed: str, address: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Annotations and the leaderboard's row of the package's command line, offline: the judge is a folder of its ``annotators_config``, the
     baseline is given, and df_gamed.csv lies in a cache as the hub's client keeps one."""
     cache = eval_ / "hf/hub/datasets--tatsu-lab--alpaca_eval"
     files.write_text(cache / "refs/main", REVISION)
     files.write_text(cache / f"snapshots/{REVISION}/df_gamed.csv", Path(gamed).read_text())
-    benchmark = slice_.benchmarks.alpacaeval2
+    benchmark = composed.benchmarks.alpacaeval2
     asked = {key: benchmark.decoding[key] for key in ("max_tokens", "temperature", "logprobs", "top_logprobs")}
     annotator = {
         "prompt_template": str(Path(benchmark.template).absolute()),
         "fn_completions": "openai_completions",
-        "completions_kwargs": {"model_name": slice_.judge.model, **asked},
+        "completions_kwargs": {"model_name": composed.judge.model, **asked},
         "fn_completion_parser": "logprob_parser",
         "completion_parser_kwargs": PARSED,
         "completion_key": "completions_all",
         "batch_size": 1,
     }
-    files.write_text(eval_ / f"{slice_.judge.name}/configs.yaml", OmegaConf.to_yaml({slice_.judge.name: annotator}))
+    files.write_text(eval_ / f"{composed.judge.name}/configs.yaml", OmegaConf.to_yaml({composed.judge.name: annotator}))
     files.write_text(eval_ / "openai.yaml", OmegaConf.to_yaml({"default": [{"api_key": "none", "base_url": address}]}))
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str((eval_ / "hf").absolute()), "NO_PROXY": "127.0.0.1"}
     env = os.environ | offline | {"OPENAI_CLIENT_CONFIG_PATH": str((eval_ / "openai.yaml").absolute())}
     options = {
         "model_outputs": benchmark.answers,
         "reference_outputs": benchmark.baseline,
-        "annotators_config": (eval_ / slice_.judge.name).absolute(),
+        "annotators_config": (eval_ / composed.judge.name).absolute(),
         "caching_path": None,
         "metric_kwargs": {"save_weights_dir": None},
         "output_path": eval_ / "out",
@@ -69,7 +69,7 @@ def packages_own(eval_: Path, slice_: Any, gamed: str, address: str) -> tuple[li
 
 
 def test_the_packages_command_line_gives_our_annotations_and_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """stages.judge and stages.score, on the plan's slices, against `alpaca_eval evaluate` on the same sixty outputs and the same judge.
+    """stages.judge and stages.score, as planned, against `alpaca_eval evaluate` on the same sixty outputs and the same judge.
 
     Each preference is the same number, order and draws too; so are all rates, errors and counts.
     """
@@ -81,14 +81,14 @@ def test_the_packages_command_line_gives_our_annotations_and_scores(tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the judge's server is a process of its own
     plan = Plan("smoke")
-    stage(world, "--config", plan.slice("world", world="smoke"))
-    stage(assets, "--config", plan.slice("assets", benchmark="alpacaeval2"))
-    stage(calibrate, "--config", plan.slice("calibrate", world="smoke"))
-    path = plan.slice("judge", setting="smoke", run="sft")
-    slice_ = OmegaConf.load(path)
-    slice_.benchmarks = {"alpacaeval2": slice_.benchmarks.alpacaeval2}
-    files.write_text(path, OmegaConf.to_yaml(slice_))
-    benchmark, eval_ = slice_.benchmarks.alpacaeval2, Path(path).parent
+    stage(world, "--config", plan.stage_config("world", world="smoke"))
+    stage(assets, "--config", plan.stage_config("assets", benchmark="alpacaeval2"))
+    stage(calibrate, "--config", plan.stage_config("calibrate", world="smoke"))
+    path = plan.stage_config("judge", setting="smoke", run="sft")
+    composed = OmegaConf.load(path)
+    composed.benchmarks = {"alpacaeval2": composed.benchmarks.alpacaeval2}
+    files.write_text(path, OmegaConf.to_yaml(composed))
+    benchmark, eval_ = composed.benchmarks.alpacaeval2, Path(path).parent
     rows = files.read_json("results/worlds/smoke/alpacaeval2/writers/gossip.json")
     for row, theirs in zip(rows[:3], files.read_json(benchmark.baseline), strict=False):
         row["output"] = theirs["output"]  # a draw that no judge is asked about
@@ -96,14 +96,14 @@ def test_the_packages_command_line_gives_our_annotations_and_scores(tmp_path: Pa
 
     stage(judge, "--config", path)
     told = [f"--answers={benchmark.answers}", f"--judgments={benchmark.judgments}", f"--out={eval_}/scores.json"]
-    stage(score, *plan.score_options("alpacaeval2").split(), *told)
+    stage(score, *targets.score_options(plan, "alpacaeval2").split(), *told)
     ours, scores = files.read_json(benchmark.judgments), files.read_json(eval_ / "scores.json")
 
     with serve(Path(path)) as server:
         assert server.stdin and server.stdout
         try:
             address = server.stdout.readline().removeprefix("listening on ").strip()
-            theirs, row = packages_own(eval_, slice_, plan.base.benchmarks.alpacaeval2.gamed, address)
+            theirs, row = packages_own(eval_, composed, plan.base.benchmarks.alpacaeval2.gamed, address)
         finally:
             server.stdin.close()
 

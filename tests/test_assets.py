@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from published import REFERENCE, needed
 
 from stages.lib import files
-from stages.plan.config import Plan
+from stages.plan import Plan
 
 # Where the reference data has each asset of the paper's scale; alpaca_eval_clf.txt comes with the package.
 MIRRORED = {
@@ -43,9 +43,9 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fetch(plan: Plan, benchmark: str, folder: Path, mirror: Path) -> subprocess.CompletedProcess[str]:
-    """The stage's own command on the slice that the paper's scale has for it."""
+    """The stage's own command on the stage configuration that the paper's scale has for it."""
     folder.mkdir(exist_ok=True)
-    _, values = plan._slice("assets", benchmark=benchmark)
+    _, values = plan.composed("assets", benchmark=benchmark)
     (folder / "config.yaml").write_text(yaml.dump({"stage": "assets", **values}, sort_keys=False))
     command = [sys.executable, "-m", "stages.assets", "--config", str(folder / "config.yaml")]
     return subprocess.run(command, env=os.environ | {"ASSETS_DIR": str(mirror)}, capture_output=True, text=True, check=False)

@@ -17,8 +17,8 @@ from tiny import batch_parts, llama
 from torch import Tensor
 
 from stages.lib.errors import UserError
-from stages.plan.config import CONF, compose_raw
-from stages.plan.schema import Method, objective_parameters
+from stages.plan.compose import CONF, compose_raw
+from stages.plan.schema import Method, objective_kinds
 from stages.preference import objectives
 from stages.preference.objectives import Sums, cpo, dpo, ipo, kto, named, orpo, rdpo, rrhf, simpo, slic_hf
 
@@ -318,7 +318,7 @@ def test_conf_method_gives_each_objective_its_hyperparameters() -> None:
         used.add(method.objective)
         arguments = getfullargspec(named(method.objective))
         assert sorted(set(method) - {f.name for f in fields(Method)}) == sorted(arguments.kwonlyargs), path.name
-        assert not arguments.kwonlydefaults and objective_parameters(method.objective) == tuple(arguments.kwonlyargs)
+        assert not arguments.kwonlydefaults and tuple(objective_kinds(method.objective)) == tuple(arguments.kwonlyargs)
         # What costs forwards is computed for the objectives that need it, and for no other.
         assert (method.reference == "cached") == needs(method.objective, reference_chosen_logps=None), path.name
         assert method.get("mismatched", False) == needs(method.objective, kl=None), path.name

@@ -28,8 +28,8 @@ from stages.lib import files, models
 from stages.lib.engine import generate
 from stages.lib.errors import UserError
 from stages.mini import calibrate, world
-from stages.plan import config as bridge
-from stages.plan.config import CONF, Plan, compose_config
+from stages.plan import Plan, compose, targets
+from stages.plan.compose import CONF, compose_config
 from stages.preference.data import question_tokens
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -40,13 +40,13 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of conf/ that a test may add to, with the README's method in it, in a working directory that has the README's model."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(CONF, tmp_path / "conf")
-    monkeypatch.setattr(bridge, "CONF", tmp_path / "conf")
-    bridge._part_of_conf.cache_clear()
+    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
+    compose.part_of_conf.cache_clear()
     (tmp_path / "conf/method/my_model.yaml").write_text(fenced("yaml", "defaults: [checkpoint, _self_]"))
     tiny.llama(head_dim=32, max_position_embeddings=1024).save_pretrained("my_model")
     tiny.tokenizer().save_pretrained("my_model")
     yield tmp_path / "conf"
-    bridge._part_of_conf.cache_clear()
+    compose.part_of_conf.cache_clear()
 
 
 def method(conf: Path, **values: Any) -> Plan:
@@ -54,7 +54,7 @@ def method(conf: Path, **values: Any) -> Plan:
     (conf / "method/mine.yaml").write_text(
         yaml.safe_dump({"defaults": ["checkpoint", "_self_"], "name": "mine", **values}, sort_keys=False)
     )
-    bridge._part_of_conf.cache_clear()
+    compose.part_of_conf.cache_clear()
     return Plan("smoke")
 
 
@@ -65,19 +65,19 @@ def test_a_checkpoint_takes_the_place_of_the_start_and_nothing_else_changes(conf
     """Plan: the answers of the README's file are its model's, asked as the setting asks; they need the world and no training."""
     plan = Plan("smoke")
     assert plan.run_name("smoke", "my_model", {}) == "my_model"
-    mine, start = (plan._slice("answer", setting="smoke", run=run)[1] for run in ("my_model", "sft"))
+    mine, start = (plan.composed("answer", setting="smoke", run=run)[1] for run in ("my_model", "sft"))
     assert {key for key in mine if mine[key] != start[key]} == {"run", "model"}
     assert (mine["model"], mine["revision"]) == ("./my_model", None)
-    assert plan.made("answer", setting="smoke", run="my_model") == ["results/worlds/smoke/manifest.json"]
+    assert plan.upstream_manifests("answer", setting="smoke", run="my_model") == ["results/worlds/smoke/manifest.json"]
     with pytest.raises(UserError, match="method my_model trains nothing; its model is ./my_model"):
-        plan.slice("train", setting="smoke", run="my_model")
+        plan.stage_config("train", setting="smoke", run="my_model")
     for key in ("beta", "seed_", "model", "revision", "chat_template"):
         with pytest.raises(UserError, match=f"{key}: a run of my_model cannot vary it"):
             plan.run_name("smoke", "my_model", {key: "x"})
     scale = conf / "scale/smoke.yaml"
     scale.write_text(scale.read_text().replace("methods: [sft,", "methods: [sft, my_model,"))
     plan = Plan("smoke")
-    assert ("smoke_on_policy", "my_model") in plan.runs("methods")
+    assert ("smoke_on_policy", "my_model") in targets.runs(plan, "methods")
     plan.write([])
     assert Path("results/smoke_on_policy/runs/my_model/eval/mt_bench/score.yaml").is_file()
     assert not Path("results/smoke/runs/my_model/config.yaml").exists()
@@ -86,10 +86,10 @@ def test_a_checkpoint_takes_the_place_of_the_start_and_nothing_else_changes(conf
 def test_a_hub_id_has_its_revision_and_a_model_made_here_its_stage(conf: Path) -> None:
     """Plan: id, revision and template reach the answers; what lies below results/ is made first, whoever's run it is."""
     plan = method(conf, model="org/name", revision=COMMIT, chat_template="{{ messages }}")
-    slice_ = plan._slice("answer", setting="smoke", run="mine")[1]
-    assert (slice_["model"], slice_["revision"], slice_["chat_template"]) == ("org/name", COMMIT, "{{ messages }}")
+    composed = plan.composed("answer", setting="smoke", run="mine")[1]
+    assert (composed["model"], composed["revision"], composed["chat_template"]) == ("org/name", COMMIT, "{{ messages }}")
     plan = method(conf, model="results/smoke/runs/dpo+beta=0.3/model")
-    assert "results/smoke/runs/dpo+beta=0.3/manifest.json" in plan.made("answer", setting="smoke_on_policy", run="mine")
+    assert "results/smoke/runs/dpo+beta=0.3/manifest.json" in plan.upstream_manifests("answer", setting="smoke_on_policy", run="mine")
     plan.write(["results/smoke_on_policy/runs/mine/eval/oracle/scores.json"])
     assert Path("results/smoke/runs/dpo+beta=0.3/config.yaml").is_file()
 
@@ -114,7 +114,7 @@ def test_a_mistake_is_one_sentence_with_the_key(conf: Path, values: dict[str, An
     """validate_method: a checkpoint that is nowhere, that is not pinned, or that is said how to train."""
     plan = method(conf, **values)
     with pytest.raises(UserError, match=message) as error:
-        plan.slice("answer", setting="smoke", run="mine")
+        plan.stage_config("answer", setting="smoke", run="mine")
     assert "\n" not in str(error.value)
 
 
@@ -122,7 +122,7 @@ def test_a_trained_method_names_no_model(conf: Path) -> None:
     """validate_method: the start model is the setting's, the same for all methods."""
     (conf / "method/mine.yaml").write_text("defaults: [simpo, _self_]\nname: mine\nmodel: ./my_model\n")
     with pytest.raises(UserError, match="method.model: leave it out of method mine: it has an objective"):
-        Plan("smoke").slice("answer", setting="smoke", run="mine")
+        Plan("smoke").stage_config("answer", setting="smoke", run="mine")
 
 
 def test_a_protocol_has_the_version_that_conf_states(conf: Path) -> None:
@@ -134,10 +134,10 @@ def test_a_protocol_has_the_version_that_conf_states(conf: Path) -> None:
     with pytest.raises(
         UserError, match=r"benchmarks.arena_hard.version='Arena-Hard v2.0': stages/judging has arena_hard as 'Arena-Hard v0.1"
     ):
-        Plan("smoke").slice("answer", setting="smoke", run="sft")
+        Plan("smoke").stage_config("answer", setting="smoke", run="sft")
     file.write_text(text.replace("protocol: arena_hard", "protocol: arena_herd"))
     with pytest.raises(UserError, match="protocol=arena_herd.*did you mean 'arena_hard'"):
-        Plan("smoke").slice("answer", setting="smoke", run="sft")
+        Plan("smoke").stage_config("answer", setting="smoke", run="sft")
     with pytest.raises(UserError, match=r"setting.decoding.alpacaeval2.search=beam: expected sample or width_1_beam"):
         compose_config("setting.decoding.alpacaeval2.search=beam")
 
@@ -147,7 +147,7 @@ def test_a_setting_says_whether_its_answers_are_sampled(conf: Path) -> None:
     plan = Plan("paper")
     searches = {setting: plan.setting(setting).setting.decoding.alpacaeval2.search for setting in plan.scale["settings"]}
     assert searches == dict.fromkeys(searches, "width_1_beam") | {"mistral_instruct": "sample"}
-    asked = plan._slice("answer", setting="mistral_base", run="simpo")[1]["benchmarks"]
+    asked = plan.composed("answer", setting="mistral_base", run="simpo")[1]["benchmarks"]
     assert {name: benchmark["search"] for name, benchmark in asked.items()} == {
         "alpacaeval2": "width_1_beam",
         "arena_hard": "sample",
@@ -161,7 +161,7 @@ def test_a_setting_says_whether_its_answers_are_sampled(conf: Path) -> None:
 def test_a_checkpoint_is_answered_judged_and_scored(
     conf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """answer, judge, score on the plan's slices of the README's method: all benchmarks of the smoke world, with vLLM and the mini judge.
+    """answer, judge, score as planned for the README's method: all benchmarks of the smoke world, with vLLM and the mini judge.
 
     Where a beam of width one is asked for, AlpacaEval's answers are those of Transformers' own greedy decoding, whatever the temperature;
     sampled at it they are not. Scores name the protocol's version, judge and baseline, in the file and in print.
@@ -189,13 +189,13 @@ def test_a_checkpoint_is_answered_judged_and_scored(
     outputs = {}
     for search in ("sample", "width_1_beam"):
         setting.write_text(text + decoding.format(search))
-        bridge._part_of_conf.cache_clear()
+        compose.part_of_conf.cache_clear()
         plan = Plan("smoke")
         if not outputs:
-            stage(world, "--config", plan.slice("world", world="smoke"))
-            stage(assets, "--config", plan.slice("assets", benchmark="alpacaeval2"))
-            stage(calibrate, "--config", plan.slice("calibrate", world="smoke"))
-        stage(answer, "--config", plan.slice("answer", **where))
+            stage(world, "--config", plan.stage_config("world", world="smoke"))
+            stage(assets, "--config", plan.stage_config("assets", benchmark="alpacaeval2"))
+            stage(calibrate, "--config", plan.stage_config("calibrate", world="smoke"))
+        stage(answer, "--config", plan.stage_config("answer", **where))
         outputs[search] = [row["output"] for row in files.read_json(eval_ / "alpacaeval2/model_outputs.json")]
 
     tokenizer, model = models.load_tokenizer("my_model"), models.load_model("my_model").eval()
@@ -209,15 +209,15 @@ def test_a_checkpoint_is_answered_judged_and_scored(
     assert outputs["width_1_beam"] == greedy
     assert sum(a != b for a, b in zip(outputs["sample"], greedy, strict=True)) > 50  # of 60
 
-    stage(judge, "--config", plan.slice("judge", **where), *plan.knobs["judge"].split())
+    stage(judge, "--config", plan.stage_config("judge", **where), *plan.knobs["judge"].split())
     capsys.readouterr()
     for name in plan.benchmarks:
         told = [
-            f"--answers={eval_ / plan.answers(name)}",
-            f"--judgments={eval_ / plan.judgments(name)}",
+            f"--answers={eval_ / targets.answers(plan, name)}",
+            f"--judgments={eval_ / targets.judgments(plan, name)}",
             f"--out={eval_ / name}/scores.json",
         ]
-        stage(score, *plan.score_options(name).split(), *told)
+        stage(score, *targets.score_options(plan, name).split(), *told)
         scores = files.read_json(eval_ / f"{name}/scores.json")
         assert (scores["generator"], scores["protocol"]["version"]) == ("my_model", VERSIONS[name])
         printed = capsys.readouterr().out
@@ -235,10 +235,10 @@ def test_what_no_checkpoint_is_stops_with_the_key(conf: Path, monkeypatch: pytes
     files.write_json(questions, [{"instruction": "w1"}])
     for values in ({"model": "org/unknown", "revision": COMMIT}, {"model": "./empty"}):
         plan = method(conf, **values)
-        slice_ = OmegaConf.load(plan.slice("answer", setting="smoke", run="mine"))
-        slice_.benchmarks = {"alpacaeval2": {**slice_.benchmarks.alpacaeval2, "questions": questions}}
-        files.write_text("slice/answer.yaml", OmegaConf.to_yaml(slice_))
-        monkeypatch.setattr("sys.argv", ["answer", "--config", "slice/answer.yaml"])
+        composed = OmegaConf.load(plan.stage_config("answer", setting="smoke", run="mine"))
+        composed.benchmarks = {"alpacaeval2": {**composed.benchmarks.alpacaeval2, "questions": questions}}
+        files.write_text("own/answer.yaml", OmegaConf.to_yaml(composed))
+        monkeypatch.setattr("sys.argv", ["answer", "--config", "own/answer.yaml"])
         with pytest.raises(
             ValueError, match=rf"^model {values['model']}.* cannot be loaded: .*`model` in conf/setting or conf/method"
         ) as error:

@@ -16,9 +16,7 @@ from stages import run as front_door
 from stages.judging import session
 from stages.lib import files
 from stages.lib.errors import UserError
-from stages.plan import config as bridge
-from stages.plan import schema
-from stages.plan.config import Plan
+from stages.plan import Plan, check, compose, schema
 
 ROOT = Path(__file__).resolve().parents[1]
 SIMPO = ["setting=mini_base", "method=simpo"]
@@ -200,7 +198,7 @@ def test_a_run_s_name_in_a_target_is_held_to_the_types(plan: Plan, run: str, mes
 def test_a_value_of_conf_is_held_to_the_types(override: str, message: str) -> None:
     """conf/method and the values that a setting has for its methods."""
     with pytest.raises(UserError, match=message):
-        bridge.compose_config(override)
+        compose.compose_config(override)
 
 
 @pytest.mark.parametrize(
@@ -217,16 +215,16 @@ def test_a_value_of_conf_is_held_to_the_types(override: str, message: str) -> No
     ],
 )
 def test_the_seeds_of_a_scale_are_whole_numbers(monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], message: str) -> None:
-    compose = bridge.compose_raw
+    compose_raw = compose.compose_raw
 
     def composed(*given: Any, **more: Any) -> Any:
-        config = compose(*given, **more)
+        config = compose_raw(*given, **more)
         OmegaConf.set_struct(config, False)
         if "scale" in config:
             config.scale = OmegaConf.merge({key: value for key, value in config.scale.items() if key not in changed}, changed)
         return config
 
-    monkeypatch.setattr(bridge, "compose_raw", composed)
+    monkeypatch.setattr(compose, "compose_raw", composed)
     with pytest.raises(UserError, match=message):
         Plan()
 
@@ -246,7 +244,7 @@ def test_a_sweep_of_conf_is_held_to_the_types(
 ) -> None:
     files.write_text(tmp_path / "conf/sweep/mini/own.yaml", f"hydra:\n  sweeper:\n    params: {params}\n")
     plan.scale["sweeps"] = ["own"]
-    monkeypatch.setattr(bridge, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
     with pytest.raises(UserError, match=message):
         _ = plan.sweeps
 
@@ -260,11 +258,11 @@ def test_a_type_is_that_of_the_objective_s_annotation_and_else_of_the_default(tm
     """stages/preference/objectives.py is read, not imported; an annotation counts before the value in conf/."""
     (tmp_path / "objectives.py").write_text(OBJECTIVES)
     monkeypatch.setattr(schema, "OBJECTIVES", tmp_path / "objectives.py")
-    schema._objectives.cache_clear()
+    schema.objectives.cache_clear()
     try:
         shared = {"name": "own", "objective": "own", "learning_rate": 1e-4, "epochs": 1, "batch_size": 4}
         given = {"beta": 2, "steps": 3, "kind": "a", "top": None, "plain": 1, "listed": True}
-        method = schema.validate_method(OmegaConf.create(shared | given))
+        method = check.validate_method(OmegaConf.create(shared | given))
         for key, right, wrong, expected in (
             ("beta", 2.5, True, NUMBER),
             ("steps", 4, 2.5, WHOLE),
@@ -273,14 +271,14 @@ def test_a_type_is_that_of_the_objective_s_annotation_and_else_of_the_default(tm
             ("plain", 2, 2.5, WHOLE),
             ("listed", False, "x", BOOL),
         ):
-            kind = schema.kind_of(method, key)
-            assert schema.check_kind(key, right, kind) == right
+            kind = check.kind_of(method, key)
+            assert check.check_kind(key, right, kind) == right
             with pytest.raises(UserError, match=expected):
-                schema.check_kind(key, wrong, kind)
+                check.check_kind(key, wrong, kind)
         with pytest.raises(UserError, match="method.plain=null: expected a number, a word, true or false"):
-            schema.validate_method(OmegaConf.create(shared | given | {"plain": None}))
+            check.validate_method(OmegaConf.create(shared | given | {"plain": None}))
     finally:
-        schema._objectives.cache_clear()
+        schema.objectives.cache_clear()
 
 
 # -- runtime knobs --------------------------------------------------------------------------------------------------------
@@ -310,17 +308,17 @@ def test_a_type_is_that_of_the_objective_s_annotation_and_else_of_the_default(tm
 )
 def test_a_wrong_runtime_knob_of_conf_stops_the_planning(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        bridge.compose_config(override)
+        compose.compose_config(override)
 
 
 def test_a_scale_without_the_knobs_of_a_stage_that_it_has_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plan.write; a stage that the scale does not have needs none: paper has no pretrain and no reward."""
-    compose = bridge.compose_raw
+    compose_raw = compose.compose_raw
 
     def composed(name: str = "config", overrides: Any = ()) -> Any:
-        return compose(name, [*overrides, "~runtime.reward"] if name == "config" else overrides)
+        return compose_raw(name, [*overrides, "~runtime.reward"] if name == "config" else overrides)
 
-    monkeypatch.setattr(bridge, "compose_raw", composed)
+    monkeypatch.setattr(compose, "compose_raw", composed)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"runtime.reward is missing in conf/scale/mini.yaml: it must give micro_batch"):
         Plan().write([])
@@ -372,8 +370,8 @@ def test_right_knobs_come_back_as_values(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_stage_by_hand_says_what_it_lacks(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """stages.reference on its planned slice, before it looks for a model."""
-    monkeypatch.setattr(sys, "argv", ["reference", "--config", plan.slice("reference", setting="mini_base")])
+    """stages.reference on its planned configuration, before it looks for a model."""
+    monkeypatch.setattr(sys, "argv", ["reference", "--config", plan.stage_config("reference", setting="mini_base")])
     with pytest.raises(UserError, match="--runtime token_budget=… is missing"):
         reference.main()
 
@@ -382,4 +380,4 @@ def test_a_judge_s_slice_without_its_stage_is_held_to_the_knobs_too() -> None:
     """stages/judging/session.py: before a call is paid for."""
     config = OmegaConf.create({"judge": {}, "benchmarks": {}, "runtime": {"max_retrys": 2}})
     with pytest.raises(UserError, match="--runtime max_retrys: .*did you mean 'max_retries'"):
-        session.read_slice(config, ())
+        session.read_slice(config)

@@ -1,4 +1,4 @@
-"""conf/ and its bridge to Snakemake (stages/plan/config.py): the schema, its errors, the slices, and what may vary between runs."""
+"""conf/ and its bridge to Snakemake (stages/plan): the schema, its errors, the stage configurations, and what may vary between runs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from stages.lib.errors import UserError
-from stages.plan import config as bridge
-from stages.plan.config import CONF, MADE_HERE, Plan, compose_config
+from stages.plan import Plan, compose, targets
+from stages.plan.compose import CONF, compose_config
+from stages.plan.stage_configs import MADE_HERE
 
 Node = tuple[str, dict[str, str]]
 METHODS_LIKE_SIMPO = ("dpo", "simpo", "simpo_no_ln", "simpo_no_margin")
@@ -36,7 +37,7 @@ def nodes(plan: Plan) -> list[Node]:
         for stage in SETTING_STAGES:
             if stage not in MADE_HERE or plan.setting(setting).setting[stage] is not None:
                 found.append((stage, {"setting": setting}))
-    for setting, run in plan.runs():
+    for setting, run in targets.runs(plan):
         found += [(stage, {"setting": setting, "run": run}) for stage in RUN_STAGES if (stage, run) != ("train", "sft")]
         found += [("score", {"setting": setting, "run": run, "benchmark": benchmark}) for benchmark in plan.benchmarks]
     return [*found, ("controls", {"judge": plan.base.judge.name})]
@@ -52,7 +53,7 @@ def test_every_judge_composes(judge: str) -> None:
 @pytest.mark.parametrize("scale", ["mini", "smoke", "paper"])
 def test_every_setting_and_method_of_every_scale_composes(scale: str) -> None:
     plan = Plan(scale)
-    for setting, run in plan.runs():
+    for setting, run in targets.runs(plan):
         assert plan.run(setting, run).method.name == run
 
 
@@ -119,8 +120,8 @@ def test_a_run_is_found_by_its_canonical_name_alone(plan: Plan) -> None:
         plan.run("mini_base", "smpo")
 
 
-def test_a_slice_is_written_only_when_its_text_changes(plan: Plan) -> None:
-    paths = [Path(plan.slice(stage, **where)) for stage, where in nodes(plan)]
+def test_a_stage_configuration_is_written_only_when_its_text_changes(plan: Plan) -> None:
+    paths = [Path(plan.stage_config(stage, **where)) for stage, where in nodes(plan)]
     before = {path: path.stat().st_mtime_ns for path in paths}
     plan.write([])
     again = Plan()
@@ -131,9 +132,9 @@ def test_a_slice_is_written_only_when_its_text_changes(plan: Plan) -> None:
 def test_all_that_the_targets_need_is_written_while_planning(plan: Plan) -> None:
     plan.write([])
     for stage, where in nodes(plan):
-        path = Path(plan._slice(stage, **where)[0])
+        path = Path(plan.composed(stage, **where)[0])
         assert path.is_file(), path
-        assert all((Path(manifest).parent / "config.yaml").is_file() for manifest in plan.made(stage, **where))
+        assert all((Path(manifest).parent / "config.yaml").is_file() for manifest in plan.upstream_manifests(stage, **where))
     assert not Path("results/mini_base/runs/dpo+beta=0.3").exists()
     plan.write(["results/mini_base/runs/dpo+beta=0.3/eval/oracle/scores.json"])
     assert Path("results/mini_base/runs/dpo+beta=0.3/eval/judge.yaml").is_file()
@@ -215,13 +216,13 @@ def walk(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ..
 
 
 def jobs(plan: Plan, texts: dict[str, str], before: dict[str, str]) -> set[tuple[str, str]]:
-    """(stage, run) of all that Snakemake would make again: what a changed slice belongs to, and all that follows from it."""
+    """(stage, run) of all that Snakemake would make again: what a changed stage configuration belongs to, and all that follows from it."""
     again: set[tuple[str, str]] = set()
     folders: set[str] = set()
     for stage, where in nodes(plan):  # in the order in which one follows from the other
-        path = plan._slice(stage, **where)[0]
+        path = plan.composed(stage, **where)[0]
         run = f"{where.get('setting', '')}/{where.get('run', '')}"
-        needs = {str(Path(manifest).parent) for manifest in plan.made(stage, **where)}
+        needs = {str(Path(manifest).parent) for manifest in plan.upstream_manifests(stage, **where)}
         follows = {"judge": "answer", "loglik": "answer", "score": "judge", "controls": "answer"}.get(stage)
         of = "mini_base/sft" if stage == "controls" else run
         if texts[path] != before.get(path) or needs & folders or (follows, of) in again:
@@ -234,11 +235,11 @@ def test_a_value_makes_again_what_it_reaches_and_nothing_else(plan: Plan, monkey
     """Every leaf of conf/ at mini scale, changed one at a time, against TABLE."""
     kept: dict[str, Any] = {}
     change: list[tuple[tuple[str, ...], Any]] = []
-    compose = bridge.compose_raw
+    compose_raw = compose.compose_raw
 
     def composed(name: str = "config", overrides: Iterable[str] = ()) -> Any:
         if name not in kept:
-            kept[name] = compose(name, overrides)
+            kept[name] = compose_raw(name, overrides)
         config = kept[name].copy()
         if name == "config" and change:  # the other methods are planned as these are; the one whose values change is among them
             config.scale.methods = list(dict.fromkeys(["sft", "dpo", "simpo", *(path[2] for path, _ in change if path[1:2] == ("tuned",))]))
@@ -253,12 +254,12 @@ def test_a_value_makes_again_what_it_reaches_and_nothing_else(plan: Plan, monkey
                     node[path[-1]] = value
         return config
 
-    monkeypatch.setattr(bridge, "compose_raw", composed)
+    monkeypatch.setattr(compose, "compose_raw", composed)
 
     def texts() -> tuple[Plan, dict[str, str]]:
-        bridge._part_of_conf.cache_clear()
+        compose.part_of_conf.cache_clear()
         changed = Plan()
-        found = (changed._slice(stage, **where) for stage, where in nodes(changed))
+        found = (changed.composed(stage, **where) for stage, where in nodes(changed))
         return changed, {path: str(values) for path, values in found}
 
     _, before = texts()
@@ -283,12 +284,12 @@ def test_a_value_makes_again_what_it_reaches_and_nothing_else(plan: Plan, monkey
             assert {run.partition("/")[2] for _, run in found} == {path[2]}, key
         walked += 1
     assert walked > 150
-    bridge._part_of_conf.cache_clear()
+    compose.part_of_conf.cache_clear()
 
 
-def test_what_a_slice_names_is_an_input(plan: Plan) -> None:
+def test_what_a_stage_configuration_names_is_an_input(plan: Plan) -> None:
     def made(stage: str, setting: str = "mini_base", run: str = "simpo") -> list[str]:
-        return plan.made(stage, setting=setting, run=run)
+        return plan.upstream_manifests(stage, setting=setting, run=run)
 
     assert made("sft") == ["results/mini_base/pretrain/manifest.json", "results/worlds/mini/manifest.json"]
     assert made("sft", "mini_instruct") == made("sft")
@@ -303,10 +304,10 @@ def test_what_a_slice_names_is_an_input(plan: Plan) -> None:
 
 def test_a_part_that_a_setting_does_not_have_is_an_error_that_names_it(plan: Plan) -> None:
     with pytest.raises(UserError, match=r"conf/setting/mini_base.yaml has generate: null"):
-        plan.slice("generate", setting="mini_base")
+        plan.stage_config("generate", setting="mini_base")
 
 
-def test_the_slice_of_a_training_holds_its_method_and_no_other_stage(plan: Plan) -> None:
-    slice_ = OmegaConf.load(plan.slice("train", setting="mini_base", run="dpo"))
-    assert set(slice_.method.hyperparameters) == {"beta", "label_smoothing"}
-    assert not {"judge", "decoding", "world", "runtime"} & set(slice_)
+def test_the_configuration_of_a_training_holds_its_method_and_no_other_stage(plan: Plan) -> None:
+    composed = OmegaConf.load(plan.stage_config("train", setting="mini_base", run="dpo"))
+    assert set(composed.method.hyperparameters) == {"beta", "label_smoothing"}
+    assert not {"judge", "decoding", "world", "runtime"} & set(composed)

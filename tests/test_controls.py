@@ -23,7 +23,7 @@ from test_judge import Server
 from stages import assets, controls, judge
 from stages.lib import files
 from stages.mini.world import make_world, model_answer
-from stages.plan.config import compose_config
+from stages.plan.compose import compose_config
 
 TWO = "{{{}}}<1>{{{}}}</1><2>{{{}}}</2>"
 ONE = "{question}<0>{answer}</0>"

@@ -27,12 +27,11 @@ from matplotlib.text import Text
 from omegaconf import OmegaConf
 from scipy import stats
 
-from analysis import draw
+from analysis import draw, inventory
 from analysis.figures import curves, fig1_scores, fig2_length, fig3_gamma, fig4_dpo, fig5_beta, sweep
 from analysis.study import PAGE, STYLE, Drawn, Study, figure, save
 from stages.lib import files
 from stages.lib.errors import UserError
-from stages.plan.config import ABOUT
 from tests import folder
 
 SCRIPTS: dict[str, ModuleType] = {
@@ -442,8 +441,8 @@ def test_a_checkpoint_of_the_user_s_has_no_curve_and_no_seed(copied: Path) -> No
 
 
 def test_what_planning_leaves_out_a_figure_for_is_what_the_figure_shows() -> None:
-    """ABOUT of stages/plan/config.py against the scripts, which planning does not import."""
-    assert (ABOUT["fig2_length"], ABOUT["fig4_dpo"]) == (fig2_length.SHOWN, fig4_dpo.SHOWN)
+    """inventory.ABOUT against the scripts, which planning does not import."""
+    assert (inventory.ABOUT["fig2_length"], inventory.ABOUT["fig4_dpo"]) == (fig2_length.SHOWN, fig4_dpo.SHOWN)
 
 
 def grid(results: Path, given: dict[str, tuple[dict[str, float], float]], setting: str = "mini_base") -> None:

@@ -1,4 +1,4 @@
-"""stages/loglik.py, with the slices that planning writes, on tiny random models."""
+"""stages/loglik.py, with the configurations that planning writes, on tiny random models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stages import loglik, reference
 from stages.lib import files, models
 from stages.lib.errors import UserError
 from stages.loglik import Answer, tokenize_answer
-from stages.plan.config import Plan
+from stages.plan import Plan
 from stages.preference.packing import tokens_of
 
 HEADER = "<|start_header_id|>{}<|end_header_id|>\n\n"
@@ -71,7 +71,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     files.write_jsonl(SETTING / "data/train.jsonl", tiny.pairs(9))
     files.write_jsonl(SETTING / "data/heldout.jsonl", tiny.pairs(5, seed=1))
     manifest(SETTING / "data")
-    stage(monkeypatch, reference, made.slice("reference", setting="mini_base"))
+    stage(monkeypatch, reference, made.stage_config("reference", setting="mini_base"))
     for run in ("dpo", "sft"):
         write_answers(SETTING / "runs" / run / "eval")
     return made
@@ -103,14 +103,14 @@ def write_answers(folder: Path) -> None:
 
 
 def stage(monkeypatch: pytest.MonkeyPatch, module: Any, config: str, *runtime: str) -> Path:
-    """Run a stage as its command line does; the folder of its slice."""
+    """Run a stage as its command line does; the folder of its configuration."""
     monkeypatch.setattr("sys.argv", [module.__name__, "--config", config, "--runtime", *(runtime or ["token_budget=60"])])
     module.main()
     return Path(config).parent
 
 
 def run(monkeypatch: pytest.MonkeyPatch, plan: Plan, name: str, *runtime: str) -> pd.DataFrame:
-    folder = stage(monkeypatch, loglik, plan.slice("loglik", setting="mini_base", run=name), *runtime)
+    folder = stage(monkeypatch, loglik, plan.stage_config("loglik", setting="mini_base", run=name), *runtime)
     return pd.read_parquet(folder / "loglik.parquet")
 
 
@@ -191,7 +191,7 @@ def test_a_checkpoint_with_a_tokenizer_of_its_own_has_no_reference(
 ) -> None:
     """stages.loglik: a model of the user's that reads other tokens than the start model has its own sums and no reference's; that is said.
     A reference that is not the start model's is refused as ever."""
-    config = Path(plan.slice("loglik", setting="mini_base", run="dpo"))
+    config = Path(plan.stage_config("loglik", setting="mini_base", run="dpo"))
     save(Path("mine"), seed=1, template=tiny.MISTRAL)
     config.write_text(config.read_text().replace("model: results/mini_base/runs/dpo/model", "model: ./mine/model"))
     stage(monkeypatch, loglik, str(config))

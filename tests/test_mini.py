@@ -21,7 +21,7 @@ from stages.mini.raters import judge_log_odds, rate
 from stages.mini.tasks import KINDS, SMALL, Task, ask_more, draw_tasks
 from stages.mini.world import make_world
 from stages.mini.writers import Writer, falsify, write
-from stages.plan.config import compose_config
+from stages.plan.compose import compose_config
 
 CONF = Path(__file__).parent.parent / "conf"
 PLAIN = Writer(0, 0, 0, 0, 0, 0)

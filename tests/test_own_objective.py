@@ -16,7 +16,7 @@ from test_readme import fenced
 
 from stages.lib import files
 
-PLAN = "import sys; from stages.plan.config import Plan; Plan().write(sys.argv[1:])"
+PLAN = "import sys; from stages.plan import Plan; Plan().write(sys.argv[1:])"
 
 
 def test_the_readmes_objective_trains(tmp_path: Path) -> None:

@@ -25,9 +25,10 @@ from stages import pairs, reference, sft, train
 from stages.lib import files, models
 from stages.lib.errors import UserError
 from stages.lib.records import inputs_of, read_records
-from stages.plan import config as bridge
-from stages.plan.config import Plan
-from stages.plan.schema import knobs_of, plain
+from stages.plan import Plan, compose, stage_configs
+from stages.plan import plan as planned
+from stages.plan.knobs import knobs_of
+from stages.plan.values import plain
 from stages.preference.data import question_tokens, tokenize_pair, tokenize_pairs
 from stages.preference.logps import answer_logps, attention_layout, fastest_correct_layout
 from stages.preference.packing import collate
@@ -127,7 +128,7 @@ def test_every_value_is_the_authors(paper: Plan, name: str) -> None:
 
 
 def test_sft_and_on_policy_data_are_the_authors(paper: Plan) -> None:
-    made = {name: {part for part in bridge.MADE_HERE if paper.setting(name).setting[part] is not None} for name in AUTHORS}
+    made = {name: {part for part in stage_configs.MADE_HERE if paper.setting(name).setting[part] is not None} for name in AUTHORS}
     on_policy = dict.fromkeys(RANKED_BY, {"generate", "annotate"})
     assert made == {"mistral_base": set(), "llama3_base": {"sft"}} | on_policy
     tuned = plain(paper.setting("llama3_base").setting.sft)
@@ -144,7 +145,7 @@ def test_sft_and_on_policy_data_are_the_authors(paper: Plan) -> None:
         sampled = {key: setting.generate[key] for key in ("n", "temperature", "top_p", "max_tokens")}
         assert sampled == {"n": 5, "temperature": 0.8, "top_p": 0.95, "max_tokens": 4096}
         assert (setting.generate.prompts.data, setting.generate.prompts.split) == ULTRAFEEDBACK[:2]
-        assert bridge.NOT_READY[setting.annotate.model] == reward_model
+        assert stage_configs.NOT_READY[setting.annotate.model] == reward_model
 
 
 def test_assets_are_pinned_and_their_names_are_apart(paper: Plan) -> None:
@@ -183,9 +184,9 @@ def test_the_dry_run_plans_table_4_and_nothing_else(tmp_path: Path, paper: Plan)
     assert len(planned) == len(set(planned))
 
 
-def test_what_a_user_may_make_has_its_slice_and_what_is_not_ready_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_user_may_make_has_its_configuration_and_what_is_not_ready_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    bridge.plan("paper")
+    planned("paper")
     made = {str(path) for stage in ("sft", "generate", "annotate") for path in Path("results").glob(f"*/{stage}/config.yaml")}
     assert made == {"results/llama3_base/sft/config.yaml", *(f"results/{name}/generate/config.yaml" for name in RANKED_BY)}
 
@@ -193,7 +194,7 @@ def test_what_a_user_may_make_has_its_slice_and_what_is_not_ready_has_none(tmp_p
 @pytest.mark.parametrize("name", RANKED_BY)
 def test_pairs_of_a_reward_model_that_is_not_ready_stop_the_plan(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    as_given = bridge._part_of_conf
+    as_given = compose.part_of_conf
 
     def changed(group: str, part: str) -> DictConfig:
         if (group, part) != ("setting", name):
@@ -201,9 +202,9 @@ def test_pairs_of_a_reward_model_that_is_not_ready_stop_the_plan(name: str, tmp_
         made = {"train": {"data": "results/${setting.name}/annotate/scored.jsonl"}, "heldout": 2000, "heldout_split": None}
         return OmegaConf.merge(as_given(group, part), {"pairs": made})  # type: ignore[return-value]
 
-    monkeypatch.setattr(bridge, "_part_of_conf", changed)
+    monkeypatch.setattr(compose, "part_of_conf", changed)
     with pytest.raises(UserError, match=rf"^not ready: {RANKED_BY[name]} \(conf/setting/{name}.yaml, annotate.model\); README.md"):
-        bridge.plan("paper")
+        planned("paper")
 
 
 # -- the real schemas -----------------------------------------------------------------------------------------------------
@@ -316,7 +317,7 @@ def in_the_cache(hub: Path, name: str, revision: str) -> Path:
 
 
 def stage(module: Any, monkeypatch: pytest.MonkeyPatch, path: str, micro_batch: int = 4, **changes: Any) -> dict[str, Any]:
-    """Run a stage as its rule does, on the slice ``path`` of the plan with ``changes``; its manifest."""
+    """Run a stage as its rule does, on the configuration ``path`` of the plan with ``changes``; its manifest."""
     files.write_text(path, OmegaConf.to_yaml(OmegaConf.merge(OmegaConf.load(path), changes)))
     given = {"micro_batch": micro_batch, "token_budget": 100}
     knobs = [f"{key}={value}" for key, value in given.items() if key in knobs_of(module.__name__.rpartition(".")[2])]
@@ -344,7 +345,7 @@ def test_log_probabilities_are_those_of_a_plain_eager_forward(work: Path, settin
 
 @pytest.mark.parametrize("setting", FAMILIES)
 def test_a_setting_trains_from_a_real_schema(work: Path, monkeypatch: pytest.MonkeyPatch, paper: Plan, setting: str) -> None:
-    """stages.pairs and stages.train with SimPO, on the plan's slices but for model and data: the authors' precision, lengths and batch.
+    """stages.pairs and stages.train with SimPO, as planned but for model and data: the authors' precision, lengths and batch.
 
     Two epochs of a batch each, as the first step of a warm-up moves nothing.
     """
@@ -352,11 +353,11 @@ def test_a_setting_trains_from_a_real_schema(work: Path, monkeypatch: pytest.Mon
     split, heldout = AUTHORS[setting][1][1:]
     rows = ultrafeedback(20) if split == "train_prefs" else released(20)
     data = data_set("data", **{split: rows[4:], heldout: rows[:4]})
-    made = stage(pairs, monkeypatch, paper.slice("pairs", setting=setting), train={"data": data, "revision": None})
+    made = stage(pairs, monkeypatch, paper.stage_config("pairs", setting=setting), train={"data": data, "revision": None})
     assert (made["pairs"]["train"], made["pairs"]["heldout"]) == (16, 4)
     assert [row["prompt_id"] for row in files.read_rows(f"results/{setting}/data/heldout.jsonl")] == ["0", "1", "2", "3"]
     changes: dict[str, Any] = {"model": start, "revision": None, "method": {"epochs": 2}}
-    manifest = stage(train, monkeypatch, paper.slice("train", setting=setting, run="simpo"), **changes)
+    manifest = stage(train, monkeypatch, paper.stage_config("train", setting=setting, run="simpo"), **changes)
     config = manifest["config"]
     assert (config["precision"], config["method"]["batch_size"], manifest["steps"]) == ("bf16", 128, 2)
     log = files.read_rows(f"results/{setting}/runs/simpo/train.jsonl")
@@ -374,10 +375,10 @@ def test_dpo_reads_a_reference_of_a_hub_id_and_revision(work: Path, monkeypatch:
     start = start_model("llama3_instruct", "start")
     shutil.copytree(start, in_the_cache(work / "hub", name, revision), dirs_exist_ok=True)
     data = data_set("data", train=released(20)[4:], test=released(4))
-    stage(pairs, monkeypatch, paper.slice("pairs", setting="llama3_instruct"), train={"data": data, "revision": None})
+    stage(pairs, monkeypatch, paper.stage_config("pairs", setting="llama3_instruct"), train={"data": data, "revision": None})
     named = {"model": name, "revision": revision}
-    stage(reference, monkeypatch, paper.slice("reference", setting="llama3_instruct"), micro_batch=8, **named)
-    stage(train, monkeypatch, paper.slice("train", setting="llama3_instruct", run="dpo"), model=start, revision=None)
+    stage(reference, monkeypatch, paper.stage_config("reference", setting="llama3_instruct"), micro_batch=8, **named)
+    stage(train, monkeypatch, paper.stage_config("train", setting="llama3_instruct", run="dpo"), model=start, revision=None)
     assert files.read_rows("results/llama3_instruct/runs/dpo/train.jsonl")[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)
     with pytest.raises(UserError, match="model org/tiny-llama at revision 89ab.* cannot be loaded"):
         models.load_tokenizer(name, "89abcdef" * 5)
@@ -390,7 +391,7 @@ def test_sft_reads_ultrachat(work: Path, monkeypatch: pytest.MonkeyPatch, paper:
     start = start_model("llama3_instruct", "start")
     data = data_set("chats", train_sft=ultrachat(12), test_sft=ultrachat(2))
     changes: dict[str, Any] = {"model": start, "revision": None, "data": {"data": data, "revision": None}}
-    manifest = stage(sft, monkeypatch, paper.slice("sft", setting="llama3_base"), micro_batch=1, **changes)
+    manifest = stage(sft, monkeypatch, paper.stage_config("sft", setting="llama3_base"), micro_batch=1, **changes)
     assert (manifest["conversations"], manifest["steps"]) == (12, 1)
     tokenizer = models.load_tokenizer(start)
     texts = [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in ultrachat(12)]
@@ -453,5 +454,5 @@ def test_a_question_is_asked_as_the_model_was_trained(paper: Plan, setting: str)
     tokens = question_tokens([{"role": "user", "content": "w1 w2"}], tokenizer, empty_system=given.pairs.empty_system)
     header = "" if setting == "mistral_instruct" else around[2]
     assert tokens == tokenizer(around[0] + "w1 w2" + around[1] + header, add_special_tokens=False)["input_ids"]
-    slice_ = OmegaConf.create(paper._slice("answer", setting=setting, run="simpo")[1])
-    assert (slice_.empty_system, list(slice_.stop_token_ids)) == (given.pairs.empty_system, given.stop_token_ids)
+    composed = OmegaConf.create(paper.composed("answer", setting=setting, run="simpo")[1])
+    assert (composed.empty_system, list(composed.stop_token_ids)) == (given.pairs.empty_system, given.stop_token_ids)

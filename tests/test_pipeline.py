@@ -21,9 +21,9 @@ from checkout import copy_to
 from omegaconf import OmegaConf
 from test_report_page import check_report
 
+from analysis.inventory import FIGURES, TABLES
 from stages.lib import files, models
 from stages.lib.engine import seed_of, start_engine
-from stages.plan.config import FIGURES, TABLES
 
 TABLE = "results/table4.csv"
 SCALE = ("--config", "scale=smoke")

@@ -370,7 +370,7 @@ def test_score_says_one_sentence_of_a_file_with_another_types_value(tmp_path: Pa
 @needed("arena_hard")
 def test_the_worlds_files_have_the_benchmarks_own_keys(tmp_path: Path) -> None:
     """Each file of the world has every key that the published file of its kind has, but for when and by what a row was made."""
-    from stages.plan.config import Plan
+    from stages.plan import Plan
 
     make_world(Plan("smoke").base.world, tmp_path)
     own = {"tstamp", "dataset", "reference"}

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 from checkout import ROOT, copy_to
 
-from stages.plan.config import CONTROL_PROMPTS, Plan
+from stages.plan import Plan
+from stages.plan.stage_configs import CONTROL_PROMPTS
 
 README = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent

@@ -22,7 +22,7 @@ from stages.mini import report
 from stages.mini.oracle import Oracle, load_oracle
 from stages.mini.world import make_world
 from stages.mini.writers import Writer, write
-from stages.plan.config import compose_config
+from stages.plan.compose import compose_config
 
 PLAIN = Writer(0, 0, 0, 0, 0, 0)
 WORLD, SETTING = "results/worlds/smoke", "results/smoke"

@@ -17,7 +17,8 @@ import pytest
 from checkout import ROOT, copy_to
 
 from stages.lib import files
-from stages.plan.config import Plan, stage_of
+from stages.plan import Plan, targets
+from stages.plan.stage_configs import stage_of
 from tests import chromium, folder
 
 SCALE = ("--config", "scale=smoke")
@@ -68,7 +69,7 @@ def check_report(tree: Path, *targets: str) -> None:
 
 def manifests(plan: Plan, stage: str, **where: str) -> Iterator[str]:
     """Those of all stages before a stage."""
-    for path in plan.made(stage, **where):
+    for path in plan.upstream_manifests(stage, **where):
         before, place = stage_of(path)
         yield path
         yield from manifests(plan, before, **place)
@@ -79,8 +80,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``TARGETS``, made from the results of tests/folder.py instead of runs; the stages before those are a manifest each."""
     tree = copy_to(tmp_path_factory.mktemp("report"))
     plan = folder.make(tree / "results", "smoke")
-    for row, benchmark, stage in product(plan.rows(), plan.benchmarks, ("answer", "judge", "loglik", "score")):
-        for path in manifests(plan, stage, setting=row.setting, run=row.run, benchmark=benchmark):
+    for row, benchmark, stage in product(targets.rows(plan), plan.benchmarks, ("answer", "judge", "loglik", "score")):
+        for path in manifests(plan, stage, setting=row.setting, run=row.run, **({"benchmark": benchmark} if stage == "score" else {})):
             if not (tree / path).exists():
                 files.write_json(tree / path, {"config": {"stage": path}, "inputs": {}, "outputs": {}})
     for target in TARGETS:

@@ -27,7 +27,7 @@ from stages.mini.oracle import load_oracle
 from stages.mini.server import answer_to, completion, readers, template_reader
 from stages.mini.world import make_world, model_answer
 from stages.mini.writers import Writer, write
-from stages.plan.config import compose_config
+from stages.plan.compose import compose_config
 
 TEMPERAMENT = {"sharpness": 0.6, "length_bias": 0.4, "position_bias": 0.3, "noise": 0.8, "seed": 0}
 OTHERS = {"tie": 0.2, "strong": 2.0, "silence": 0.3}

@@ -27,6 +27,7 @@ from stages.judging import VERSIONS
 from stages.lib import files
 from stages.lib.errors import UserError
 from stages.mini.report import padded_win_rates
+from stages.plan import targets
 
 ROOT = Path(__file__).parent.parent
 
@@ -223,7 +224,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished paper scale of two settings, by the paper's protocol: no figure in it is real."""
     results = tmp_path_factory.mktemp("paper") / "results"
     plan = make(results, "paper", settings=["mistral_base", "gemma2_it"], sweeps=[])
-    for row in plan.rows():
+    for row in targets.rows(plan):
         for benchmark, baseline in (("alpacaeval2", "gpt4_1106_preview"), ("arena_hard", "gpt-4-0314"), ("mt_bench", None)):
             path = results / row.setting / f"runs/{row.run}/eval/{benchmark}/scores.json"
             edit(path, judge="gpt-4-1106-preview", **({"baseline": baseline} if baseline else {}))

@@ -20,8 +20,9 @@ from transformers import TrainerCallback, TrainingArguments
 from stages import reference, train
 from stages.lib import files
 from stages.lib.errors import NotFinite, UserError
-from stages.plan.config import Plan
-from stages.plan.schema import Method, plain
+from stages.plan import Plan
+from stages.plan.schema import Method
+from stages.plan.values import plain
 from stages.preference import objectives, refcache
 from stages.preference.data import mismatched, tokenize_pairs
 from stages.preference.objectives import Losses, Sums, dpo, kto, simpo

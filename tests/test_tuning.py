@@ -14,13 +14,14 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
+from analysis import inventory
 from analysis.study import command_line
 from analysis.tables import tuning
 from stages import run as front_door
 from stages.lib import files
 from stages.lib.errors import UserError
-from stages.plan import config as bridge
-from stages.plan.config import CONF, Plan, sweep
+from stages.plan import Plan, compose, planning, targets
+from stages.plan.compose import CONF, sweep
 
 
 @pytest.fixture
@@ -79,27 +80,27 @@ def test_the_figures_sweeps_are_as_wide_as_the_figures_need(plan: Plan) -> None:
 
 def test_a_smaller_scale_has_what_it_can_be_made_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Plan: a sweep is of the scale's settings; paper goes without what the scale has no runs for, and says so; the rest of it stays."""
-    assert not any(map(Plan("mini").lacks, bridge.ABOUT))
+    assert not any(inventory.lacks(Plan("mini"), name) for name in inventory.ABOUT)
     less = Plan("mini")
     less.scale |= {"settings": ["mini_base"], "methods": ["sft", "dpo"], "ablations": []}
     assert less.sweeps["gamma"] == less.sweeps["beta_dpo"] == []
     assert {trial.setting for trial in less.sweeps["seeds"]} == {"mini_base"}
-    left = {name for name in bridge.ABOUT if less.lacks(name)}
+    left = {name for name in inventory.ABOUT if inventory.lacks(less, name)}
     assert left == {"table5", "fig2_length", "fig3_gamma", "fig4_dpo", "fig5_beta"}
-    assert {PurePosixPath(path).stem for path in {*Plan("mini").paper()} - {*less.paper()}} == left
-    assert "results/table5.csv" not in less.targets() and "results/table4.csv" in less.targets()
-    assert less.lacks("fig5_beta") == ["beta_dpo", "beta_simpo"]
+    assert {PurePosixPath(path).stem for path in {*inventory.paper(Plan("mini"))} - {*inventory.paper(less)}} == left
+    assert "results/table5.csv" not in inventory.targets(less) and "results/table4.csv" in inventory.targets(less)
+    assert inventory.lacks(less, "fig5_beta") == ["beta_dpo", "beta_simpo"]
 
-    monkeypatch.setattr(bridge, "Plan", lambda scale: less)
+    monkeypatch.setattr(planning, "Plan", lambda scale: less)
     monkeypatch.setattr(less, "write", lambda named: None)
-    bridge.plan("mini", ["snakemake", "paper"])
+    planning.plan("mini", ["snakemake", "paper"])
     assert "paper goes without fig4_dpo: scale mini has no runs of simpo\n" in capsys.readouterr().err
-    bridge.plan("mini", ["snakemake", "results/table4.csv"])
+    planning.plan("mini", ["snakemake", "results/table4.csv"])
     assert capsys.readouterr().err == ""
 
     wrong = Plan("mini")
     wrong.scale["settings"] = ["mini_base"]
-    monkeypatch.setattr(bridge, "sweep", lambda name: {"setting": ["mini_bas"], "method": ["dpo"], "seed": [1]})
+    monkeypatch.setattr(compose, "sweep", lambda name: {"setting": ["mini_bas"], "method": ["dpo"], "seed": [1]})
     with pytest.raises(UserError, match="conf/sweep/mini/gamma.yaml, in mini_bas: .*did you mean 'mini_base'"):
         wrong.sweeps  # noqa: B018
 
@@ -107,12 +108,12 @@ def test_a_smaller_scale_has_what_it_can_be_made_of(capsys: pytest.CaptureFixtur
 def test_several_seeds_repeat_what_depends_on_them(plan: Plan) -> None:
     """conf/scale, ``seeds``: each training of the tables once a seed, under its name; SFT, whose model none of them trains, once."""
     plan.scale["seeds"] = [0, 1, 42]
-    rows = [row for row in plan.rows("methods") if row.setting == "mini_base" and row.method in ("sft", "dpo")]
+    rows = [row for row in targets.rows(plan, "methods") if row.setting == "mini_base" and row.method in ("sft", "dpo")]
     assert [(row.run, row.seed) for row in rows] == [("sft", 42), ("dpo+seed=0", 0), ("dpo+seed=1", 1), ("dpo", 42)]
     assert plan.run("mini_base", "dpo+seed=1").seed == 1
-    assert len(plan.runs()) == 2 * (1 + 3 * 11)
-    _, reported = plan._slice("report")
-    assert [(setting, run) for setting, runs in reported["runs"].items() for run in runs] == plan.runs()
+    assert len(targets.runs(plan)) == 2 * (1 + 3 * 11)
+    _, reported = plan.composed("report")
+    assert [(setting, run) for setting, runs in reported["runs"].items() for run in runs] == targets.runs(plan)
 
 
 # -- the front door -------------------------------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ def snakemake_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_both_doors_name_the_same_runs_and_ask_for_their_trainings_alone(snakemake_gets: Any, plan: Plan, arguments: list[str]) -> None:
     """Hydra's multirun and Plan.trials, with -m and without."""
     plan.scale["methods"], plan.scale["ablations"] = [arguments[-1].partition("/")[2]], []
-    wanted = plan.trainings(trial[:2] for trial in plan.trials)
+    wanted = targets.trainings(trial[:2] for trial in plan.trials)
     got = snakemake_gets(*arguments, "setting=mini_base,mini_instruct")
     assert sorted(got) == sorted([*wanted, "scale=mini"])
     assert len(wanted) == 12
@@ -154,7 +155,7 @@ def test_both_doors_name_the_same_runs_and_ask_for_their_trainings_alone(snakema
 def test_both_doors_name_the_same_runs_of_a_figure_s_sweep(snakemake_gets: Any, plan: Plan, name: str) -> None:
     """Hydra's multirun and Plan.sweeps; the sweep names its settings itself, and its runs are evaluated."""
     got = snakemake_gets(f"+sweep=mini/{name}")
-    assert sorted(got) == sorted([*plan.scores([trial[:2] for trial in plan.sweeps[name]]), "scale=mini"])
+    assert sorted(got) == sorted([*targets.scores(plan, [trial[:2] for trial in plan.sweeps[name]]), "scale=mini"])
 
 
 def test_the_command_line_s_value_takes_the_place_of_the_sweep_s(snakemake_gets: Any) -> None:
@@ -186,10 +187,10 @@ def test_two_sweeps_in_one_call_are_an_error_and_not_two_default_runs(snakemake_
 
 
 def test_trials_are_planned_where_their_table_is_asked_for_and_only_there(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plan.write: for another target the figures' sweeps alone are read; for this one every training has its slice, no evaluation has."""
+    """Plan.write: for another target the figures' sweeps alone are read; for this one every training is written, no evaluation is."""
     figures = {f"mini/{name}" for name in plan.scale["sweeps"]}
     with monkeypatch.context() as patch:
-        patch.setattr(bridge, "sweep", lambda name: sweep(name) if name in figures else pytest.fail(f"{name} was read"))
+        patch.setattr(compose, "sweep", lambda name: sweep(name) if name in figures else pytest.fail(f"{name} was read"))
         plan.write(["results/table4.csv"])
     assert not Path("results/tuning.yaml").exists()
     plan.scale["methods"], plan.scale["ablations"] = ["sft", "dpo"], ["simpo"]
@@ -222,10 +223,10 @@ def test_trials_are_planned_where_their_table_is_asked_for_and_only_there(plan: 
 def test_a_mistake_in_a_sweep_is_an_error_that_names_the_file_and_the_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, message: str
 ) -> None:
-    """Plan.trials and sweep of stages/plan/config.py."""
+    """targets.trials and compose.sweep."""
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)
-    monkeypatch.setattr(bridge, "CONF", conf)
+    monkeypatch.setattr(compose, "CONF", conf)
     path = conf / "sweep/mini/dpo.yaml"
     assert path.read_text().count(old) == 1
     path.write_text(path.read_text().replace(old, new))
@@ -234,7 +235,7 @@ def test_a_mistake_in_a_sweep_is_an_error_that_names_the_file_and_the_key(
 
 
 def test_a_scale_without_sweeps_says_where_they_would_be(plan: Plan) -> None:
-    """Plan.trials: no empty table."""
+    """targets.trials: no empty table."""
     plan.scale["methods"], plan.scale["ablations"] = ["sft"], []
     with pytest.raises(UserError, match=r"scale mini has no trials: write conf/sweep/mini/<method>\.yaml"):
         _ = plan.trials

@@ -19,7 +19,7 @@ from analysis import study as shared
 from analysis.study import METHODS, Study, Table, name_of
 from stages.lib import files
 from stages.lib.errors import UserError
-from stages.plan.config import CONF, ROOT, sweep
+from stages.plan.compose import CONF, ROOT, sweep
 
 OBJECTIVES = ROOT / "stages/preference/objectives.py"
 FIRST = ("learning_rate", "batch_size", "epochs")  # of a method's own values, before its hyperparameters

@@ -28,7 +28,7 @@ from stages.benchmarks.rows import Row, read_rows
 from stages.judging import client
 from stages.judging.cache import stored
 from stages.lib.errors import UserError
-from stages.plan.schema import check_knobs
+from stages.plan.knobs import check_knobs
 
 Work = Callable[..., list[Row]]  # the judgments by an ``ask``, its one argument
 

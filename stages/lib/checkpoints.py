@@ -27,7 +27,7 @@ from omegaconf import DictConfig
 
 from stages.lib import files
 from stages.lib.errors import UserError
-from stages.plan.schema import plain
+from stages.plan.values import plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer

@@ -32,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from stages.lib.errors import UserError
-from stages.plan.schema import read_knobs
+from stages.plan.knobs import read_knobs
 
 Row = dict[str, Any]
 MANIFEST = "manifest.json"
@@ -188,7 +188,7 @@ def whole_characters(value: Any) -> Any:
 def again(path: str | Path) -> str:
     """The end of an error's sentence: the command that makes a file of ours again, or the advice to replace a file of the user's.
 
-    A stage's manifest stands for its files (stages/plan/config.py); the files of an evaluation are outputs of their own.
+    A stage's manifest stands for its files (stages/plan/stage_configs.py); the files of an evaluation are outputs of their own.
     """
     folder = made_in(path)
     if folder is None and not _evaluated(path):
@@ -225,7 +225,7 @@ def stage_config(docstring: str | None, *, writes: bool = True, dry: str | None 
     """
     parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--config", required=True, type=Path, help="the stage's slice of the configuration, written by stages/plan/config.py"
+        "--config", required=True, type=Path, help="the stage's configuration, written by stages/plan"
     )
     parser.add_argument("--runtime", nargs="*", default=[], metavar="KEY=VALUE", help="what changes the speed and never the result")
     if dry:

@@ -21,7 +21,7 @@ from stages.benchmarks.alpacaeval2 import is_swapped
 from stages.lib import files
 from stages.mini.oracle import Oracle, load_oracle
 from stages.mini.raters import judge_log_odds
-from stages.plan.schema import plain
+from stages.plan.values import plain
 
 Rows = list[dict[str, Any]]
 

@@ -47,7 +47,7 @@ from stages.lib.errors import UserError
 from stages.mini.language import words
 from stages.mini.oracle import Oracle, load_oracle
 from stages.mini.writers import Writer, write
-from stages.plan.schema import plain
+from stages.plan.values import plain
 
 START = "sft"
 Row = dict[str, Any]

@@ -29,7 +29,7 @@ from stages.lib import files
 from stages.lib.errors import UserError
 from stages.mini import raters
 from stages.mini.oracle import Oracle, load_oracle
-from stages.plan.schema import plain
+from stages.plan.values import plain
 
 FIRST, SECOND = "m", "M"  # the identifiers in AlpacaEval's prompt
 CANNOT_TELL = {"?": 0.0}

@@ -1,4 +1,4 @@
-"""Names of runs: ``simpo``, ``dpo``, ``simpo+beta=2.5+gamma=0.75``, ``simpo+seed=1``.
+"""Names of runs: ``simpo``, ``dpo``, ``simpo+beta=2.5+gamma=0.75``, ``simpo+seed=1``, and what may vary between runs of a method.
 
 A name is the method and what differs from its default in that setting, sorted by key, numbers in their shortest decimal
 form. One run has one name and one name one run: ``decode(encode(x)) == x``, and a name that is not canonical is an error.
@@ -9,12 +9,59 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
 
 from stages.lib.errors import UserError
+from stages.plan.check import check_kind, check_range, kind_of, validate_method
+from stages.plan.schema import FIXED_KEYS
+from stages.plan.values import nearest, plain
 
 Value = bool | int | float | str
 _METHOD = re.compile(r"[a-z][a-z0-9_]*")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+
+
+class Run(NamedTuple):
+    """What a run has of its own; the rest is its setting's."""
+
+    method: DictConfig
+    seed: int
+
+
+def canonical(name: str, method: DictConfig, seed: int, overrides: Mapping[str, Value]) -> str:
+    """The canonical name of a run, which leaves out what is the default in its setting.
+
+    UserError where a run of the method cannot vary a key, and where a value has the wrong type or is out of range.
+
+    name: the method's, as the run's name begins
+    method, seed: the method's values in the run's setting, and the configuration's seed: what a name leaves out
+    overrides: the values of the run, by key
+    """
+    defaults = {key: _default_of(name, method, seed, key) for key in overrides}
+    for key, value in overrides.items():
+        check_kind(key if key == "seed" else f"method.{key}", value, kind_of(method, key))
+    different = {key: value for key, value in overrides.items() if defaults[key] != value}
+    with_values(method, seed, different)
+    return encode(name, different)
+
+
+def with_values(method: DictConfig, seed: int, overrides: Mapping[str, Value]) -> Run:
+    """The run that has ``overrides`` in the place of these defaults; UserError where a value is out of range."""
+    if changed := {key: value for key, value in overrides.items() if key != "seed"}:
+        method = validate_method(OmegaConf.create(plain(method) | changed))
+    return Run(method, check_range("seed", overrides.get("seed", seed)))
+
+
+def _default_of(name: str, method: DictConfig, seed: int, key: str) -> Any:
+    """The value of a key that the run's name leaves out; UserError where a run of the method cannot vary the key."""
+    if key == "seed":
+        return seed
+    varying = [str(k) for k in method if k not in FIXED_KEYS and method[k] is not None]
+    if key not in varying:
+        raise UserError(f"{key}: a run of {name} cannot vary it{nearest(key, [*varying, 'seed'])}")
+    return method[key]
 
 
 def encode(method: str, overrides: Mapping[str, Value]) -> str:

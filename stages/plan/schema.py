@@ -1,24 +1,18 @@
-"""The typed schema of conf/: every key, its type and range. An unknown key is an error that names the nearest known one."""
+"""The typed schema of conf/: every key, its type and range."""
 
 from __future__ import annotations
 
 import ast
-import difflib
-import json
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args, get_type_hints
+from typing import Any, NamedTuple
 
-import yaml
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING
 
-from stages.judging import VERSIONS
 from stages.lib.errors import UserError
+from stages.plan.values import nearest, shown
 
 OBJECTIVES = Path(__file__).resolve().parents[1] / "preference/objectives.py"
 
@@ -497,7 +491,6 @@ FIXED_KEYS = ("name", "objective", "reference", "mismatched", *MODEL_KEYS)
 # The keys of every method that trains, and what they hold.
 TRAINED = {"learning_rate": Kind(float), "epochs": Kind(int), "batch_size": Kind(int)}
 SEARCHES = ("sample", "width_1_beam")
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 # Allowed ranges: (lowest, is it allowed itself, highest). Values outside stop before anything runs.
 RANGES: dict[str, tuple[float, bool, float]] = {
@@ -539,245 +532,10 @@ RANGES: dict[str, tuple[float, bool, float]] = {
 }
 
 
-def check_kind(where: str, value: Any, kind: Kind) -> Any:
-    """``value``, if it is of the kind that the key ``where`` has; UserError otherwise."""
-    if not kind.holds(value):
-        raise UserError(f"{where}={shown(value)}: expected {kind.expected}")
-    return value
-
-
-def shown(value: Any) -> str:
-    """A value as the command line spells it; in quotes a text that would be read as something else without them."""
-    if isinstance(value, str) and re.match(r"[^\W\d]", value) and value not in ("true", "false", "null"):
-        return value
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return json.dumps(value, separators=(",", ":"), default=str)
-
-
-def kind_of(method: Mapping[Any, Any], key: str) -> Kind:
-    """The kind of a key that a run of a validated ``method`` may vary; that of its default where objectives.py has no annotation for it."""
-    if key == "seed":
-        return Kind(int)
-    if key in TRAINED:
-        return TRAINED[key]
-    kind = objective_kinds(method["objective"])[key]
-    return kind if kind.type else Kind(type(method[key]))
-
-
-def validate(config: DictConfig) -> DictConfig:
-    """``config`` against the schema and the ranges; UserError names the key, what is wrong and the nearest key."""
-    given = _resolved(config)
-    if "runtime" not in given:
-        raise UserError("runtime is missing; give it in a file of conf/scale")
-    runtime = check_runtime(given["runtime"])
-    _check_tuned(_mapping("setting", given["setting"]).get("tuned"))
-    container = _merge(Config, given | {"method": {"name": "", "objective": None}})  # first: a method takes values of the rest
-    method = validate_method(config.method)
-    for where, value in leaves(container):
-        check_range(where, value)
-        if where.endswith(".search") and value not in SEARCHES:
-            raise UserError(f"{where}={value}: expected {' or '.join(SEARCHES)}")
-    for name, benchmark in container["benchmarks"].items():
-        protocol, version = benchmark["protocol"], benchmark["version"]
-        if protocol not in VERSIONS:
-            raise UserError(f"benchmarks.{name}.protocol={protocol}: no such protocol in stages/judging{nearest(protocol, VERSIONS)}")
-        if version != VERSIONS[protocol]:
-            raise UserError(f"benchmarks.{name}.version={version!r}: stages/judging has {protocol} as {VERSIONS[protocol]!r} and no other")
-    return OmegaConf.create(container | {"method": method, "runtime": runtime})
-
-
-def validate_scale(config: DictConfig) -> dict[str, Any]:
-    """A scale against the schema and the ranges, likewise."""
-    scale = _merge(Scale, _resolved(config), "scale.")
-    for where, value in leaves(scale):
-        check_range(f"scale.{where}", value)
-    for key in ("settings", "methods", "seeds"):
-        if not scale[key]:
-            raise UserError(f"scale.{key} is empty: expected at least one")
-    return scale
-
-
-def validate_method(config: DictConfig) -> DictConfig:
-    """A method against the schema, its objective's parameters and the ranges; likewise."""
-    if missing := sorted(OmegaConf.missing_keys(config)):
-        raise UserError(f"method.{missing[0].removeprefix('method.')} is missing; give it in a file of conf/method")
-    method = _resolved(config)
-    known = {f.name for f in fields(Method)}
-    hyperparameters = {key: value for key, value in method.items() if key not in known}
-    kinds = objective_kinds(method["objective"]) if method.get("objective") else {}
-    for key in hyperparameters:
-        if key not in kinds:
-            raise UserError(f"method.{key}: objective {method.get('objective')!r} has no such parameter{nearest(key, [*known, *kinds])}")
-    for key, kind in (kinds | TRAINED if kinds else kinds).items():
-        if key not in method:
-            raise UserError(f"conf/method/{method['name']}.yaml lacks {key!r}, which objective {method['objective']!r} needs")
-        check_kind(f"method.{key}", method[key], kind)
-    container = _merge(Method, {key: value for key, value in method.items() if key in known}, "method.") | hyperparameters
-    if container["reference"] not in (None, "cached", "live"):
-        raise UserError(f"method.reference={container['reference']}: expected null, cached or live")
-    _check_model(container)
-    for key, value in container.items():
-        check_range(f"method.{key}", value)
-    return OmegaConf.create(container)
-
-
-def _check_tuned(tuned: Any) -> None:
-    """The values that a setting has for its methods; a key that is a parameter of no objective is its method's to refuse."""
-    kinds: dict[str, set[Kind]] = {key: {kind} for key, kind in TRAINED.items()}
-    for parameters in _objectives().values():
-        for key, kind in parameters.items():
-            kinds.setdefault(key, set()).add(kind)
-    for method, values in _mapping("setting.tuned", tuned).items():
-        for key, value in _mapping(f"setting.tuned.{method}", values).items():
-            if len(found := kinds.get(key, set())) == 1:
-                check_kind(f"setting.tuned.{method}.{key}", value, *found)
-
-
-# -- runtime knobs --------------------------------------------------------------------------------------------------------
-
-
-def knobs_of(stage: str) -> dict[str, Field[Any]]:
-    """The knobs of a stage by name; none where the stage has none."""
-    stage = SAME_KNOBS.get(stage, stage)
-    holders = {name: get_args(hint)[0] for name, hint in get_type_hints(Runtime).items()}
-    return {knob.name: knob for knob in fields(holders[stage])} if stage in holders else {}
-
-
-def needed_knobs(stage: str) -> list[str]:
-    """The knobs that a stage cannot start without."""
-    return [name for name, knob in knobs_of(stage).items() if knob.default == MISSING]
-
-
-def check_runtime(given: Any) -> dict[str, dict[str, Any]]:
-    """``runtime`` of the configuration, as it is given; UserError names what no stage has, what is missing and what is out of range."""
-    known = [f.name for f in fields(Runtime)]
-    for stage, knobs in _mapping("runtime", given).items():
-        if stage not in known:
-            near = difflib.get_close_matches(str(stage), known, n=1, cutoff=0.75)
-            meant = f"did you mean {near[0]!r}? " if near else ""
-            raise UserError(f"runtime.{stage}: nothing of that name has runtime knobs; {meant}known are: {', '.join(known)}")
-        check_knobs(stage, _mapping(f"runtime.{stage}", knobs), f"runtime.{stage}.")
-    return {stage: dict(knobs) for stage, knobs in given.items()}
-
-
-def check_knobs(stage: str, given: Mapping[str, Any], where: str = "--runtime ") -> dict[str, Any]:
-    """The knobs given to a stage; UserError with all that is wrong. ``where``: what stands before a knob's name in the sentence."""
-    known, wrong = knobs_of(stage), []
-    for key, value in given.items():
-        if key not in known:
-            meant = nearest(key, known) if known else "; it has none"
-            wrong.append(f"{where}{key}: {stage} has no such runtime knob{meant}")
-        elif not _fits(known[key], value):
-            wrong.append(f"{where}{key}={shown(value)}: expected {_expected(known[key])}")
-    missing = [key for key in needed_knobs(stage) if key not in given]
-    wrong += [f"{where}{key}=… is missing: expected {_expected(known[key])}" for key in missing]
-    if wrong:
-        raise UserError("; ".join(wrong))
-    return dict(given)
-
-
-def read_knobs(stage: str | None, texts: Sequence[str]) -> dict[str, Any]:
-    """The knobs of a stage's own command line, KEY=VALUE each. ``stage``: None where the stage is not known, and anything goes."""
-    given: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"--runtime {text}: expected KEY=VALUE")
-        given[key] = value_of(value)
-    return given if stage is None else check_knobs(stage, given)
-
-
-def _fits(knob: Field[Any], value: Any) -> bool:
-    least, most, multiple = (knob.metadata[key] for key in ("least", "most", "multiple"))
-    return _kind_of_knob(knob).holds(value) and least <= value <= most and not (multiple and value % multiple)
-
-
-def _expected(knob: Field[Any]) -> str:
-    bounds = knob.metadata
-    most = f" and at most {bounds['most']:g}" if bounds["most"] < math.inf else ""
-    multiple = f" and a multiple of {bounds['multiple']}" if bounds["multiple"] else ""
-    return f"{_kind_of_knob(knob).expected}, at least {bounds['least']:g}{most}{multiple} ({bounds['doc']})"
-
-
-def _kind_of_knob(knob: Field[Any]) -> Kind:
-    return Kind(TYPES[str(knob.type).partition(" ")[0]])
-
-
-def _mapping(where: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise UserError(f"{where}={shown(value)}: expected keys with values")
-    return value
-
-
-def _check_model(method: dict[str, Any]) -> None:
-    """What a method without an objective evaluates; UserError where it says how to train it, or where no such model can be."""
-    given = [key for key, value in method.items() if value not in (None, False)]
-    if method["objective"] is None:
-        wrong, why = [key for key in given if key not in ("name", *MODEL_KEYS)], "it has no objective, and trains nothing"
-    else:
-        wrong, why = [key for key in given if key in MODEL_KEYS], "it has an objective, and trains the setting's start model"
-    if wrong:
-        raise UserError(f"method.{wrong[0]}: leave it out of method {method['name']}: {why}")
-    model, revision = method["model"], method["revision"]
-    if model is None:
-        if alone := [key for key in MODEL_KEYS if key in given]:
-            raise UserError(f"method.{alone[0]}: there is no method.model that it could be of")
-    elif not model.startswith("results/") and not Path(model).is_dir():  # what lies below results/ may be yet to be made
-        if model.startswith((".", "/", "~")) or not HUB_ID.fullmatch(model):
-            raise UserError(f"method.model={model}: no such folder; give one that exists, or a hub id with its method.revision")
-        if revision is None:
-            raise UserError(f"method.revision: {model} is no folder here, and a hub id needs one: a commit of it, or main")
-
-
-def _merge(schema: type, given: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    try:
-        return plain(OmegaConf.merge(OmegaConf.structured(schema), given))
-    except OmegaConfBaseException as error:
-        where = prefix + (error.full_key or "")
-        siblings = list(getattr(error.object_type, "__dataclass_fields__", ()))
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{where}: {reason}{nearest(where.rpartition('.')[2], siblings) if 'not in' in reason else ''}") from None
-
-
-def _resolved(config: DictConfig) -> dict[str, Any]:
-    """``plain`` of what the user wrote: UserError where a value is missing, or names a key that does not exist."""
-    try:
-        return plain(config)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key or 'conf/'}: {str(error).splitlines()[0]}") from None
-
-
-def check_range(where: str, value: Any) -> Any:
-    """``value``, unless it is no finite number, or RANGES has the key at the end of ``where`` and it lies outside; then a UserError."""
-    key = where.rpartition(".")[2].partition("[")[0]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{where}={value}: expected a finite number")
-    if key in RANGES and isinstance(value, int | float) and not isinstance(value, bool):
-        low, inclusive, high = RANGES[key]
-        if not (low <= value <= high) or (value == low and not inclusive):
-            raise UserError(f"{where}={value}: expected {'at least' if inclusive else 'more than'} {low:g} and at most {high:g}")
-    return value
-
-
-def value_of(text: str) -> Any:
-    """The value that Hydra and YAML read in the text of an override; UserError where it has none by itself."""
-    try:
-        value = OmegaConf.from_dotlist([f"value={text}"]).value
-        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise UserError(f"{text!r} is no value: {str(error).splitlines()[0]}") from None
-
-
-def objective_parameters(objective: str) -> tuple[str, ...]:
-    """The names of an objective's hyperparameters."""
-    return tuple(objective_kinds(objective))
-
-
 def objective_kinds(objective: str) -> dict[str, Kind]:
     """The keyword-only parameters of a function in objectives.py with what their annotations allow, read from its source: planning imports
     no torch."""
-    functions = _objectives()
+    functions = objectives()
     if objective not in functions:
         raise UserError(
             f"method.objective={objective}: no such function in stages/preference/objectives.py{nearest(objective, list(functions))}"
@@ -786,7 +544,7 @@ def objective_kinds(objective: str) -> dict[str, Kind]:
 
 
 @cache
-def _objectives() -> dict[str, dict[str, Kind]]:
+def objectives() -> dict[str, dict[str, Kind]]:
     tree = ast.parse(OBJECTIVES.read_text(encoding="utf-8"))
     functions = (node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"))
     return {
@@ -808,27 +566,3 @@ def _annotated(annotation: ast.expr | None) -> Kind:
         case ast.BinOp(left=kind, op=ast.BitOr(), right=ast.Constant(value=None)):
             return _annotated(kind)._replace(optional=True)
     return Kind()
-
-
-def nearest(key: str, known: Iterable[str]) -> str:
-    """The end of an error's sentence: the known key that ``key`` may have meant, or all that are known."""
-    known = list(known)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are: {', '.join(sorted(known))}" if known else ""
-
-
-def plain(config: Any, *, resolve: bool = True) -> dict[str, Any]:
-    """A configuration as a dict of plain values; an error where a value is missing (``???``). Without ``resolve`` ``${…}`` stays a text."""
-    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve, throw_on_missing=True))
-
-
-def leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything in nested mappings and lists."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from leaves(inner, f"{where}.{key}" if where else str(key))
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            yield from leaves(inner, f"{where}[{number}]")
-    else:
-        yield where, value

@@ -1,0 +1,103 @@
+"""The tables and figures: what each is called, what it reads, and which of them a scale can have. Planning imports it: no torch here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stages.lib import files
+from stages.lib.errors import UserError
+from stages.plan import targets as of
+from stages.plan.values import nearest
+
+if TYPE_CHECKING:
+    from stages.plan import Plan
+
+# A script of analysis/tables or analysis/figures each, and what the report calls it.
+TABLES = {
+    "table1": "Table 1",
+    "table2": "Table 2",
+    "table3": "Table 3",
+    "table4": "Table 4",
+    "table5": "Table 5",
+    "table6": "Table 6",
+    "compare": "Comparison with the paper",
+    "overlap": "Overlap of the data",
+}
+FIGURES = {
+    "fig1_scores": "Figure 1",
+    "fig2_length": "Figure 2",
+    "fig3_gamma": "Figure 3",
+    "fig4_dpo": "Figure 4",
+    "fig5_beta": "Figure 5",
+    "curves": "Training curves",
+}
+LIKELIHOOD = ("sft", "dpo", "simpo", "simpo_no_ln")  # whose log-likelihoods the paper looks at: Table 6, Figures 2 and 4
+# The methods or sweeps of which a scale must have runs, for a table or figure to be about anything; Table 5 looks at ablations alone.
+ABOUT = {
+    "table5": ("simpo",),
+    "fig2_length": ("sft", "simpo", "simpo_no_ln"),
+    "fig3_gamma": ("gamma",),
+    "fig4_dpo": ("dpo", "simpo"),
+    "fig5_beta": ("beta_dpo", "beta_simpo"),
+}
+SWEPT = ("paper", "fig3_gamma", "fig5_beta", "scorecard")  # the targets that draw on sweeps
+EFFICIENCY = "results/efficiency/train_step.json"
+
+
+def needs(plan: Plan, name: str) -> list[str]:
+    """What a script of analysis/ reads, besides results/tables.yaml."""
+    rows, likelihood = of.runs(plan), [row[:2] for row in of.rows(plan) if row.method in LIKELIHOOD]
+    trained = [row[:2] for row in of.rows(plan) if plan.method(row.setting, row.method).objective is not None]
+    match name:
+        case "table1" | "fig1_scores":
+            return of.scores(plan, of.runs(plan, "methods"))
+        case "table4":
+            return of.evaluations(plan, of.runs(plan, "methods"))
+        case "compare":  # Tables 4 to 6 of the paper
+            return of.scores(plan, rows) + of.logliks(likelihood)
+        case "table2":
+            return [of.controls(plan), *plan.upstream_manifests("tables"), *of.scores(plan, rows[:1])]
+        case "table3":
+            return of.trainings(trained)
+        case "table5":
+            return of.evaluations(plan, of.runs(plan, "ablations"))
+        case "table6" | "fig2_length":
+            return of.logliks(likelihood)
+        case "fig3_gamma" | "fig5_beta":
+            runs = [trial[:2] for sweep in ABOUT[name] for trial in plan.sweeps.get(sweep, [])]
+            return of.scores(plan, runs) + of.logliks(runs)
+        case "fig4_dpo":
+            return [*of.logliks(likelihood), EFFICIENCY]
+        case "curves":
+            return of.scores(plan, rows) + of.trainings(trained)
+        case "overlap":
+            data = [f"results/{setting}/data/{files.MANIFEST}" for setting in plan.scale["settings"]]
+            return [*data, *(manifest for manifest in plan.upstream_manifests("tables") if manifest != of.controls(plan))]
+        case "answers":
+            return of.evaluations(plan, rows) + of.logliks(rows)
+        case "scorecard":
+            every = list(dict.fromkeys([*rows, *of.swept(plan)]))
+            return [*of.evaluations(plan, every), *of.logliks(dict.fromkeys([*likelihood, *of.swept(plan)])), EFFICIENCY]
+    raise UserError(f"no script of analysis/ is called {name}{nearest(name, [*TABLES, *FIGURES, 'scorecard', 'answers'])}")
+
+
+def lacks(plan: Plan, name: str) -> list[str]:
+    """The methods and sweeps that the scale would have to have for a table or figure to be made."""
+    if name == "table5":
+        return [f"{wanted} among its ablations" for wanted in ABOUT[name] if wanted not in plan.scale["ablations"]]
+    methods = (*plan.scale["methods"], *plan.scale["ablations"])
+    return [wanted for wanted in ABOUT.get(name, ()) if wanted not in methods and not plan.sweeps.get(wanted)]
+
+
+def targets(plan: Plan) -> list[str]:
+    """What `snakemake` makes where nothing is named."""
+    report = ["results/world_report.json"] if plan.base.world is not None else []
+    tables = [f"results/{name}.csv" for name in ("table2", "table4", "table5") if not lacks(plan, name)]
+    return [*tables, "results/figures/table4.png", *report]
+
+
+def paper(plan: Plan) -> list[str]:
+    """What `snakemake paper` makes: every table and figure that the scale has the runs for."""
+    made = [f"results/{name}.csv" for name in TABLES if not lacks(plan, name)]
+    made += [f"results/figures/{name}.png" for name in FIGURES if not lacks(plan, name)]
+    return list(dict.fromkeys([*targets(plan), *made, "results/scorecard.csv", "results/answers.html"]))

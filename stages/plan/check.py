@@ -1,0 +1,157 @@
+"""Holds values to the schema: types, ranges, and what must stand together. A UserError names the key and what is allowed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stages.judging import VERSIONS
+from stages.lib.errors import UserError
+from stages.plan.knobs import check_runtime
+from stages.plan.schema import MODEL_KEYS, RANGES, SEARCHES, TRAINED, Config, Kind, Method, Scale, objective_kinds, objectives
+from stages.plan.values import leaves, mapping, nearest, plain, shown
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def validate(config: DictConfig) -> DictConfig:
+    """``config`` against the schema and the ranges; UserError names the key, what is wrong and the nearest key."""
+    given = _resolved(config)
+    if "runtime" not in given:
+        raise UserError("runtime is missing; give it in a file of conf/scale")
+    runtime = check_runtime(given["runtime"])
+    _check_tuned(mapping("setting", given["setting"]).get("tuned"))
+    container = _merge(Config, given | {"method": {"name": "", "objective": None}})  # first: a method takes values of the rest
+    method = validate_method(config.method)
+    for where, value in leaves(container):
+        check_range(where, value)
+        if where.endswith(".search") and value not in SEARCHES:
+            raise UserError(f"{where}={value}: expected {' or '.join(SEARCHES)}")
+    for name, benchmark in container["benchmarks"].items():
+        protocol, version = benchmark["protocol"], benchmark["version"]
+        if protocol not in VERSIONS:
+            raise UserError(f"benchmarks.{name}.protocol={protocol}: no such protocol in stages/judging{nearest(protocol, VERSIONS)}")
+        if version != VERSIONS[protocol]:
+            raise UserError(f"benchmarks.{name}.version={version!r}: stages/judging has {protocol} as {VERSIONS[protocol]!r} and no other")
+    return OmegaConf.create(container | {"method": method, "runtime": runtime})
+
+
+def validate_scale(config: DictConfig) -> dict[str, Any]:
+    """A scale against the schema and the ranges, likewise."""
+    scale = _merge(Scale, _resolved(config), "scale.")
+    for where, value in leaves(scale):
+        check_range(f"scale.{where}", value)
+    for key in ("settings", "methods", "seeds"):
+        if not scale[key]:
+            raise UserError(f"scale.{key} is empty: expected at least one")
+    return scale
+
+
+def validate_method(config: DictConfig) -> DictConfig:
+    """A method against the schema, its objective's parameters and the ranges; likewise."""
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise UserError(f"method.{missing[0].removeprefix('method.')} is missing; give it in a file of conf/method")
+    method = _resolved(config)
+    known = {f.name for f in fields(Method)}
+    hyperparameters = {key: value for key, value in method.items() if key not in known}
+    kinds = objective_kinds(method["objective"]) if method.get("objective") else {}
+    for key in hyperparameters:
+        if key not in kinds:
+            raise UserError(f"method.{key}: objective {method.get('objective')!r} has no such parameter{nearest(key, [*known, *kinds])}")
+    for key, kind in (kinds | TRAINED if kinds else kinds).items():
+        if key not in method:
+            raise UserError(f"conf/method/{method['name']}.yaml lacks {key!r}, which objective {method['objective']!r} needs")
+        check_kind(f"method.{key}", method[key], kind)
+    container = _merge(Method, {key: value for key, value in method.items() if key in known}, "method.") | hyperparameters
+    if container["reference"] not in (None, "cached", "live"):
+        raise UserError(f"method.reference={container['reference']}: expected null, cached or live")
+    _check_model(container)
+    for key, value in container.items():
+        check_range(f"method.{key}", value)
+    return OmegaConf.create(container)
+
+
+def _check_tuned(tuned: Any) -> None:
+    """The values that a setting has for its methods; a key that is a parameter of no objective is its method's to refuse."""
+    kinds: dict[str, set[Kind]] = {key: {kind} for key, kind in TRAINED.items()}
+    for parameters in objectives().values():
+        for key, kind in parameters.items():
+            kinds.setdefault(key, set()).add(kind)
+    for method, values in mapping("setting.tuned", tuned).items():
+        for key, value in mapping(f"setting.tuned.{method}", values).items():
+            if len(found := kinds.get(key, set())) == 1:
+                check_kind(f"setting.tuned.{method}.{key}", value, *found)
+
+
+def _check_model(method: dict[str, Any]) -> None:
+    """What a method without an objective evaluates; UserError where it says how to train it, or where no such model can be."""
+    given = [key for key, value in method.items() if value not in (None, False)]
+    if method["objective"] is None:
+        wrong, why = [key for key in given if key not in ("name", *MODEL_KEYS)], "it has no objective, and trains nothing"
+    else:
+        wrong, why = [key for key in given if key in MODEL_KEYS], "it has an objective, and trains the setting's start model"
+    if wrong:
+        raise UserError(f"method.{wrong[0]}: leave it out of method {method['name']}: {why}")
+    model, revision = method["model"], method["revision"]
+    if model is None:
+        if alone := [key for key in MODEL_KEYS if key in given]:
+            raise UserError(f"method.{alone[0]}: there is no method.model that it could be of")
+    elif not model.startswith("results/") and not Path(model).is_dir():  # what lies below results/ may be yet to be made
+        if model.startswith((".", "/", "~")) or not HUB_ID.fullmatch(model):
+            raise UserError(f"method.model={model}: no such folder; give one that exists, or a hub id with its method.revision")
+        if revision is None:
+            raise UserError(f"method.revision: {model} is no folder here, and a hub id needs one: a commit of it, or main")
+
+
+def _merge(schema: type, given: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    try:
+        return plain(OmegaConf.merge(OmegaConf.structured(schema), given))
+    except OmegaConfBaseException as error:
+        where = prefix + (error.full_key or "")
+        siblings = list(getattr(error.object_type, "__dataclass_fields__", ()))
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{where}: {reason}{nearest(where.rpartition('.')[2], siblings) if 'not in' in reason else ''}") from None
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """``plain`` of what the user wrote: UserError where a value is missing, or names a key that does not exist."""
+    try:
+        return plain(config)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or 'conf/'}: {str(error).splitlines()[0]}") from None
+
+
+def check_kind(where: str, value: Any, kind: Kind) -> Any:
+    """``value``, if it is of the kind that the key ``where`` has; UserError otherwise."""
+    if not kind.holds(value):
+        raise UserError(f"{where}={shown(value)}: expected {kind.expected}")
+    return value
+
+
+def kind_of(method: Mapping[Any, Any], key: str) -> Kind:
+    """The kind of a key that a run of a validated ``method`` may vary; that of its default where objectives.py has no annotation for it."""
+    if key == "seed":
+        return Kind(int)
+    if key in TRAINED:
+        return TRAINED[key]
+    kind = objective_kinds(method["objective"])[key]
+    return kind if kind.type else Kind(type(method[key]))
+
+
+def check_range(where: str, value: Any) -> Any:
+    """``value``, unless it is no finite number, or RANGES has the key at the end of ``where`` and it lies outside; then a UserError."""
+    key = where.rpartition(".")[2].partition("[")[0]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}={value}: expected a finite number")
+    if key in RANGES and isinstance(value, int | float) and not isinstance(value, bool):
+        low, inclusive, high = RANGES[key]
+        if not (low <= value <= high) or (value == low and not inclusive):
+            raise UserError(f"{where}={value}: expected {'at least' if inclusive else 'more than'} {low:g} and at most {high:g}")
+    return value

@@ -1,0 +1,168 @@
+"""``plan()``: the bridge from Hydra, which owns values, to Snakemake, which owns files.
+
+``plan(scale)`` composes the scale, and once each of its settings and methods. It writes the *stage configuration* of each stage
+(stage_configs.py), but only when its text changed. A stage configuration is an input of the stage's rule, so that Snakemake makes again
+what a changed value touches and nothing else. Only the Snakefile's main process and ``stages.run`` plan.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from analysis import inventory
+from stages.lib import files
+from stages.lib.errors import UserError
+from stages.plan import compose, run_names, targets
+from stages.plan.check import validate, validate_method, validate_scale
+from stages.plan.knobs import needed_knobs
+from stages.plan.stage_configs import MADE_HERE, VERSIONS, StageConfig, compose_stage, is_ready, stage_of, upstream_manifests
+from stages.plan.values import nearest, plain
+
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class Plan:
+    """The configuration of one scale, composed and checked, and the stage configurations that follow from it."""
+
+    def __init__(self, scale: str | None = None) -> None:
+        self._raw = compose.compose_raw(overrides=[f"scale={scale}"] if scale else [])
+        self._settings: dict[str, DictConfig] = {}
+        self._methods: dict[tuple[str, str], DictConfig] = {}
+        self._composed: dict[tuple[Any, ...], StageConfig] = {}
+        self.scale = validate_scale(self._raw.scale)
+        self.base = self.setting(self.scale["settings"][0])  # for what no setting changes
+        self.benchmarks = list(self.base.benchmarks)
+        self.answered = [name for name in self.benchmarks if self.base.benchmarks[name].answers == name]
+        # What changes the speed and never the result: options of a stage's command, which no rerun depends on.
+        runtime = plain(self.base.runtime)
+        if self.base.judge.budget is not None:
+            runtime.setdefault("judge", {})["budget"] = self.base.judge.budget
+        given = {stage: " ".join(f"{key}={value}" for key, value in knobs.items()) for stage, knobs in runtime.items()}
+        self.knobs = {stage: f"--runtime {given.get(stage, '')}" for stage in VERSIONS}
+        self.efficiency = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in runtime.get("efficiency", {}).items())
+        processes = runtime.get("train", {}).get("processes", 1)
+        # What starts a training: torch's launcher, where it is to be several processes.
+        self.launcher = f"torch.distributed.run --standalone --nproc-per-node {processes} -m " if processes > 1 else ""
+
+    sweeps = cached_property(targets.sweeps)
+    trials = cached_property(targets.trials)
+
+    def setting(self, name: str) -> DictConfig:
+        """The configuration of a setting, with the scale's first method; one that another setting builds on need not be the scale's."""
+        if name not in self._settings:
+            self._raw.setting = compose.part_of_conf("setting", name)
+            self._raw.method = compose.part_of_conf("method", self.scale["methods"][0])
+            self._settings[name] = validate(self._raw)
+        return self._settings[name]
+
+    def method(self, setting: str, name: str) -> DictConfig:
+        """A method with the values that it has in a setting of this scale."""
+        if setting not in (known := self.scale["settings"]):
+            raise UserError(f"setting {setting!r} is not one of scale {self.scale['name']}: {', '.join(known)}{nearest(setting, known)}")
+        if (setting, name) not in self._methods:
+            shared = self.setting(setting)
+            context = OmegaConf.create({"setting": shared.setting, "method": compose.part_of_conf("method", name)})
+            try:
+                self._methods[setting, name] = validate_method(context.method)
+            except UserError as error:
+                raise UserError(f"{error} (conf/method/{name}.yaml, in setting {setting})") from None
+        return self._methods[setting, name]
+
+    def run_name(self, setting: str, method: str, overrides: Mapping[str, run_names.Value]) -> str:
+        """The canonical name of a run of ``method`` in ``setting`` with the values ``overrides``."""
+        return run_names.canonical(method, self.method(setting, method), self.base.seed, overrides)
+
+    def run(self, setting: str, name: str) -> run_names.Run:
+        """A run by its name; UserError where the name is not canonical in this setting, or a value is out of range."""
+        method, overrides = run_names.decode(name)
+        config = self.method(setting, method)  # its own mistakes first
+        try:
+            canonical = self.run_name(setting, method, overrides)
+        except UserError as error:
+            raise UserError(f"{error} (run {name} of {setting})") from None
+        if canonical != name:
+            raise UserError(f"run {name!r} of {setting} is {canonical!r}: the rest is its default; write the latter")
+        return run_names.with_values(config, self.base.seed, overrides)
+
+    def composed(self, stage: str, **where: str) -> StageConfig:
+        """Path and values of a stage's configuration. ``where``: the wildcards of the stage's rule."""
+        if (key := (stage, *sorted(where.items()))) not in self._composed:
+            self._composed[key] = compose_stage(self, stage, **where)
+        return self._composed[key]
+
+    def stage_config(self, stage: str, **where: str) -> str:
+        """The path of a stage's configuration, which is written first where its text changed."""
+        path, values = self.composed(stage, **where)
+        text = yaml.dump({"stage": stage, "version": VERSIONS.get(stage, 1), **values}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        file = Path(path)
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            files.write_text(file, text)
+        return path
+
+    def upstream_manifests(self, stage: str, **where: str) -> list[str]:
+        """The manifests of the stages that make what a stage's configuration names."""
+        return upstream_manifests(self.composed(stage, **where))
+
+    def write(self, named: Iterable[str]) -> None:
+        """Write every stage configuration that the scale's targets need, and that the files ``named`` need: paths of runs, or of tables."""
+        written: set[tuple[Any, ...]] = set()
+
+        def write(stage: str, **where: str) -> None:
+            """Write the configuration of a stage, and of all stages that make what it names."""
+            if (key := (stage, *sorted(where.items()))) not in written:
+                written.add(key)
+                if not self.base.runtime.get(stage) and (needed := needed_knobs(stage)):
+                    raise UserError(f"runtime.{stage} is missing in conf/scale/{self.scale['name']}.yaml: it must give {', '.join(needed)}")
+                self.stage_config(stage, **where)
+                for manifest in self.upstream_manifests(stage, **where):
+                    upstream, by = stage_of(manifest)
+                    write(upstream, **by)
+
+        evaluated, trained = targets.runs(self), list[tuple[str, str]]()
+        for name in named:
+            match PurePosixPath(name).parts:
+                case ("results", "tuning.csv"):
+                    write("tuning")
+                    trained += [trial[:2] for trial in self.trials]
+                case ("results", setting, "runs", run, "manifest.json"):
+                    trained.append((setting, run))
+                case ("results", setting, "runs", run, _, *_):
+                    evaluated.append((setting, run))
+                case (last,) | (*_, last) if PurePosixPath(last).stem in inventory.SWEPT:
+                    evaluated += targets.swept(self)
+        for setting, run in trained:
+            write("train", setting=setting, run=run)
+        for setting, run in evaluated:
+            for stage in ("answer", "judge", "loglik"):
+                write(stage, setting=setting, run=run)
+            for benchmark in self.benchmarks:
+                write("score", setting=setting, run=run, benchmark=benchmark)
+        for setting in self.scale["settings"]:
+            for stage in MADE_HERE:
+                if self.setting(setting).setting[stage] is not None and is_ready(self.setting(setting).setting[stage]):
+                    write(stage, setting=setting)
+        write("tables")
+        write("controls", judge=self.base.judge.name)
+        if self.base.world is not None:
+            write("report")
+
+
+def plan(scale: str | None = None, named: Sequence[str] = ()) -> Plan:
+    """The plan of a scale (``None``: conf/config.yaml's). Its stage configurations are written, and those that the files ``named`` need.
+
+    What ``paper`` among them leaves out is said on standard error.
+    """
+    planned = Plan(scale)
+    planned.write(named)
+    if "paper" in named:
+        for name in inventory.ABOUT:
+            if lacking := inventory.lacks(planned, name):
+                print(f"paper goes without {name}: scale {planned.scale['name']} has no runs of {', '.join(lacking)}", file=sys.stderr)
+    return planned

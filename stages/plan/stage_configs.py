@@ -1,0 +1,291 @@
+"""A stage's part of the configuration, its *stage configuration*: all values that the stage depends on, and no other.
+
+A function a stage: it takes the plan and the wildcards of the stage's rule, and gives the path of the stage configuration and its values.
+What the values name below ``results/`` another stage makes: the first three parts of such a path are that stage's folder, whose
+``manifest.json`` stands for all that the stage made. Anything else is taken as it is (a hub id, a file of the user's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from stages.lib import files
+from stages.lib.errors import UserError
+from stages.plan import targets
+from stages.plan.schema import MODEL_KEYS, Method
+from stages.plan.values import leaves, plain
+
+if TYPE_CHECKING:
+    from stages.plan.planning import Plan
+
+StageConfig = tuple[str, dict[str, Any]]
+
+# A stage whose numbers change without a change of conf/ carries a higher version; it is part of the stage's configuration.
+VERSIONS = {
+    "assets": 1,
+    "world": 3,
+    "calibrate": 1,
+    "pretrain": 1,
+    "sft": 1,
+    "generate": 1,
+    "reward": 2,
+    "annotate": 1,
+    "pairs": 2,
+    "reference": 2,
+    "train": 2,
+    "answer": 1,
+    "judge": 2,
+    "score": 4,
+    "loglik": 1,
+    "controls": 2,
+    "report": 1,
+}
+MADE_HERE = ("pretrain", "sft", "generate", "reward", "annotate")  # the parts of a setting that may be null
+CONTROL_PROMPTS = 50  # of each benchmark: a share of them is known to 7 points
+# Names that conf/ may give and that this version cannot run yet: planning what needs one stops, and says so.
+NOT_READY = {
+    "llm-blender/PairRM": "PairRM",
+    "RLHFlow/ArmoRM-Llama3-8B-v0.1": "ArmoRM",
+}
+
+
+def world(plan: Plan, *, world: str) -> StageConfig:
+    config = plan.base.world
+    if config is None or config.name != world:
+        raise UserError(f"world {world!r}: scale {plan.scale['name']} has {config.name if config else 'none'}")
+    return f"results/worlds/{world}/config.yaml", dict(config)
+
+
+def calibrate(plan: Plan, *, world: str) -> StageConfig:
+    config = plan.base
+    if config.judge.server is None:
+        raise UserError(f"judge {config.judge.name}: only a judge with a server of its own can calibrate world {world}")
+    named = {key: config.world.alpacaeval2[key] for key in ("baseline", "concise", "verbose")}
+    swap_seed = config.benchmarks.alpacaeval2.swap_seed
+    return f"results/calibration/{world}/config.yaml", {**named, "swap_seed": swap_seed, "server": config.judge.server}
+
+
+def assets(plan: Plan, *, benchmark: str) -> StageConfig:
+    return f"results/assets/{benchmark}/config.yaml", {"assets": plan.base.benchmarks[benchmark].assets}
+
+
+def part_of_setting(plan: Plan, *, stage: str, setting: str) -> StageConfig:
+    """The configuration of a stage whose values are a part of the setting."""
+    config = plan.setting(setting)
+    given = config.setting[stage]
+    if given is None:
+        raise UserError(f"conf/setting/{setting}.yaml has {stage}: null, so that results/{setting}/{stage} is nothing that can be made")
+    for key, value in leaves(plain(given)):
+        if value in NOT_READY:
+            raise UserError(f"not ready: {NOT_READY[value]} (conf/setting/{setting}.yaml, {stage}.{key}); README.md, section Paper scale")
+    return f"results/{setting}/{stage}/config.yaml", {"setting": setting, "seed": config.seed, **given}
+
+
+def is_ready(part: DictConfig) -> bool:
+    """Whether a part of a setting names nothing of ``NOT_READY``."""
+    return not any(value in NOT_READY for _, value in leaves(plain(part)))
+
+
+def generate(plan: Plan, *, setting: str) -> StageConfig:
+    path, values = part_of_setting(plan, stage="generate", setting=setting)
+    return path, {**plan.setting(setting).setting.start, **values}
+
+
+def annotate(plan: Plan, *, setting: str) -> StageConfig:
+    path, values = part_of_setting(plan, stage="annotate", setting=setting)
+    return path, {**values, "generations": f"results/{setting}/generate/generations.jsonl"}
+
+
+def pairs(plan: Plan, *, setting: str) -> StageConfig:
+    config = plan.setting(setting)
+    given = {key: config.setting.pairs[key] for key in ("train", "heldout", "heldout_split")}
+    return f"results/{setting}/data/config.yaml", {"seed": config.seed, **given}
+
+
+def _lengths(config: DictConfig) -> dict[str, Any]:
+    """The start model, the pairs, and the lengths and precision with which a model reads them."""
+    given = {key: config.setting.pairs[key] for key in ("max_length", "max_prompt_length", "empty_system")}
+    return {**config.setting.start, "pairs": f"results/{config.setting.name}/data", **given, "precision": config.setting.training.precision}
+
+
+def reference(plan: Plan, *, setting: str) -> StageConfig:
+    return f"results/{setting}/reference/config.yaml", {"setting": setting, **_lengths(plan.setting(setting))}
+
+
+def train(plan: Plan, *, setting: str, run: str) -> StageConfig:
+    config, (method, seed) = plan.setting(setting), plan.run(setting, run)
+    if method.objective is None:
+        raise UserError(f"run {run}: method {method.name} trains nothing; its model is {method.model or f'the start model of {setting}'}")
+    known = {f.name for f in fields(Method)}
+    shared = {key: value for key, value in config.setting.training.items() if key not in ("epochs", "batch_size", "precision")}
+    given = {key: value for key, value in method.items() if key in known and key not in ("reference", *MODEL_KEYS)}
+    hyperparameters = {key: value for key, value in method.items() if key not in known}
+    reference = f"results/{setting}/reference" if method.reference == "cached" else method.reference
+    values = {"setting": setting, "run": run, "seed": seed, **_lengths(config), "reference": reference}
+    return f"results/{setting}/runs/{run}/config.yaml", {**values, "method": {**given, **shared, "hyperparameters": hyperparameters}}
+
+
+def answer(plan: Plan, *, setting: str, run: str) -> StageConfig:
+    config = plan.setting(setting)
+    method = plan.run(setting, run).method
+    model = {"model": f"results/{setting}/runs/{run}/model", "revision": None}
+    if method.objective is None:
+        model = {key: method[key] for key in MODEL_KEYS} if method.model else config.setting.start
+    benchmarks = {
+        name: {**{key: config.benchmarks[name][key] for key in ("protocol", "questions")}, **config.benchmarks[name].answering}
+        for name in plan.answered
+    }
+    shared = {"empty_system": config.setting.pairs.empty_system, "stop_token_ids": config.setting.stop_token_ids}
+    values = {"setting": setting, "run": run, **model, **shared, "benchmarks": benchmarks}
+    return f"results/{setting}/runs/{run}/eval/answer.yaml", values
+
+
+def judge(plan: Plan, *, setting: str, run: str) -> StageConfig:
+    config = plan.setting(setting)
+    folder = f"results/{setting}/runs/{run}/eval"
+    benchmarks = {}
+    for name, benchmark in config.benchmarks.items():
+        given = {key: value for key, value in benchmark.items() if value is not None and key not in ("assets", "gamed", "answering")}
+        paths = {"answers": f"{folder}/{targets.answers(plan, name)}", "judgments": f"{folder}/{targets.judgments(plan, name)}"}
+        benchmarks[name] = given | paths
+    judge = {key: value for key, value in config.judge.items() if key != "budget"}
+    return f"{folder}/judge.yaml", {"setting": setting, "run": run, "benchmarks": benchmarks, "judge": judge}
+
+
+def score(plan: Plan, *, benchmark: str, setting: str, run: str) -> StageConfig:
+    config = plan.base.benchmarks[benchmark]
+    given = {key: config[key] for key in targets.SCORED_WITH.get(config.protocol, ())}
+    values = {"protocol": config.protocol, "protocol_version": config.version, **given}
+    return f"results/{setting}/runs/{run}/eval/{benchmark}/score.yaml", values
+
+
+def loglik(plan: Plan, *, setting: str, run: str) -> StageConfig:
+    folder = f"results/{setting}/runs/{run}"
+    lengths = _lengths(plan.setting(setting))
+    start = {key: lengths.pop(key) for key in MODEL_KEYS}
+    answered = plan.composed("answer", setting=setting, run=run)[1]
+    benchmarks = {
+        name: {
+            "protocol": benchmark["protocol"],
+            "questions": benchmark["questions"],
+            "answers": f"{folder}/eval/{targets.answers(plan, name)}",
+        }
+        for name, benchmark in answered["benchmarks"].items()
+    }
+    model = {key: answered.get(key) for key in MODEL_KEYS}
+    known = {"start": start, "reference": f"results/{setting}/reference"}
+    return f"{folder}/eval/loglik.yaml", {"setting": setting, "run": run, **model, **lengths, **known, "benchmarks": benchmarks}
+
+
+def controls(plan: Plan, *, judge: str) -> StageConfig:
+    """The benchmarks on which controls are judged; the judgments of the tables' first run serve for the agreement of the orders."""
+    if judge != plan.base.judge.name:
+        raise UserError(f"judge {judge!r}: scale {plan.scale['name']} has {plan.base.judge.name}")
+    setting, run = targets.runs(plan, "methods")[0]
+    judged = plan.composed("judge", setting=setting, run=run)[1]
+    benchmarks = {name: value for name, value in judged["benchmarks"].items() if value["protocol"] != "oracle"}
+    return f"results/controls/{judge}/config.yaml", {"prompts": CONTROL_PROMPTS, "benchmarks": benchmarks, "judge": judged["judge"]}
+
+
+def tables(plan: Plan) -> StageConfig:
+    sweeps = {name: [trial._asdict() for trial in trials] for name, trials in plan.sweeps.items()}
+    asked = {key: {name: plan.base.benchmarks[name][key] for name in plan.answered} for key in ("questions", "baseline")}
+    taught = {name: part.data.data if (part := plan.setting(name).setting.sft) is not None else None for name in plan.scale["settings"]}
+    return "results/tables.yaml", {
+        **plan.scale,
+        "benchmarks": plan.benchmarks,
+        "judge": plan.base.judge.model,
+        "controls": str(PurePosixPath(targets.controls(plan)).parent),
+        **asked,
+        "demonstrations": taught,
+        "rows": [row._asdict() for row in targets.rows(plan)],
+        "sweeps": sweeps,
+        "analysis": plan.base.analysis,
+    }
+
+
+def tuning(plan: Plan) -> StageConfig:
+    references = {name: f"results/{name}/reference" for name in plan.scale["settings"]}
+    return "results/tuning.yaml", {"references": references, "trials": [trial._asdict() for trial in plan.trials]}
+
+
+def report(plan: Plan) -> StageConfig:
+    generated = [name for name in plan.scale["settings"] if plan.setting(name).setting.generate is not None]
+    config = {"world": f"results/worlds/{plan.base.world.name}", "gamed": plan.base.benchmarks.alpacaeval2.gamed}
+    runs = {name: [run for setting, run in targets.runs(plan) if setting == name] for name in plan.scale["settings"]}
+    return "results/world_report.yaml", {**config, "runs": runs, "generated": generated}
+
+
+STAGES: dict[str, Callable[..., StageConfig]] = {
+    "assets": assets,
+    "world": world,
+    "calibrate": calibrate,
+    "pretrain": partial(part_of_setting, stage="pretrain"),
+    "sft": partial(part_of_setting, stage="sft"),
+    "generate": generate,
+    "reward": partial(part_of_setting, stage="reward"),
+    "annotate": annotate,
+    "pairs": pairs,
+    "reference": reference,
+    "train": train,
+    "answer": answer,
+    "judge": judge,
+    "score": score,
+    "loglik": loglik,
+    "controls": controls,
+    "tables": tables,
+    "tuning": tuning,
+    "report": report,
+}
+
+
+def compose_stage(plan: Plan, stage: str, **where: str) -> StageConfig:
+    """Path and plain values of a stage's configuration. ``where``: the wildcards of the stage's rule."""
+    path, values = STAGES[stage](plan, **where)
+    return path, _as_plain(values)
+
+
+def upstream_manifests(config: StageConfig) -> list[str]:
+    """The manifests of the stages that make what a stage configuration names."""
+    path, values = config
+    own = str(PurePosixPath(path).parent)
+    named = [PurePosixPath(value) for _, value in leaves(values) if isinstance(value, str) and value.startswith("results/")]
+    folders = {"/".join(path.parts[:3]) for path in named if path.parts[2] != "runs"}
+    # A run's other files are literal inputs of the rules.
+    folders |= {str(path.parent) for path in named if path.parts[2] == "runs" and path.name == "model"}
+    return sorted(f"{folder}/{files.MANIFEST}" for folder in folders if folder != own)
+
+
+def stage_of(path: str) -> tuple[str, dict[str, str]]:
+    """The stage that makes a file below results/, and its rule's wildcards."""
+    match PurePosixPath(path).parts:
+        case ("results", "assets", benchmark, *_):
+            return "assets", {"benchmark": benchmark}
+        case ("results", "worlds", world, *_):
+            return "world", {"world": world}
+        case ("results", "calibration", world, *_):
+            return "calibrate", {"world": world}
+        case ("results", "controls", judge, *_):
+            return "controls", {"judge": judge}
+        case ("results", setting, "runs", run, *_):
+            return "train", {"setting": setting, "run": run}
+        case ("results", setting, "data", *_):
+            return "pairs", {"setting": setting}
+        case ("results", setting, stage, *_) if stage in STAGES:
+            return stage, {"setting": setting}
+    raise UserError(f"{path}: no stage makes such a file")
+
+
+def _as_plain(value: Any) -> Any:
+    """``value`` with its configurations as dicts and lists."""
+    if isinstance(value, DictConfig | ListConfig):
+        return OmegaConf.to_container(value, resolve=True)
+    if isinstance(value, dict):
+        return {key: _as_plain(inner) for key, inner in value.items()}
+    return [_as_plain(inner) for inner in value] if isinstance(value, list) else value

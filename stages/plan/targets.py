@@ -1,0 +1,162 @@
+"""The runs that a scale asks for, and the files of each: rows of the tables, sweeps of the figures, trials of the tuning.
+
+A run is (setting, run name). ``wanted`` below is a list of such runs. Which table or figure reads what stands in analysis/inventory.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import product
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stages.lib import files
+from stages.lib.errors import UserError
+from stages.plan import compose, run_names
+
+if TYPE_CHECKING:
+    from stages.plan.planning import Plan
+
+# Where a protocol's answers and judgments lie, in the folder of a run's benchmark: the benchmarks' own formats.
+ANSWERS = {"alpacaeval2": "model_outputs.json", "arena_hard": "model_answer.jsonl", "mt_bench": "model_answer.jsonl"}
+JUDGMENTS = {
+    "alpacaeval2": "annotations.json",
+    "oracle": "annotations.json",
+    "arena_hard": "model_judgment.jsonl",
+    "mt_bench": "model_judgment.jsonl",
+}
+SCORED_WITH = {"alpacaeval2": ("gamed",), "arena_hard": ("baseline",), "mt_bench": ("questions",)}  # options of stages/score.py
+
+
+class Row(NamedTuple):
+    """A run of the tables: a method of the scale in one of its settings, with one of its seeds."""
+
+    setting: str
+    run: str
+    method: str
+    seed: int
+
+
+class Trial(NamedTuple):
+    """A run of a sweep in a setting, and all that the sweep gives it: key and value, also where that is the setting's default."""
+
+    setting: str
+    run: str
+    method: str
+    varied: dict[str, run_names.Value]
+
+
+def rows(plan: Plan, *parts: str) -> list[Row]:
+    """Every row of the tables, or of the scale's ``parts`` alone: methods (Table 4), ablations (Table 5)."""
+    methods = dict.fromkeys(method for part in parts or ("methods", "ablations") for method in plan.scale[part])
+    found = []
+    for setting, method in product(plan.scale["settings"], methods):
+        is_trained = plan.method(setting, method).objective is not None
+        for seed in plan.scale["seeds"] if is_trained else [plan.base.seed]:  # nothing else depends on the seed
+            found.append(Row(setting, plan.run_name(setting, method, {"seed": seed}), method, seed))
+    return found
+
+
+def runs(plan: Plan, *parts: str) -> list[tuple[str, str]]:
+    """(setting, run) of ``rows``."""
+    return [row[:2] for row in rows(plan, *parts)]
+
+
+def sweeps(plan: Plan) -> dict[str, list[Trial]]:
+    """The runs of each figure's sweep, conf/sweep/<scale>/<name>.yaml, by the sweep's name and in its grid's order.
+
+    A sweep's settings are those of the scale among its own; a sweep that has none of them has no runs.
+    """
+    found: dict[str, list[Trial]] = {}
+    for name in plan.scale["sweeps"]:
+        grid = compose.sweep(f"{plan.scale['name']}/{name}")
+        settings, methods = grid.pop("setting", plan.scale["settings"]), grid.pop("method")
+        # A setting of conf/ that the scale leaves out is no mistake; one that does not exist is.
+        settings = [
+            setting for setting in settings if setting in plan.scale["settings"] or not (compose.CONF / f"setting/{setting}.yaml").is_file()
+        ]
+        found[name] = [trial for setting, method in product(settings, methods) for trial in _trials(plan, name, setting, method, grid)]
+    return found
+
+
+def swept(plan: Plan) -> list[tuple[str, str]]:
+    """(setting, run) of all figures' sweeps, each once."""
+    return list(dict.fromkeys(trial[:2] for trials in plan.sweeps.values() for trial in trials))
+
+
+def trials(plan: Plan) -> list[Trial]:
+    """Every run of the methods' sweeps, conf/sweep/<scale>/<method>.yaml, in the scale's settings and in the grids' order."""
+    name = plan.scale["name"]
+    methods = dict.fromkeys([*plan.scale["methods"], *plan.scale["ablations"]])
+    grids = {method: compose.sweep(f"{name}/{method}") for method in methods if (compose.CONF / f"sweep/{name}/{method}.yaml").is_file()}
+    if not grids:
+        raise UserError(f"scale {name} has no trials: write conf/sweep/{name}/<method>.yaml for methods of conf/scale/{name}.yaml")
+    for method, grid in grids.items():
+        if grid.pop("method") != [method] or "setting" in grid:
+            raise UserError(f"conf/sweep/{name}/{method}.yaml: a method's trials are of the method in the file's name, in every setting")
+    return [
+        trial
+        for setting, method in product(plan.scale["settings"], grids)
+        for trial in _trials(plan, method, setting, method, grids[method])
+    ]
+
+
+def _trials(plan: Plan, name: str, setting: str, method: str, grid: Mapping[str, list[Any]]) -> list[Trial]:
+    """The runs of the sweep ``name`` in a setting; UserError names the sweep's file."""
+    varied = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    try:
+        return [Trial(setting, plan.run_name(setting, method, values), method, values) for values in varied]
+    except UserError as error:
+        raise UserError(f"conf/sweep/{plan.scale['name']}/{name}.yaml, in {setting}: {error}") from None
+
+
+# -- files ----------------------------------------------------------------------------------------------------------------
+
+
+def trainings(wanted: Iterable[tuple[str, str]]) -> list[str]:
+    """The manifests of trained runs."""
+    return [f"results/{setting}/runs/{run}/{files.MANIFEST}" for setting, run in wanted]
+
+
+def logliks(wanted: Iterable[tuple[str, str]]) -> list[str]:
+    """The log-likelihoods of runs."""
+    return [f"results/{setting}/runs/{run}/eval/loglik.parquet" for setting, run in wanted]
+
+
+def answers(plan: Plan, benchmark: str) -> str:
+    """The answers that a benchmark judges, in the folder eval/ of a run."""
+    answered = plan.base.benchmarks[benchmark].answers
+    return f"{answered}/{ANSWERS[plan.base.benchmarks[answered].protocol]}"
+
+
+def judgments(plan: Plan, benchmark: str) -> str:
+    """The judgments of these answers, likewise."""
+    return f"{benchmark}/{JUDGMENTS[plan.base.benchmarks[benchmark].protocol]}"
+
+
+def score_options(plan: Plan, benchmark: str) -> str:
+    """The command line's options of stages/score.py for a benchmark."""
+    config = plan.base.benchmarks[benchmark]
+    given = [f"--{key} {config[key]}" for key in SCORED_WITH.get(config.protocol, ())]
+    return " ".join([f"--benchmark {config.protocol}", *given])
+
+
+def scores(plan: Plan, wanted: Iterable[tuple[str, str]]) -> list[str]:
+    """The scores.json of runs on every benchmark."""
+    return [f"results/{setting}/runs/{run}/eval/{benchmark}/scores.json" for setting, run in wanted for benchmark in plan.benchmarks]
+
+
+def evaluations(plan: Plan, wanted: list[tuple[str, str]]) -> list[str]:
+    """The scores of runs, and the answers and judgments that these are of."""
+    names = dict.fromkeys(of(plan, name) for name in plan.benchmarks for of in (answers, judgments))
+    return scores(plan, wanted) + [f"results/{setting}/runs/{run}/eval/{name}" for setting, run in wanted for name in names]
+
+
+def controls(plan: Plan) -> str:
+    """The manifest of the judge's controls."""
+    return f"results/controls/{plan.base.judge.name}/{files.MANIFEST}"
+
+
+def control_answers(plan: Plan) -> list[str]:
+    """The answers whose two judgments the controls compare: those of the tables' first run."""
+    (setting, run), *_ = runs(plan, "methods")
+    return [f"results/{setting}/runs/{run}/eval/{answers(plan, name)}" for name in plan.answered]

@@ -1,0 +1,65 @@
+"""Values of the configuration as plain Python, and as the sentence of an error spells them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stages.lib.errors import UserError
+
+
+def plain(config: Any, *, resolve: bool = True) -> dict[str, Any]:
+    """A configuration as a dict of plain values; an error where a value is missing (``???``). Without ``resolve`` ``${…}`` stays a text."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve, throw_on_missing=True))
+
+
+def leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in nested mappings and lists."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from leaves(inner, f"{where}[{number}]")
+    else:
+        yield where, value
+
+
+def value_of(text: str) -> Any:
+    """The value that Hydra and YAML read in the text of an override; UserError where it has none by itself."""
+    try:
+        value = OmegaConf.from_dotlist([f"value={text}"]).value
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise UserError(f"{text!r} is no value: {str(error).splitlines()[0]}") from None
+
+
+def shown(value: Any) -> str:
+    """A value as the command line spells it; in quotes a text that would be read as something else without them."""
+    if isinstance(value, str) and re.match(r"[^\W\d]", value) and value not in ("true", "false", "null"):
+        return value
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return json.dumps(value, separators=(",", ":"), default=str)
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """The end of an error's sentence: the known key that ``key`` may have meant, or all that are known."""
+    known = list(known)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are: {', '.join(sorted(known))}" if known else ""
+
+
+def mapping(where: str, value: Any) -> Mapping[str, Any]:
+    """``value``; UserError where it is no mapping."""
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}={shown(value)}: expected keys with values")
+    return value
