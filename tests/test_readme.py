@@ -1,4 +1,4 @@
-"""README.md: every command in it is one that works, every path in it one that exists or that a stage makes."""
+"""README.md, CONTRIBUTING.md and docs/: every command in them works, every path exists or is shown, every link leads somewhere."""
 
 from __future__ import annotations
 
@@ -14,24 +14,28 @@ import pandas as pd
 import pytest
 from checkout import ROOT, copy_to
 
-from stages.plan import Plan
-from stages.plan.stage_configs import CONTROL_PROMPTS
+from stages.plan.config import CONTROL_PROMPTS, Plan
 
 README = (ROOT / "README.md").read_text()
+NAMES = ["README.md", "CONTRIBUTING.md", "DEVIATIONS.md", "SECURITY.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))]
+DOCUMENTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
 BIN = Path(sys.executable).parent
 
 
-def fenced(language: str, first: str = "") -> str:
-    """The fenced blocks of a language, one below the other, that begin with ``first``."""
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    return "".join(text for named, text in blocks if named == language and text.startswith(first))
+def fenced(language: str, first: str = "", text: str = README) -> str:
+    """The fenced blocks of a language in ``text``, one below the other, that begin with ``first``."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return "".join(block for named, block in blocks if named == language and block.startswith(first))
 
 
 def commands() -> list[str]:
     """Each command of the fenced blocks, and those in the text that start with a program of ours; comments cut."""
-    found = [line.partition("  #")[0].strip() for line in fenced("bash").splitlines() if line.strip()]
-    inline = re.findall(r"`((?:snakemake|python -m|make|source|\.venv/bin/python) [^`]+)`", README.replace("\n", " "))
-    return list(dict.fromkeys([*found, *inline]))
+    found = []
+    for name, text in DOCUMENTS.items():
+        if name != "SECURITY.md":  # its commands are pip's
+            found += [re.split(" +# ", line)[0].strip() for line in fenced("bash", text=text).splitlines() if line.strip()]
+            found += re.findall(r"`((?:snakemake|python -m|make|source|\.venv/bin/python) [^`]+)`", text.replace("\n", " "))
+    return list(dict.fromkeys(found))
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +57,20 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", commands())
 def test_every_command_plans(command: str, tree: Path, results: Path) -> None:
     """Each command, dry: what it would do is planned by the real program, in a fresh tree. tests/test_pipeline.py runs the path itself.
 
     A script of analysis/ has no dry run, and runs, on a results folder of the tests. A report is planned without its page, which
-    tests/test_report_page.py makes.
+    tests/test_report_page.py makes. A stage's own command must know the options that are shown.
     """
     words = shlex.split(command)
+    if words[:2] == ["python", "-m"] and words[2].startswith(("stages.", "tests.")) and words[2] != "stages.run":
+        done = subprocess.run([sys.executable, *words[1:3], "--help"], cwd=tree, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert all(word in done.stdout for word in words[3:] if word.startswith("--"))
+        return
     if "--report" in words:
         at = words.index("--report")
         words = words[:at] + words[at + 2 :]
@@ -83,18 +93,46 @@ def test_every_command_plans(command: str, tree: Path, results: Path) -> None:
         assert "This was a dry-run" in done.stdout + done.stderr
 
 
-def test_every_path_in_the_readme_exists_or_is_made() -> None:
-    """The tree of "What is where", and the files that the text names."""
-    named = set(re.findall(r"`((?:conf|stages|analysis|envs|tests)/[\w./-]*)`", README))
+def shown_files(text: str) -> set[str]:
+    """The files whose content a document shows: the last one that is named before the block."""
+    befores = re.findall(r"(.*?)^```(?:yaml|python)\n.*?^```$", text, re.DOTALL | re.MULTILINE)
+    return {re.findall(r"`([\w./]+\.(?:yaml|py))`", before)[-1] for before in befores}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_path_exists_or_is_shown(name: str) -> None:
+    """The files that the text names, and README's tree of "What is where"."""
+    text = DOCUMENTS[name]
+    named = set(re.findall(r"`((?:conf|stages|analysis|envs|tests|docs|report)/[\w./-]*)`", text))
+    named |= set(re.findall(r"`([A-Z]+\.(?:md|cff))`", text))
     folder = ""
-    for line in fenced("", "Snakefile").splitlines():
+    for line in fenced("", "Snakefile", text).splitlines():
         names = re.match(r" *((?:[\w./]+/|[\w.]+\.(?:py|yaml)|Snakefile)(?:  (?=\w+/)[\w./]+/)*)", line)
         assert names, line
-        for name in names[1].split():
-            folder, path = (name, name) if not line.startswith(" ") else (folder, folder + name)
+        for path in names[1].split():
+            folder, path = (path, path) if not line.startswith(" ") else (folder, folder + path)
             named.add(path)
-    missing = sorted(name for name in named if not (ROOT / name).exists())
+    missing = sorted(path for path in named - shown_files(text) if not (ROOT / path).exists())
     assert not missing
+    for target, heading in re.findall(r"\]\((?!http)([\w./]*)#?([\w-]*)\)", text):
+        headings = [line.lstrip("# ").lower().replace(" ", "-") for line in DOCUMENTS[target].splitlines() if line.startswith("#")]
+        assert not heading or heading in headings, f"{target}#{heading}"
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 220
+
+
+def test_what_runs_again_is_what_planning_says() -> None:
+    """docs/architecture.md: each row's stages against TABLE, which tests/test_config.py holds against every leaf of conf/."""
+    from test_config import TABLE
+
+    rows = re.findall(r"^\| (`.*?`) \| .*? \| (.*?) \|$", DOCUMENTS["docs/architecture.md"], re.MULTILINE)
+    assert len(rows) > 20
+    for keys, stages in rows:
+        for key in re.findall(r"`([^`]+)`", keys):
+            wanted = next(stages for pattern, stages in TABLE if re.match(pattern, key.replace("*", "some")))
+            assert set(re.findall(r"`(\w+)`", stages)) == wanted, key
 
 
 def test_the_numbers_between_the_marks_are_the_results_own(tree: Path, results: Path) -> None:
@@ -136,12 +174,12 @@ def test_the_numbers_between_the_marks_are_the_results_own(tree: Path, results: 
     assert f"Of {sum(map(int, verdicts))} verdicts" in kept
 
 
-def test_the_readme_s_other_numbers_are_the_configuration_s() -> None:
-    """The models of make demo, the judge's budget and calls, the prompts of its controls; tests/test_mini.py has the world's."""
-    text = re.sub(r"\s+", " ", README)
+def test_the_other_numbers_are_the_configuration_s() -> None:
+    """The models of make demo; docs/judges.md's budget, calls and prompts of the controls; tests/test_mini.py has the world's."""
+    text, judges = (re.sub(r"\s+", " ", DOCUMENTS[name]) for name in ("README.md", "docs/judges.md"))
     assert f"trains and evaluates {len(Plan('mini').runs())} models" in text
-    assert f"is {Plan('paper').base.judge.budget:g} dollars" in text
+    assert f"is {Plan('paper').base.judge.budget:g} dollars" in judges
     assert (
-        "about 2,000 calls" in text and 1900 < 805 + 2 * 500 + 2 * 80 < 2100
+        "about 2,000 calls" in judges and 1900 < 805 + 2 * 500 + 2 * 80 < 2100
     )  # AlpacaEval 2, Arena-Hard's two games, MT-Bench's two turns
-    assert "on fifty questions of each benchmark" in text and CONTROL_PROMPTS == 50
+    assert "on fifty questions of each benchmark" in judges and CONTROL_PROMPTS == 50
