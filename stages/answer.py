@@ -15,13 +15,13 @@ order nor on what else is in the batch.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from omegaconf import DictConfig
 
-from stages.benchmarks.rows import Row, check_texts, read_rows, turns_of
+from stages.benchmarks import BENCHMARKS
+from stages.benchmarks.benchmark import Question
 from stages.lib import files, models
 from stages.lib.engine import generate, seed_of, start_engine
 from stages.preference.data import question_tokens
@@ -32,11 +32,14 @@ class Asked:
     """A question on its way through its turns."""
 
     benchmark: str
-    question: Row
-    prompts: list[str]
+    question: Question
     temperature: float
     answers: list[Any] = field(default_factory=list)  # vLLM's completions, a turn each
     texts: list[str] = field(default_factory=list)
+
+    @property
+    def prompts(self) -> list[str]:
+        return self.question.prompts
 
     def messages(self) -> list[dict[str, str]]:
         """The conversation up to and with the next prompt."""
@@ -45,21 +48,15 @@ class Asked:
 
 
 def read_questions(name: str, benchmark: DictConfig) -> list[Asked]:
-    """The questions of a benchmark, as its protocol writes them down, each with its temperature: 0 where a beam of width one is asked for.
+    """The questions of a benchmark, each with its temperature: 0 where a beam of width one is asked for.
 
     Such a beam keeps the likeliest token at each step, as temperature 0 does; vLLM has taken ``use_beam_search`` out of its sampling.
     """
-    is_beam = benchmark.search == "width_1_beam"
-    if benchmark.protocol == "alpacaeval2":
-        rows = read_rows(benchmark.questions, ("instruction",))
-        check_texts(rows, ("instruction",), benchmark.questions)
-        return [Asked(name, row, [row["instruction"]], 0.0 if is_beam else benchmark.temperature) for row in rows]
-    rows = read_rows(benchmark.questions, ("question_id", "category", "turns"))
-    asked = []
-    for row in rows:
-        temperature = 0.0 if is_beam else benchmark.temperatures.get(row["category"], benchmark.temperature)
-        asked.append(Asked(name, row, turns_of(row, benchmark.questions), temperature))
-    return asked
+    questions = BENCHMARKS[benchmark.protocol].format.read_questions(benchmark.questions)
+    if benchmark.search == "width_1_beam":
+        return [Asked(name, question, 0.0) for question in questions]
+    usual = benchmark.temperature
+    return [Asked(name, question, benchmark.temperatures.get(question.row.get("category", ""), usual)) for question in questions]
 
 
 def answer_turns(engine: Any, tokenizer: Any, asked: list[Asked], config: DictConfig) -> None:
@@ -94,22 +91,6 @@ def longest(tokenizer: Any, asked: list[Asked], config: DictConfig) -> int:
     return max(map(bound, asked))
 
 
-def row_of(one: Asked, protocol: str, model: str) -> Row:
-    """An answered question in its benchmark's format."""
-    reasons = [answer.finish_reason for answer in one.answers]
-    lengths = [len(answer.token_ids) for answer in one.answers]
-    if protocol == "alpacaeval2":
-        row = {"dataset": one.question.get("dataset", one.benchmark), "instruction": one.question["instruction"], "output": one.texts[0]}
-        return row | {"generator": model, "tokens": lengths[0], "finish_reason": reasons[0]}
-    number = one.question["question_id"]
-    answer_id = hashlib.sha256(f"{model}\0{number}".encode()).hexdigest()[:22]
-    turns: list[Any] = one.texts
-    if protocol == "arena_hard":
-        turns = [{"content": text, "token_len": length} for text, length in zip(one.texts, lengths, strict=True)]
-    row = {"question_id": number, "answer_id": answer_id, "model_id": model, "choices": [{"index": 0, "turns": turns}]}
-    return row | {"finish_reason": reasons}
-
-
 def main() -> None:
     config, folder = files.stage_config(__doc__)
     tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
@@ -120,11 +101,11 @@ def main() -> None:
         answer_turns(engine, tokenizer, waiting, config)
     for name, benchmark in config.benchmarks.items():
         done = [one for one in asked if one.benchmark == name]
-        rows = [row_of(one, benchmark.protocol, config.run) for one in done]
-        if benchmark.protocol == "alpacaeval2":
-            files.write_json(folder / name / "model_outputs.json", rows)
-        else:
-            files.write_jsonl(folder / name / "model_answer.jsonl", rows)
+        format, rows = BENCHMARKS[benchmark.protocol].format, []
+        for one in done:
+            lengths, reasons = [len(answer.token_ids) for answer in one.answers], [answer.finish_reason for answer in one.answers]
+            rows.append(format.answer_row(one.question, one.texts, lengths, reasons, config.run, name))
+        files.write_rows(folder / name / format.file, rows)
         ended = [answer.finish_reason == "stop" for one in done for answer in one.answers]
         print(f"answer: {name}, {len(ended)} answers, {sum(ended) / len(ended):.1%} ended by themselves")
 

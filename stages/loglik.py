@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 from omegaconf import DictConfig
 
-from stages.benchmarks.rows import check_same, read_rows, turns_of
+from stages.benchmarks import BENCHMARKS
 from stages.lib import files, models
 from stages.lib.errors import UserError
 from stages.preference.data import Pair, Tokenized, read_splits, tokenize_pair, with_system
@@ -69,23 +69,15 @@ class Text(NamedTuple):
 
 def read_answers(benchmark: DictConfig) -> list[Answer]:
     """The answers to a benchmark, each turn by itself; UserError names the file whose questions are others or that lacks a key."""
-    if benchmark.protocol == "alpacaeval2":
-        rows = read_rows(benchmark.answers, ("instruction", "output", "finish_reason"))
-        return [
-            Answer(str(number), 1, [{"role": "user", "content": row["instruction"]}], row["output"], row["finish_reason"] == "stop")
-            for number, row in enumerate(rows)
-        ]
-    rows = read_rows(benchmark.answers, ("question_id", "choices", "finish_reason"))
-    questions = read_rows(benchmark.questions, ("question_id", "turns"))
-    check_same(benchmark.answers, [row["question_id"] for row in rows], benchmark.questions, [row["question_id"] for row in questions])
+    format = BENCHMARKS[benchmark.protocol].format
+    questions = format.read_questions(benchmark.questions)
     answers = []
-    for question, row in zip(questions, rows, strict=True):
+    for question, turns in zip(questions, format.read_turns(benchmark.answers, questions, benchmark.questions), strict=True):
         said: Messages = []
-        turns = zip(turns_of(question, benchmark.questions), turns_of(row, benchmark.answers), row["finish_reason"], strict=True)
-        for turn, (prompt, text, reason) in enumerate(turns, start=1):
+        for number, (prompt, turn) in enumerate(zip(question.prompts, turns, strict=True), start=1):
             asked = [*said, {"role": "user", "content": prompt}]
-            answers.append(Answer(str(row["question_id"]), turn, asked, text, reason == "stop"))
-            said = [*asked, {"role": "assistant", "content": text}]
+            answers.append(Answer(question.id, number, asked, turn.text, turn.finish_reason == "stop"))
+            said = [*asked, {"role": "assistant", "content": turn.text}]
     return answers
 
 

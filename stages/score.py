@@ -35,65 +35,20 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-from stages.benchmarks import alpacaeval2, arena_hard, mt_bench
-from stages.benchmarks.rows import ANSWER, MODEL_ANSWER, Row, as_number, check_same, check_texts, only, read_rows, turns_of
-from stages.judging import VERSIONS
+from stages.benchmarks import BENCHMARKS
+from stages.benchmarks.benchmark import Format
+from stages.benchmarks.rows import Row, check_texts, read_rows, turns_of
 from stages.lib import files
-from stages.lib.errors import UserError
-
-ORACLE = (*ANSWER, "score")
 
 
-def check_oracle(rows: list[Row], what: str) -> None:
-    """UserError names ``what`` the rows are, the first row and the key whose value the oracle does not give."""
-    check_texts(rows, ANSWER, what)
+def check_answers(rows: list[Row], format: Format, what: str) -> None:
+    """UserError names ``what`` the rows are, and the answer that is no text."""
     for place, row in enumerate(rows):
-        for key in ["score", *(key for key in rows[0] if key not in ORACLE)]:
-            if math.isnan(as_number(row.get(key), f"{what}, row {place} (from 0): {key!r}")):
-                raise UserError(f"{what}, row {place} (from 0): {key!r} has no value; the oracle gives every answer one")
-
-
-FORMATS = {  # the keys that answers and judgments must have
-    "alpacaeval2": (ANSWER, ("instruction", "output_1", "generator_1", "output_2", "generator_2", "annotator", "preference")),
-    "arena_hard": (MODEL_ANSWER, ("question_id", "model", "judge", "games")),
-    "mt_bench": (MODEL_ANSWER, ("question_id", "model", "judge", "user_prompt", "judgment", "score", "turn")),
-    "oracle": (ANSWER, ORACLE),
-}
-CHECKS = {  # of the values below the judgments' keys
-    "alpacaeval2": alpacaeval2.check_annotations,
-    "arena_hard": arena_hard.check_judgments,
-    "mt_bench": mt_bench.check_judgments,
-    "oracle": check_oracle,
-}
-NEEDS = {"alpacaeval2": "gamed", "arena_hard": "baseline", "mt_bench": "questions"}
-
-
-def check_answers(rows: list[Row], what: str) -> None:
-    """UserError names ``what`` the rows are, and the answer that is no text, in any benchmark's format."""
-    for row in rows:
-        if "choices" in row:
-            turns_of(row, what)
-    check_texts(rows, ("model_id",) if "choices" in rows[0] else ANSWER, what)
-
-
-def score_oracle(answers: list[Row], judgments: list[Row]) -> dict[str, Any]:
-    """Mean and standard error (ddof 1) of the oracle's scores, and how often each kind of finding comes in an answer."""
-    for key in ("instruction", "output"):
-        check_same(f"the answers' {key}s", [row[key] for row in answers], f"the judgments' {key}s", [row[key] for row in judgments])
-    scores = [float(row["score"]) for row in judgments]
-    findings = [key for key in judgments[0] if key not in ORACLE]
-    return {
-        "benchmark": "oracle",
-        "protocol": {"version": VERSIONS["oracle"]},
-        "generator": answers[0]["generator"],
-        "n": len(scores),
-        "mean": fmean(scores),
-        "standard_error": stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else None,
-        "findings": {key: fmean(row[key] for row in judgments) for key in findings},
-    }
+        format.texts(row, f"{what}, row {place} (from 0)")
+    check_texts(rows, [key for key in format.keys if key in ("instruction", format.author)], what)
 
 
 def shape(answers: list[Row]) -> dict[str, float | None]:
@@ -118,23 +73,6 @@ def repeated_3grams(text: str) -> float:
     return 1 - len(set(found)) / len(found) if found else 0.0
 
 
-def score(benchmark: str, answers: list[Row], judgments: list[Row], needed: Path) -> tuple[dict[str, Any], str]:
-    """The scores, and a line that sums them up. needed: the file of the option that ``NEEDS`` names."""
-    if benchmark == "alpacaeval2":
-        scores = alpacaeval2.score(answers, judgments, alpacaeval2.read_gamed(needed))
-        return scores, "length-controlled win rate {length_controlled_winrate:.2f}, win rate {win_rate:.2f}".format(**scores)
-    if benchmark == "arena_hard":
-        scores = arena_hard.score(answers, judgments, baseline=only(read_rows(needed, MODEL_ANSWER), "model_id"))
-        return scores, "win rate {win_rate:.2f} ({win_rate_low:.2f} to {win_rate_high:.2f})".format(**scores)
-    if benchmark == "mt_bench":
-        questions = read_rows(needed, mt_bench.QUESTION)
-        check_texts(questions, ("category",), str(needed))
-        scores = mt_bench.score(answers, judgments, questions)
-        return scores, "mean rating {mean:.3f} of 10".format(**scores)
-    scores = score_oracle(answers, judgments)
-    return scores, "mean {mean:.3f} of 10".format(**scores)
-
-
 def plain(value: Any) -> Any:
     """numpy's scalars as Python's own, at full precision, and None for NaN, which JSON does not know."""
     if isinstance(value, dict):
@@ -145,26 +83,28 @@ def plain(value: Any) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--benchmark", required=True, choices=sorted(FORMATS))
+    parser.add_argument("--benchmark", required=True, choices=sorted(BENCHMARKS))
     parser.add_argument("--answers", required=True, type=Path)
     parser.add_argument("--judgments", required=True, type=Path)
-    for benchmark, option in NEEDS.items():
-        parser.add_argument(f"--{option}", type=Path, help=f"needed by {benchmark}, unused otherwise")
+    for option in dict.fromkeys(known.needs for known in BENCHMARKS.values() if known.needs):
+        names = [name for name, known in BENCHMARKS.items() if known.needs == option]
+        parser.add_argument(f"--{option}", type=Path, help=f"needed by {', '.join(names)}, unused otherwise")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
-    needed = getattr(args, NEEDS.get(args.benchmark, ""), Path())
-    if not needed:
-        parser.error(f"--benchmark {args.benchmark} needs --{NEEDS[args.benchmark]}; --help says what that is")
+    benchmark = BENCHMARKS[args.benchmark]
+    needed = getattr(args, benchmark.needs) if benchmark.needs else None
+    if benchmark.needs and not needed:
+        parser.error(f"--benchmark {args.benchmark} needs --{benchmark.needs}; --help says what that is")
 
-    answer_keys, judgment_keys = FORMATS[args.benchmark]
-    answers, judgments = read_rows(args.answers, answer_keys), read_rows(args.judgments, judgment_keys)
-    check_answers(answers, str(args.answers))
-    CHECKS[args.benchmark](judgments, str(args.judgments))
-    scores, summary = score(args.benchmark, answers, judgments, needed)
+    answers, judgments = benchmark.read_answers(args.answers), read_rows(args.judgments, benchmark.judgment_keys)
+    check_answers(answers, benchmark.format, str(args.answers))
+    benchmark.check(judgments, str(args.judgments))
+    scores = benchmark.score(answers, judgments, needed)
     files.write_json(args.out, plain(scores | shape(answers)))
     failed = f", {scores['n_failed']} judgments failed" if "n_failed" in scores else ""
-    by = [f"{key} {scores[key]}" for key in ("judge", "baseline") if scores.get(key)]
-    print(f"score: {scores['generator']} on {args.benchmark}: {summary}{failed}; {', '.join([scores['protocol']['version'], *by])}")
+    told = [scores["protocol"]["version"], *(f"{key} {scores[key]}" for key in ("judge", "baseline") if scores.get(key))]
+    summary = benchmark.summary.format(**scores)
+    print(f"score: {scores['generator']} on {args.benchmark}: {summary}{failed}; {', '.join(told)}")
 
 
 if __name__ == "__main__":

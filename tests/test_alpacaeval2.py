@@ -23,7 +23,7 @@ import pytest
 from published import REFERENCE, needed
 
 from stages import score as score_stage
-from stages.benchmarks import alpacaeval2
+from stages.benchmarks import alpacaeval2, oracle
 from stages.benchmarks.rows import read_rows
 from stages.judging.client import Outcome
 from stages.lib.errors import UserError
@@ -359,4 +359,4 @@ def test_oracle_scores_are_means_of_scores_and_findings(tmp_path: Path, monkeypa
     assert (scores["mean"], scores["n"], scores["findings"]) == (4, 4, {"false": 1.5})
     assert scores["standard_error"] == pytest.approx(math.sqrt(8 / 3 / 4))
     with pytest.raises(UserError, match="row 0"):
-        score_stage.score_oracle(answers[::-1], judgments)
+        oracle.score(answers[::-1], judgments)

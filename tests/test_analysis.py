@@ -20,15 +20,16 @@ from PIL import Image
 
 from analysis.figures import table4_picture
 from analysis.study import Study, table
-from analysis.tables.table4 import COLUMNS, COUNTS, DECIMALS
+from analysis.tables.table4 import COUNTS, DECIMALS
 from analysis.tables.table4 import make as make4
 from analysis.tables.table5 import make as make5
+from stages.benchmarks import BENCHMARKS as KNOWN
 from stages.benchmarks.paired import difference
 from stages.lib import files
 from stages.lib.errors import UserError
-from stages.score import score
 
 BENCHMARKS = ("alpacaeval2", "arena_hard", "mt_bench", "oracle")
+COLUMNS = {name: {column.name: column.key for column in one.columns} for name, one in KNOWN.items()}
 METHODS, ABLATIONS = ("sft", "dpo", "simpo"), ("dpo", "simpo", "simpo_no_ln")
 # By run: AlpacaEval's preferences and the oracle's scores on four instructions. A null failed; 0 is the package's other name of a draw.
 PREFERENCES = {"sft": [1, 1, 1, 1], "dpo": [1.0, 2.0, 1.5, 1.25], "simpo": [0, 2.0, 1.0, None], "simpo_no_ln": [1.0, 1.0, None, 1.0]}
@@ -88,18 +89,18 @@ def test_every_column_of_table4_stands_in_what_the_benchmark_s_score_gives(tmp_p
     """Against stages/score.py itself, so that a renamed figure shows here and not in a finished run."""
     answers, judged = arena_hard(4)
     files.write_jsonl(tmp_path / "baseline.jsonl", [{"question_id": 0, "model_id": "b", "choices": []}])
-    given = {"arena_hard": score("arena_hard", answers, judged, tmp_path / "baseline.jsonl")[0]}
+    given = {"arena_hard": KNOWN["arena_hard"].score(answers, judged, tmp_path / "baseline.jsonl")}
     rated, ratings, questions = mt_bench(4)
     files.write_jsonl(tmp_path / "question.jsonl", questions)
-    given["mt_bench"] = score("mt_bench", rated, ratings, tmp_path / "question.jsonl")[0]
+    given["mt_bench"] = KNOWN["mt_bench"].score(rated, ratings, tmp_path / "question.jsonl")
     shown = [{"instruction": str(i), "output": "o" * (i % 7), "generator": "m"} for i in range(40)]
-    given["oracle"] = score("oracle", shown, [{**row, "score": i % 5, "false": 0} for i, row in enumerate(shown)], None)[0]
+    given["oracle"] = KNOWN["oracle"].score(shown, [{**row, "score": i % 5, "false": 0} for i, row in enumerate(shown)], None)
     gamed = {"preference": 0.4, "std_delta_len": np.sin(np.arange(40)), "instruction_difficulty": np.cos(np.arange(40))}
     frames = [pd.DataFrame({"index": range(40), "model": name, **gamed, "not_gamed_baseline": False}) for name in ("concise", "verbose")]
     pd.concat(frames).to_csv(tmp_path / "df_gamed.csv", index=False)
     names = {"output_1": "text", "generator_1": "b", "generator_2": "m", "annotator": "a"}
     judgments = [{**row, **names, "output_2": row["output"], "preference": 1 + (i % 10) / 10} for i, row in enumerate(shown)]
-    given["alpacaeval2"] = score("alpacaeval2", shown, judgments, tmp_path / "df_gamed.csv")[0]
+    given["alpacaeval2"] = KNOWN["alpacaeval2"].score(shown, judgments, tmp_path / "df_gamed.csv")
     assert {name: [key for key in columns.values() if key not in given[name]] for name, columns in COLUMNS.items()} == {
         name: [] for name in BENCHMARKS
     }
@@ -250,7 +251,7 @@ def test_the_picture_is_made_from_the_table_at_a_slide_s_size_and_the_same_bytes
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command(monkeypatch, "--results", tmp_path, "--out", tmp_path / "one")
-    with pytest.raises(SystemExit, match=r"table4\.csv does not exist; make it with: snakemake"):
+    with pytest.raises(UserError, match=r"table4\.csv does not exist; make it with: snakemake"):
         table4_picture.main()
     OmegaConf.save(OmegaConf.create({"name": "mini", "benchmarks": list(BENCHMARKS)}), tmp_path / "tables.yaml")
     figures(SIX, FIVE, BENCHMARKS).to_csv(tmp_path / "table4.csv", index=False)

@@ -23,7 +23,8 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from stages import answer, assets, judge, score
-from stages.judging import VERSIONS
+from stages.benchmarks import BENCHMARKS
+from stages.benchmarks.benchmark import Question
 from stages.lib import files, models
 from stages.lib.engine import generate
 from stages.lib.errors import UserError
@@ -132,7 +133,7 @@ def test_a_protocol_has_the_version_that_conf_states(conf: Path) -> None:
     text = file.read_text()
     file.write_text(text.replace("version: Arena-Hard v0.1 (arena-hard-auto d99b139)", "version: Arena-Hard v2.0"))
     with pytest.raises(
-        UserError, match=r"benchmarks.arena_hard.version='Arena-Hard v2.0': stages/judging has arena_hard as 'Arena-Hard v0.1"
+        UserError, match=r"benchmarks.arena_hard.version='Arena-Hard v2.0': stages/benchmarks has arena_hard as 'Arena-Hard v0.1"
     ):
         Plan("smoke").stage_config("answer", setting="smoke", run="sft")
     file.write_text(text.replace("protocol: arena_hard", "protocol: arena_herd"))
@@ -219,9 +220,9 @@ def test_a_checkpoint_is_answered_judged_and_scored(
         ]
         stage(score, *targets.score_options(plan, name).split(), *told)
         scores = files.read_json(eval_ / f"{name}/scores.json")
-        assert (scores["generator"], scores["protocol"]["version"]) == ("my_model", VERSIONS[name])
+        assert (scores["generator"], scores["protocol"]["version"]) == ("my_model", BENCHMARKS[name].version)
         printed = capsys.readouterr().out
-        assert printed.startswith(f"score: my_model on {name}: ") and VERSIONS[name] in printed
+        assert printed.startswith(f"score: my_model on {name}: ") and BENCHMARKS[name].version in printed
         if name != "oracle":
             assert scores["judge"] == "mini-judge" and "judge mini-judge" in printed
     assert scores["n"] == 60
@@ -254,7 +255,8 @@ def test_a_conversation_of_broken_characters_fits_and_one_that_does_not_is_refus
     words.train_from_iterator([], BpeTrainer(special_tokens=["<s>", "</s>"], initial_alphabet=ByteLevel.alphabet()))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", chat_template=tiny.LLAMA3)
     byte = tokenizer.convert_tokens_to_ids("â")  # 0xE2, the first of three
-    answered = answer.Asked("mt_bench", {}, ["Name two towns.", "And a third?"], 0.0, texts=[tokenizer.decode([byte] * 50)])
+    question = Question("1", 1, "", ["Name two towns.", "And a third?"], {})
+    answered = answer.Asked("mt_bench", question, 0.0, texts=[tokenizer.decode([byte] * 50)])
     tokens = question_tokens(answered.messages(), tokenizer, empty_system=False)
     bound = answer.longest(tokenizer, [answered], OmegaConf.create({"empty_system": False, "benchmarks": {"mt_bench": {"max_tokens": 50}}}))
     assert len(tokens) > 150 and len(tokens) + 50 <= bound

@@ -21,6 +21,7 @@ import yaml
 from test_judge import Server
 
 from stages import assets, controls, judge
+from stages.benchmarks.benchmark import spread
 from stages.lib import files
 from stages.mini.world import make_world, model_answer
 from stages.plan.compose import compose_config
@@ -312,9 +313,9 @@ def test_what_was_judged_is_not_paid_again(
 
 def test_questions_are_spread_over_the_whole_benchmark() -> None:
     rows = [{"n": n} for n in range(805)]
-    numbers = [row["n"] for row in controls.spread(rows, 50)]
+    numbers = [row["n"] for row in spread(rows, 50)]
     assert len(set(numbers)) == 50 and {b - a for a, b in zip(numbers, numbers[1:], strict=False)} == {16, 17} and numbers[-1] >= 805 - 17
-    assert controls.spread(rows[:7], 50) == rows[:7]
+    assert spread(rows[:7], 50) == rows[:7]
 
 
 def test_the_standard_error_is_over_questions() -> None:

@@ -91,6 +91,7 @@ def write_answers(folder: Path) -> None:
     """Questions and answers in the benchmarks' formats, as stages/mini/world.py and stages/answer.py write them."""
     outputs = [{"instruction": prompt, "output": text, "generator": "x", "finish_reason": why} for prompt, text, why in ALPACAEVAL]
     files.write_json(folder / "alpacaeval2/model_outputs.json", outputs)
+    files.write_json(WORLD / "alpacaeval2/baseline.json", outputs)
     for name, key, rows in (("arena_hard", "content", ARENA_HARD), ("mt_bench", None, MT_BENCH)):
         questions, answers = [], []
         for number, *turns in rows:

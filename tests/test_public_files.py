@@ -23,7 +23,7 @@ from test_alpacaeval2 import answers_of, small_world
 from test_score import lines
 
 from stages import score
-from stages.benchmarks import alpacaeval2, arena_hard, mt_bench
+from stages.benchmarks import BENCHMARKS, alpacaeval2, arena_hard, mt_bench
 from stages.benchmarks.rows import turns_of
 from stages.lib import files
 from stages.lib.errors import UserError
@@ -111,7 +111,7 @@ def scored(folder: Path, benchmark: str, answers: Rows, judgments: Rows, needed:
     for name, text in (("answers.json", json.dumps(answers)), ("judgments.json", lines(judgments)), ("needed", needed)):
         (folder / name).write_text(text)
     paths = ["--answers", str(folder / "answers.json"), "--judgments", str(folder / "judgments.json"), "--out", str(folder / "scores.json")]
-    arguments = ["score", "--benchmark", benchmark, *paths, f"--{score.NEEDS.get(benchmark, 'gamed')}", str(folder / "needed")]
+    arguments = ["score", "--benchmark", benchmark, *paths, f"--{BENCHMARKS[benchmark].needs or 'gamed'}", str(folder / "needed")]
     before, sys.argv = sys.argv, arguments
     try:
         score.main()
@@ -212,7 +212,7 @@ def test_a_judgments_value_of_another_type_is_named(
 def test_an_answers_value_of_another_type_is_named(fault: dict[str, Any], tmp_path: Path) -> None:
     answers, judgments, base = arena_case()
     answers[1] |= fault
-    with pytest.raises(UserError, match=r"answers\.json, question 2"):
+    with pytest.raises(UserError, match=r"answers\.json, row 1 \(from 0\), question 2"):
         scored(tmp_path, "arena_hard", answers, judgments, base)
 
 

@@ -15,7 +15,7 @@ import pytest
 from checkout import ROOT
 from test_alpacaeval2 import answers_of, small_world
 
-from stages.judging import VERSIONS
+from stages.benchmarks import BENCHMARKS
 from stages.score import shape
 
 Rows = list[dict[str, Any]]
@@ -94,10 +94,10 @@ def test_gzipped_files_of_anybodys_are_scored_without_a_config(benchmark: str, e
     assert done.returncode == 0, done.stderr[-2000:]
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert {key: scores[key] for key in expected} == expected
-    assert scores["protocol"]["version"] == VERSIONS[benchmark]
+    assert scores["protocol"]["version"] == BENCHMARKS[benchmark].version
     assert scores["ended"] is None and scores["repeated_3grams"] == 0  # anybody's files do not say, and these answers are short
     by = [f", {key} {scores[key]}" for key in ("judge", "baseline") if scores.get(key)]
-    assert done.stdout.startswith(f"score: model on {benchmark}: ") and done.stdout.endswith(f"; {VERSIONS[benchmark]}{''.join(by)}\n")
+    assert done.stdout.startswith(f"score: model on {benchmark}: ") and done.stdout.endswith(f"; {BENCHMARKS[benchmark].version}{''.join(by)}\n")
 
 
 LOOP = "a b c " * 4  # twelve words, ten 3-grams, of which three are new

@@ -11,7 +11,6 @@ Bold is the best of a column within a setting, as printed, so that equal figures
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
@@ -24,7 +23,9 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from omegaconf import DictConfig, OmegaConf
 
-from analysis.study import METHODS, SETTINGS, STYLE, name_of
+from analysis.study import METHODS, SETTINGS, STYLE, benchmark_of, name_of
+from analysis.tables.table4 import COUNTS
+from stages.benchmarks.benchmark import Benchmark, Column
 from stages.lib import files
 from stages.lib.errors import UserError
 
@@ -41,56 +42,9 @@ BLOCK, END, LINE = 0.5, 0.6, 1.5
 LEAST_GAP, MOST_GAP, NEAR = 1.2, 3.0, 0.3
 
 
-@dataclass(frozen=True)
-class Column:
-    """``value``: the column of table4.csv; ``error``: that of its standard error, or the two of its interval."""
-
-    head: str
-    value: str
-    error: tuple[str, ...] = ()
-    digits: int = 1
-    has_best: bool = True
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """For the caption: ``note``; ``judgments``, what there are n of; ``counts``, the columns of judged and failed ones."""
-
-    head: str
-    columns: tuple[Column, ...]
-    note: str = ""
-    judgments: str = ""
-    counts: tuple[str, str] | None = None
-
-
-BENCHMARKS = {
-    "alpacaeval2": Benchmark(
-        "AlpacaEval 2",
-        (
-            Column("LC (%)", "lc_win_rate", ("lc_standard_error",)),
-            Column("WR (%)", "win_rate", ("win_rate_standard_error",)),
-            Column("Length", "length", digits=0, has_best=False),
-        ),
-        "LC: length-controlled, ± of its fit; length in characters.",
-        "instructions",
-        ("judged", "failed"),
-    ),
-    "arena_hard": Benchmark(
-        "Arena-Hard",
-        (Column("WR (%)", "arena_hard_win_rate", ("arena_hard_low", "arena_hard_high")),),
-        "",
-        "games",
-        ("arena_hard_judged", "arena_hard_failed"),
-    ),
-    "mt_bench": Benchmark(
-        "MT-Bench",
-        (Column("Score", "mt_bench", ("mt_bench_standard_error",), 2),),
-        "MT-Bench: 1 to 10.",
-        "turns",
-        ("mt_bench_judged", "mt_bench_failed"),
-    ),
-    "oracle": Benchmark("Oracle", (Column("Score", "oracle", ("oracle_standard_error",), 2),), "Oracle: the mini world’s truth, 0 to 10."),
-}
+def headed(benchmark: Benchmark) -> list[Column]:
+    """The columns that the picture shows."""
+    return [column for column in benchmark.columns if column.head]
 
 
 def printed(value: float, digits: int) -> str:
@@ -108,7 +62,7 @@ def error(row: pd.Series, column: Column) -> str:
 
 def best(table: pd.DataFrame, column: Column) -> pd.Series:
     """Whether each row's value is its setting's best, as printed."""
-    rounded = table[column.value].map(lambda value: float(f"{value:.{column.digits}f}"))
+    rounded = table[column.name].map(lambda value: float(f"{value:.{column.digits}f}"))
     return (rounded == rounded.groupby(table["setting"]).transform("max")) & column.has_best
 
 
@@ -117,15 +71,16 @@ def caption(table: pd.DataFrame, wanted: DictConfig) -> list[str]:
 
     Over several training seeds judgments are counted together; the models that table4.csv warns of are named.
     """
-    shown, seeds = [BENCHMARKS[name] for name in wanted.benchmarks], table.get("seeds", 1)
+    shown, seeds = [benchmark_of(wanted, name) for name in wanted.benchmarks], table.get("seeds", 1)
     sizes, failed = [f"Scale {wanted.name}", *([f"judge {wanted.judge}"] if wanted.get("judge") else [])], []
     for benchmark in shown:
-        if benchmark.counts:
-            judgments = (table[list(benchmark.counts)].sum(axis=1) / seeds).max()
-            sizes.append(f"{judgments:,.0f} {benchmark.judgments} on {benchmark.head}")
-            if lost := table[benchmark.counts[1]].sum():
-                failed.append(f"{lost:,.0f} on {benchmark.head}")
-    kinds = {len(column.error) for benchmark in shown for column in benchmark.columns}
+        names = {column.key: column.name for column in benchmark.columns}
+        if counts := [names[key] for key in COUNTS if key in names]:
+            judgments = (table[counts].sum(axis=1) / seeds).max()
+            sizes.append(f"{judgments:,.0f} {benchmark.judgment} on {benchmark.label}")
+            if lost := table[counts[-1]].sum():
+                failed.append(f"{lost:,.0f} on {benchmark.label}")
+    kinds = {len(column.error) for benchmark in shown for column in headed(benchmark)}
     marks = {1: "± standard error.", 2: "[ ] 95% bootstrap interval."}
     several = f" Means over {table['seeds'].max()} training seeds." if "seeds" in table else ""
     warned = [
@@ -186,10 +141,10 @@ def draw(table: pd.DataFrame, wanted: DictConfig) -> Figure:
     """The picture of ``table``, table4.csv; wanted: tables.yaml. In the largest type for which rows and columns leave room."""
     with mpl.style.context(STYLE):
         page = Page()
-        benchmarks = [BENCHMARKS[name] for name in wanted.benchmarks]
-        columns = [column for benchmark in benchmarks for column in benchmark.columns]
+        benchmarks = [(one.label, headed(one)) for one in (benchmark_of(wanted, name) for name in wanted.benchmarks)]
+        columns = [column for _, of_one in benchmarks for column in of_one]
         names = [[name_of(key, known) for key in table[part]] for part, known in (("setting", SETTINGS), ("method", METHODS))]
-        values = [[printed(value, column.digits) for value in table[column.value]] for column in columns]
+        values = [[printed(value, column.digits) for value in table[column.name]] for column in columns]
         errors = [[error(row, column) for _, row in table.iterrows()] for column in columns]
         weights = [["bold" if is_best else "normal" for is_best in best(table, column)] for column in columns]
         starts = [i for i, key in enumerate(table["setting"]) if i == 0 or key != table["setting"].iloc[i - 1]]  # of a setting's rows
@@ -203,9 +158,9 @@ def draw(table: pd.DataFrame, wanted: DictConfig) -> Figure:
             sides = [max(page.width(cell, small) for cell in column) for column in errors]
             bodies = [main + (NEAR * em + side if side else 0) for main, side in zip(mains, sides, strict=True)]
             boxes = [max(page.width(cell, size) for cell in [head, *column]) for head, column in zip(HEADS, names, strict=True)]
-            for benchmark in benchmarks:
-                alone = [benchmark.head] if len(benchmark.columns) == 1 else []  # a heading over one column may be wider than it
-                for column in benchmark.columns:
+            for label, of_one in benchmarks:
+                alone = [label] if len(of_one) == 1 else []  # a heading over one column may be wider than it
+                for column in of_one:
                     body = bodies[columns.index(column)]
                     boxes.append(max([body, *(page.width(head, size) for head in (column.head, *alone))]))
             gap = min((WIDTH - 2 * MARGIN - sum(boxes)) / (len(boxes) - 1), MOST_GAP * em)
@@ -225,12 +180,12 @@ def draw(table: pd.DataFrame, wanted: DictConfig) -> Figure:
         for x, head in zip(lefts, HEADS, strict=False):
             page.write(x, MARGIN + em * HEAD_2, head, size)
         first = len(names)
-        for benchmark in benchmarks:
-            last = first + len(benchmark.columns) - 1
+        for label, of_one in benchmarks:
+            last = first + len(of_one) - 1
             ends = lefts[first], lefts[last] + boxes[last]
-            page.write(sum(ends) / 2, MARGIN + em * HEAD_1, benchmark.head, size, "center")
+            page.write(sum(ends) / 2, MARGIN + em * HEAD_1, label, size, "center")
             page.rule(*ends, MARGIN + em * HEAD_RULE, THIN)
-            for at, column in zip(range(first, last + 1), benchmark.columns, strict=True):
+            for at, column in zip(range(first, last + 1), of_one, strict=True):
                 page.write(lefts[at] + boxes[at] / 2, MARGIN + em * HEAD_2, column.head, size, "center")
             first = last + 1
         page.rule(left, right, MARGIN + em * (HEAD - 0.2), MEDIUM)

@@ -18,16 +18,11 @@ from typing import Any
 import pandas as pd
 
 from analysis import study as shared
-from analysis.study import BENCHMARKS, Study, Table
+from analysis.study import Study, Table
 from stages.benchmarks.rows import read_rows
 from stages.lib import files
 from stages.lib.errors import UserError
 
-HOW = {
-    "alpacaeval2": ("pairwise, one order; the judge's log-probabilities weighted", "win rate, raw and length-controlled, in percent"),
-    "arena_hard": ("pairwise, both orders; five verdicts", "Bradley-Terry win rate, in percent"),
-    "mt_bench": ("one answer at a time, two turns", "mean rating, 1 to 10"),
-}
 CONTROLS = ("real", "empty", "embedded")
 ORDERS = {"orders_agree": "agreement", "first_shown": "first_shown"}
 
@@ -51,10 +46,10 @@ def make(study: Study) -> Table:
     controls, run = files.read_json(path), study.rows()[0]
     rows = []
     for benchmark, named in study.config["questions"].items():
-        scores, (scoring, metric) = study.scores(run, benchmark), HOW[benchmark]
+        scores, known = study.scores(run, benchmark), study.benchmark(benchmark)
         questions = len(read_rows(study.path(named), ()))
-        what = {"benchmark": BENCHMARKS[benchmark], "questions": questions, "baseline": scores.get("baseline"), "judge": scores["judge"]}
-        how = {"scoring": scoring, "metric": metric, "version": scores["protocol"]["version"]}
+        what = {"benchmark": known.label, "questions": questions, "baseline": scores.get("baseline"), "judge": scores.get("judge")}
+        how = {"scoring": known.scoring, "metric": known.metric, "version": scores["protocol"]["version"]}
         rows.append(what | how | of_controls(controls, benchmark))
     told = (
         f"real: the answers of {run.setting}, {run.run}; empty: no text; embedded: a text that holds a verdict.",

@@ -32,40 +32,13 @@ from scipy import stats
 
 from analysis import study as shared
 from analysis.paper import differs, reported
-from analysis.study import BENCHMARKS, Run, Study, Table, over_seeds
+from analysis.study import Run, Study, Table, over_seeds
 from stages.benchmarks.paired import Difference, values
 from stages.benchmarks.rows import check_same
 from stages.lib import files
 from stages.lib.errors import UserError
 
-# The column of the table, and where in a benchmark's scores.json it stands. Arena-Hard's low and high bound a 95 % bootstrap interval.
-# Judgments are an instruction's in AlpacaEval 2 and a turn's in MT-Bench; Arena-Hard has two a question. The oracle never fails.
-COLUMNS = {
-    "alpacaeval2": {
-        "lc_win_rate": "length_controlled_winrate",
-        "lc_standard_error": "lc_standard_error",
-        "win_rate": "win_rate",
-        "win_rate_standard_error": "standard_error",
-        "length": "avg_length",
-        "judged": "n_total",
-        "failed": "n_failed",
-    },
-    "arena_hard": {
-        "arena_hard_win_rate": "win_rate",
-        "arena_hard_low": "win_rate_low",
-        "arena_hard_high": "win_rate_high",
-        "arena_hard_judged": "n_total",
-        "arena_hard_failed": "n_failed",
-    },
-    "mt_bench": {
-        "mt_bench": "mean",
-        "mt_bench_standard_error": "standard_error",
-        "mt_bench_judged": "n_total",
-        "mt_bench_failed": "n_failed",
-    },
-    "oracle": {"oracle": "mean", "oracle_standard_error": "standard_error"},
-}
-MAIN = ("lc_win_rate", "win_rate", "arena_hard_win_rate", "mt_bench", "oracle")  # what has an interval over seeds
+# Counts of judgments: an instruction's in AlpacaEval 2, a turn's in MT-Bench; Arena-Hard has two a question. The oracle never fails.
 COUNTS = ("n_total", "n_failed")
 AGAINST = ("simpo", "sft")
 # The table's name of the paper's figure, by the metric's in paper.yaml.
@@ -77,6 +50,12 @@ PAPER = {
 }
 DECIMALS = "%.4f"
 Rows = dict[tuple[str, str], list[Run]]
+
+
+def benchmark_of(study: Study, column: str) -> str | None:
+    """The scale's benchmark that a column of Table 4 is of; None where the scale has none."""
+    known = {one.name: benchmark for benchmark in study.config["benchmarks"] for one in study.benchmark(benchmark).columns}
+    return known.get(column)
 
 
 def rows_of(study: Study, methods: list[str]) -> Rows:
@@ -100,11 +79,11 @@ def frame_of(study: Study, rows: Rows) -> pd.DataFrame:
     for (setting, method), runs in rows.items():
         row: dict[str, Any] = {"setting": setting, "method": method} | ({"seeds": len(runs)} if several else {})
         for benchmark in study.config["benchmarks"]:
-            for column, key in COLUMNS[benchmark].items():
-                each = [study.score(run, benchmark, key) for run in runs]
-                row[column] = int(sum(each)) if key in COUNTS else fmean(each)
-                if several and column in MAIN:
-                    row[f"{column}_low"], row[f"{column}_high"] = over_seeds(each, study.config["analysis"]["level"])[1:]
+            for column in study.benchmark(benchmark).columns:
+                each = [study.score(run, benchmark, column.key) for run in runs]
+                row[column.name] = int(sum(each)) if column.key in COUNTS else fmean(each)
+                if several and column.head and column.has_best:
+                    row[f"{column.name}_low"], row[f"{column.name}_high"] = over_seeds(each, study.config["analysis"]["level"])[1:]
         found.append(row)
     return pd.DataFrame(found)
 
@@ -166,7 +145,7 @@ def failures(study: Study, runs: list[Run]) -> str:
     """``AlpacaEval 2: 3 no verdict, 1 …; Arena-Hard: …``: of all runs together, the most frequent first."""
     told = []
     for benchmark in study.config["benchmarks"]:
-        if "n_failed" not in COLUMNS[benchmark].values():
+        if not any(column.key == "n_failed" for column in study.benchmark(benchmark).columns):
             continue
         counts = Counter[str]()
         for run in runs:
@@ -176,7 +155,7 @@ def failures(study: Study, runs: list[Run]) -> str:
                 raise UserError(f"{path} has no 'failures'; {files.again(path)}")
             counts.update(scores["failures"])
         if counts:
-            told.append(f"{BENCHMARKS[benchmark]}: {', '.join(f'{n} {reason}' for reason, n in counts.most_common())}")
+            told.append(f"{study.benchmark(benchmark).label}: {', '.join(f'{n} {reason}' for reason, n in counts.most_common())}")
     return "; ".join(told)
 
 
@@ -205,9 +184,9 @@ def beside(study: Study, rows: Rows) -> pd.DataFrame:
     for (setting, method), runs in rows.items():
         row = {}
         for metric, name in PAPER.items():
-            benchmark = next(key for key, columns in COLUMNS.items() if metric in columns)
-            value = paper.get((setting, method, metric)) if benchmark in study.config["benchmarks"] else None
-            if value is not None and not any(differs(benchmark, study.scores(run, benchmark)) for run in runs):
+            benchmark = benchmark_of(study, metric)
+            value = paper.get((setting, method, metric)) if benchmark else None
+            if benchmark and value is not None and not any(differs(benchmark, study.scores(run, benchmark)) for run in runs):
                 row[name] = value
         found.append(row)
     table = pd.DataFrame(found, index=range(len(found)))
@@ -218,9 +197,12 @@ def make(study: Study) -> Table:
     rows = rows_of(study, study.config["methods"])
     table = frame_of(study, rows)
     level = study.config["analysis"]["level"]
-    if "alpacaeval2" in study.config["benchmarks"]:
+    # The first benchmark with a judge that has a value an instruction.
+    paired = next((name for name in study.config["benchmarks"] if study.benchmark(name).paired and study.benchmark(name).tokens), None)
+    if paired:
         compared = [other for other in AGAINST if other in study.config["methods"]]
-        table = pd.concat([table, *(differences(study, rows, "alpacaeval2", "win_rate", other) for other in compared)], axis=1)
+        column = study.benchmark(paired).paired
+        table = pd.concat([table, *(differences(study, rows, paired, column, other) for other in compared)], axis=1)
         table["significant"] = [significant(row, level) for _, row in table.iterrows()]
     paper = beside(study, rows)
     table = pd.concat([table, paper], axis=1)

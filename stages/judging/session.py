@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -24,20 +24,17 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from stages.benchmarks.rows import Row, read_rows
+from stages.benchmarks import BENCHMARKS
+from stages.benchmarks.benchmark import Work
+from stages.benchmarks.rows import read_rows
 from stages.judging import client
 from stages.judging.cache import stored
 from stages.lib.errors import UserError
 from stages.plan.knobs import check_knobs
 
-Work = Callable[..., list[Row]]  # the judgments by an ``ask``, its one argument
-
 START_SECONDS = 30
 SILENT = client.Outcome(response={"choices": [{"message": {"role": "assistant", "content": "-"}}]})  # a text without a verdict
 CACHE = "results/judgments.sqlite"
-# Tokens that a judge writes on average: one by AlpacaEval's protocol, none by the oracle's; the others from published judgments' characters
-# at four a token: 800 of GPT-4 on MT-Bench; on Arena-Hard 2,700 of a model that also writes an answer of its own first.
-EXPECTED_WRITTEN = {"alpacaeval2": 1, "arena_hard": 700, "mt_bench": 200, "oracle": 0}
 
 
 @contextmanager
@@ -101,12 +98,11 @@ def rehearse(works: Iterable[Work]) -> None:
         work(ask=lambda requests: [SILENT] * len(requests))
 
 
-def estimate(works: Mapping[str, tuple[str, Work]], judge: dict[str, Any], cache: str | None) -> str:
+def estimate(works: Mapping[str, tuple[int, Work]], judge: dict[str, Any], cache: str | None) -> str:
     """Calls, tokens and dollars of each work, from the very requests that would be sent; nothing is called, and nothing written.
 
-    works: by name the protocol, and what asks. What a judge will write is not known: EXPECTED_WRITTEN tokens a call, and a token of
-    English is four bytes. A protocol that may ask further is answered with a text without a verdict, so that all that it may ask is
-    counted, under "up to".
+    works: by name, the tokens that a judge writes in a call on average, and what asks. A token of English is taken for four bytes. A
+    protocol that may ask further is answered with a text without a verdict, so that all that it may ask is counted, under "up to".
     """
     price = client.checked_price(judge["price"])
     lines = [f"{'benchmark':<36}{'calls':>8}{'cached':>8}{'tokens':>12}{'at most':>12}{'dollars':>10}{'at most':>10}"]
@@ -136,9 +132,9 @@ def estimate(works: Mapping[str, tuple[str, Work]], judge: dict[str, Any], cache
         rounds.append([len(requests), cached, tokens, most_tokens, dollars, most_dollars])
         return [outcome or SILENT for outcome in known]
 
-    for name, (protocol, work) in works.items():
+    for name, (tokens, work) in works.items():
         rounds: list[list[float]] = []
-        work(ask=partial(asked, rounds, EXPECTED_WRITTEN[protocol]))
+        work(ask=partial(asked, rounds, tokens))
         for number, figures in enumerate(rounds):
             lines.append(row(f"{name}, further, up to" if number else name, figures))
             total = [a + b for a, b in zip(total, figures, strict=True)]
@@ -146,7 +142,7 @@ def estimate(works: Mapping[str, tuple[str, Work]], judge: dict[str, Any], cache
     return "\n".join(lines)
 
 
-def read_slice(config: DictConfig, protocols: Collection[str]) -> tuple[dict[str, Any], str | None]:
+def read_slice(config: DictConfig) -> tuple[dict[str, Any], str | None]:
     """The slice as plain values, and the file of its judge's cache, None where it has none; errors come before a call is paid for."""
     wanted: Any = OmegaConf.to_container(config)
     judge, benchmarks = wanted["judge"], wanted["benchmarks"]
@@ -155,8 +151,8 @@ def read_slice(config: DictConfig, protocols: Collection[str]) -> tuple[dict[str
         raise UserError("set either judge.base_url (an endpoint) or judge.server (a local server's module), and null for the other")
     if judge["server"] and judge["cache"]:
         raise UserError("judge.cache must be false for a judge.server: what it says depends on more than the request, and costs nothing")
-    if unknown := {benchmark["protocol"] for benchmark in benchmarks.values()} - set(protocols):
-        raise UserError(f"benchmarks: unknown protocol {min(unknown)!r}; known are {', '.join(protocols)}")
+    if unknown := {benchmark["protocol"] for benchmark in benchmarks.values()} - set(BENCHMARKS):
+        raise UserError(f"benchmarks: unknown protocol {min(unknown)!r}; known are {', '.join(BENCHMARKS)}")
     for benchmark in benchmarks.values():
         read_rows(benchmark["answers"], ())
     return wanted, os.environ.get("JUDGE_CACHE", CACHE) if judge["cache"] else None

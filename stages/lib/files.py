@@ -93,6 +93,14 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+def write_rows(path: str | Path, rows: list[Row]) -> None:
+    """JSON lines where the file is called so, else a list."""
+    if Path(path).suffix == ".jsonl":
+        write_jsonl(path, rows)
+    else:
+        write_json(path, rows)
+
+
 def read_json(path: str | Path) -> Any:
     """The value in a JSON file; UserError names the file and what to do when it is missing, empty, cut off or not JSON."""
     try:

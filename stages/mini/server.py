@@ -24,7 +24,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from stages.benchmarks import alpacaeval2, arena_hard, mt_bench
+from stages.benchmarks import BENCHMARKS
 from stages.lib import files
 from stages.lib.errors import UserError
 from stages.mini import raters
@@ -93,19 +93,13 @@ def rating(oracle: Oracle, texts: Texts, temper: dict[str, Any], _: bool) -> Log
 
 
 def readers(benchmarks: DictConfig) -> list[tuple[Reader, Answer]]:
-    """For each prompt that the benchmarks' protocols send, what finds its texts, and what answers it."""
+    """For each prompt that the benchmarks' protocols send, what finds its texts, and what answers it, as its gaps ask for."""
     found: list[tuple[Reader, Answer]] = []
     for benchmark in benchmarks.values():
-        match benchmark.protocol:
-            case "alpacaeval2":
-                template = files.read_text(benchmark.template)
-                gaps = ("{instruction}", "{output_1}", "{output_2}")
-                found.append((template_reader(alpacaeval2.messages(template, *gaps)[-1]["content"]), preference))
-            case "arena_hard":
-                found.append((template_reader(arena_hard.read_config(benchmark.template)["prompt_template"][0]), comparison))
-            case "mt_bench":
-                prompts = mt_bench.read_prompts(benchmark.template).values()
-                found += [(template_reader(prompt["prompt_template"]), rating) for prompt in prompts]
+        for prompt in BENCHMARKS[benchmark.protocol].prompts(benchmark):
+            compares = "{answer_2}" in prompt and "{question_2}" not in prompt
+            answer = preference if "{output_1}" in prompt else comparison if compares else rating
+            found.append((template_reader(prompt), answer))
     return found
 
 

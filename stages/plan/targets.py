@@ -9,22 +9,13 @@ from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from stages.benchmarks import BENCHMARKS
 from stages.lib import files
 from stages.lib.errors import UserError
 from stages.plan import compose, run_names
 
 if TYPE_CHECKING:
     from stages.plan.planning import Plan
-
-# Where a protocol's answers and judgments lie, in the folder of a run's benchmark: the benchmarks' own formats.
-ANSWERS = {"alpacaeval2": "model_outputs.json", "arena_hard": "model_answer.jsonl", "mt_bench": "model_answer.jsonl"}
-JUDGMENTS = {
-    "alpacaeval2": "annotations.json",
-    "oracle": "annotations.json",
-    "arena_hard": "model_judgment.jsonl",
-    "mt_bench": "model_judgment.jsonl",
-}
-SCORED_WITH = {"alpacaeval2": ("gamed",), "arena_hard": ("baseline",), "mt_bench": ("questions",)}  # options of stages/score.py
 
 
 class Row(NamedTuple):
@@ -125,18 +116,18 @@ def logliks(wanted: Iterable[tuple[str, str]]) -> list[str]:
 def answers(plan: Plan, benchmark: str) -> str:
     """The answers that a benchmark judges, in the folder eval/ of a run."""
     answered = plan.base.benchmarks[benchmark].answers
-    return f"{answered}/{ANSWERS[plan.base.benchmarks[answered].protocol]}"
+    return f"{answered}/{BENCHMARKS[plan.base.benchmarks[answered].protocol].format.file}"
 
 
 def judgments(plan: Plan, benchmark: str) -> str:
     """The judgments of these answers, likewise."""
-    return f"{benchmark}/{JUDGMENTS[plan.base.benchmarks[benchmark].protocol]}"
+    return f"{benchmark}/{BENCHMARKS[plan.base.benchmarks[benchmark].protocol].judgments}"
 
 
 def score_options(plan: Plan, benchmark: str) -> str:
     """The command line's options of stages/score.py for a benchmark."""
     config = plan.base.benchmarks[benchmark]
-    given = [f"--{key} {config[key]}" for key in SCORED_WITH.get(config.protocol, ())]
+    given = [f"--{key} {config[key]}" for key in [BENCHMARKS[config.protocol].needs] if key]
     return " ".join([f"--benchmark {config.protocol}", *given])
 
 
