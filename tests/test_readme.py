@@ -14,7 +14,10 @@ import pandas as pd
 import pytest
 from checkout import ROOT, copy_to
 
-from stages.plan.config import CONTROL_PROMPTS, Plan
+from stages.plan import Plan
+from stages.plan.stage_configs import CONTROL_PROMPTS
+
+pytestmark = pytest.mark.slow
 
 README = (ROOT / "README.md").read_text()
 NAMES = ["README.md", "CONTRIBUTING.md", "DEVIATIONS.md", "SECURITY.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))]
