@@ -102,6 +102,7 @@ TRICKY = [
 ]
 
 
+@pytest.mark.slow
 def test_prompts_are_the_packages_own_with_quotes_braces_and_gaps_in_the_texts() -> None:
     """messages() equals alpaca_eval's make_prompts and prompt_to_chatml on its own template."""
     import alpaca_eval
@@ -199,6 +200,7 @@ def test_annotations_show_the_seeded_order_and_spend_no_call_on_identical_output
 
 @published
 @pytest.mark.parametrize("model", WHOLE)
+@pytest.mark.slow
 def test_published_scores_come_out_of_the_published_annotations(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """stages.score on gzipped published files: rates, errors, counts and length exactly; LC within 0.16 (the gamed rows are a stand-in)."""
     expected = json.loads((REFERENCE / "expected.json").read_text())["alpaca_eval"]["from_annotations"][model]
@@ -238,6 +240,7 @@ def test_the_formula_of_the_module_gives_the_published_figures_from_the_publishe
 
 @published
 @pytest.mark.parametrize("failed", [0, 40])
+@pytest.mark.slow
 def test_length_controlled_win_rate_is_the_packages_own_to_the_last_digit(
     failed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +258,7 @@ def test_length_controlled_win_rate_is_the_packages_own_to_the_last_digit(
     assert ours["n_failed"] == failed and ours["n_total"] == 805 - failed
 
 
+@pytest.mark.slow
 def test_the_package_is_imported_late_and_leaves_logging_and_scikit_learn_as_they_were(tmp_path: Path) -> None:
     """score() keeps alpaca_eval's import and its global side effects to itself: a fresh process shows both."""
     rows, gamed = small_world(tmp_path)

@@ -18,6 +18,8 @@ from stages.lib import files
 from stages.mini import calibrate, world
 from stages.plan import Plan, targets
 
+pytestmark = pytest.mark.slow
+
 REVISION = "2edc6fad8be6b14ea7230aabfd08188da6b8b814"
 PARSED = {"numerator_token": "m", "denominator_tokens": ["m", "M"], "is_binarize": False}
 RATES = ("length_controlled_winrate", "lc_standard_error", "win_rate", "standard_error", "discrete_win_rate")

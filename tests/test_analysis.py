@@ -85,6 +85,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
     monkeypatch.setattr(sys, "argv", ["python", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_every_column_of_table4_stands_in_what_the_benchmark_s_score_gives(tmp_path: Path) -> None:
     """Against stages/score.py itself, so that a renamed figure shows here and not in a finished run."""
     answers, judged = arena_hard(4)
@@ -204,6 +205,7 @@ SIX = ("mistral_base", "mistral_instruct", "llama3_base", "llama3_instruct", "ll
         (("a_setting_that_nobody_has_named", "llama3_instruct_v02"), FIVE, BENCHMARKS, 805),
     ],
 )
+@pytest.mark.slow
 def test_no_text_of_the_picture_touches_another_or_a_rule_or_the_edge(
     settings: tuple[str, ...], methods: tuple[str, ...], benchmarks: tuple[str, ...], failed: int
 ) -> None:

@@ -125,6 +125,7 @@ def test_embedded_json_holds_no_markup_and_reads_back_the_same(text: str) -> Non
     assert found.isascii() and not re.search("[<>&\x00-\x1f]", found)
 
 
+@pytest.mark.slow
 def test_the_policy_allows_the_one_style_and_the_one_script_alone(html: Path) -> None:
     """Their hashes are computed from the file as a browser sees it; nothing has a handler or an address in an attribute."""
     elements = Elements(html.read_text(encoding="utf-8"))

@@ -240,6 +240,7 @@ def test_a_missing_or_double_answer_is_named_before_anything_is_asked() -> None:
 
 
 @published
+@pytest.mark.slow
 def test_the_official_judges_win_rate_and_interval_of_gpt_4_0613() -> None:
     """rating(), win_rate(), interval(): 37.90 as published; the bounds within 0.5 of the published ones, which another stream drew."""
     expected = json.loads((REFERENCE / "expected.json").read_text())["arena_hard"][OFFICIAL]["gpt-4-0613"]

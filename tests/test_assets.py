@@ -52,6 +52,7 @@ def fetch(plan: Plan, benchmark: str, folder: Path, mirror: Path) -> subprocess.
 
 
 @published
+@pytest.mark.slow
 def test_the_papers_files_come_from_a_mirror_and_a_stand_in_is_refused_with_both_hashes(tmp_path: Path, mirror: Path) -> None:
     plan = Plan("paper")
     assert set(MIRRORED) | {"alpaca_eval_clf.txt"} == {name for b in plan.benchmarks for name in plan.base.benchmarks[b].assets}

@@ -308,6 +308,7 @@ def needs(name: str, **without: None) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_conf_method_gives_each_objective_its_hyperparameters() -> None:
     """conf/method: a file's further keys are its function's keyword-only parameters, which have no defaults; every function has a file."""
     used = set()

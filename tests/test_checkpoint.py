@@ -62,6 +62,7 @@ def method(conf: Path, **values: Any) -> Plan:
 # -- the plan ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_checkpoint_takes_the_place_of_the_start_and_nothing_else_changes(conf: Path) -> None:
     """Plan: the answers of the README's file are its model's, asked as the setting asks; they need the world and no training."""
     plan = Plan("smoke")
@@ -84,6 +85,7 @@ def test_a_checkpoint_takes_the_place_of_the_start_and_nothing_else_changes(conf
     assert not Path("results/smoke/runs/my_model/config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_hub_id_has_its_revision_and_a_model_made_here_its_stage(conf: Path) -> None:
     """Plan: id, revision and template reach the answers; what lies below results/ is made first, whoever's run it is."""
     plan = method(conf, model="org/name", revision=COMMIT, chat_template="{{ messages }}")
@@ -111,6 +113,7 @@ def test_a_hub_id_has_its_revision_and_a_model_made_here_its_stage(conf: Path) -
         ({"model": "./my_model", "objective": "simpo", "beta": 2.0}, "lacks"),
     ],
 )
+@pytest.mark.slow
 def test_a_mistake_is_one_sentence_with_the_key(conf: Path, values: dict[str, Any], message: str) -> None:
     """validate_method: a checkpoint that is nowhere, that is not pinned, or that is said how to train."""
     plan = method(conf, **values)
@@ -126,6 +129,7 @@ def test_a_trained_method_names_no_model(conf: Path) -> None:
         Plan("smoke").stage_config("answer", setting="smoke", run="mine")
 
 
+@pytest.mark.slow
 def test_a_protocol_has_the_version_that_conf_states(conf: Path) -> None:
     """validate: conf/benchmark names the version that stages/judging scores by; another stops while planning, and so does a search."""
     assert Plan("paper").base.benchmarks.arena_hard.version == "Arena-Hard v0.1 (arena-hard-auto d99b139)"
@@ -143,6 +147,7 @@ def test_a_protocol_has_the_version_that_conf_states(conf: Path) -> None:
         compose_config("setting.decoding.alpacaeval2.search=beam")
 
 
+@pytest.mark.slow
 def test_a_setting_says_whether_its_answers_are_sampled(conf: Path) -> None:
     """conf/setting: a beam of width one wherever the authors' configuration has `do_sample: true`, as their package then searched."""
     plan = Plan("paper")
@@ -159,6 +164,7 @@ def test_a_setting_says_whether_its_answers_are_sampled(conf: Path) -> None:
 # -- the path ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_answered_judged_and_scored(
     conf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,6 +234,7 @@ def test_a_checkpoint_is_answered_judged_and_scored(
     assert scores["n"] == 60
 
 
+@pytest.mark.slow
 def test_what_no_checkpoint_is_stops_with_the_key(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """stages.answer: a hub id that nobody knows, and a folder without a model, in one sentence that names `model`."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -70,6 +70,7 @@ def planned() -> Plan:
 
 
 @pytest.mark.parametrize(("override", "expected"), WRONG)
+@pytest.mark.slow
 def test_a_value_of_the_wrong_type_is_no_run(planned: Plan, override: str, expected: str) -> None:
     """stages.run: the sentence names key, value and type."""
     wanted, wrong = front_door.runs_of([[*SIMPO, override]], planned)
@@ -81,6 +82,7 @@ def test_a_value_of_the_wrong_type_is_no_run(planned: Plan, override: str, expec
 
 
 @pytest.mark.parametrize("text", ["0.1", ".1", "0.10", "1e-1", "10e-2"])
+@pytest.mark.slow
 def test_one_value_in_all_spellings_is_one_run(planned: Plan, text: str) -> None:
     wanted, wrong = front_door.runs_of([[*SIMPO, f"method.beta={text}"]], planned)
     assert (wanted, wrong) == ([("mini_base", "simpo+beta=0.1")], [])
@@ -100,6 +102,7 @@ def test_one_value_in_all_spellings_is_one_run(planned: Plan, text: str) -> None
         ("seed=0", "simpo+seed=0"),
     ],
 )
+@pytest.mark.slow
 def test_a_whole_number_is_a_float_and_what_is_right_stays_right(planned: Plan, override: str, run: str) -> None:
     assert front_door.runs_of([[*SIMPO, override]], planned) == ([("mini_base", run)], [])
 
@@ -122,6 +125,7 @@ def made(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str, status:
     return targets
 
 
+@pytest.mark.slow
 def test_in_a_multirun_the_good_points_are_made_and_the_status_is_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Also where the wrong point comes first, and where Hydra itself cannot read it."""
     targets = made(monkeypatch, tmp_path, "-m", *SIMPO, "method.beta=null,2.5,'${nope}',true")
@@ -132,6 +136,7 @@ def test_in_a_multirun_the_good_points_are_made_and_the_status_is_1(monkeypatch:
 
 
 @pytest.mark.parametrize("arguments", [SIMPO, ["-m", *SIMPO, "method.beta=2,2.5"]])
+@pytest.mark.slow
 def test_a_bug_while_planning_ends_with_its_traceback_and_a_status(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
@@ -146,12 +151,14 @@ def test_a_bug_while_planning_ends_with_its_traceback_and_a_status(
     assert "Traceback" in said and "a bug of ours" in said
 
 
+@pytest.mark.slow
 def test_the_status_of_snakemake_is_the_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert made(monkeypatch, tmp_path, *SIMPO, status=7)[-1] == "exit: 7"
     monkeypatch.setenv("SNAKEMAKE_ARGS", "'")
     assert made(monkeypatch, tmp_path, *SIMPO) == ["exit: error: SNAKEMAKE_ARGS: No closing quotation"]
 
 
+@pytest.mark.slow
 def test_the_command_itself_ends_with_1(tmp_path: Path) -> None:
     """One real call, in a folder without results: nothing is planned, and no warning of Hydra's is in the way."""
     command = [sys.executable, "-m", "stages.run", *SIMPO, "method.beta=null"]
@@ -175,6 +182,7 @@ def test_the_command_itself_ends_with_1(tmp_path: Path) -> None:
         ("simpo+loss_type=3", "method.loss_type=3: expected sigmoid or hinge"),
     ],
 )
+@pytest.mark.slow
 def test_a_run_s_name_in_a_target_is_held_to_the_types(plan: Plan, run: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         plan.write([f"results/mini_base/runs/{run}/manifest.json"])
@@ -195,6 +203,7 @@ def test_a_run_s_name_in_a_target_is_held_to_the_types(plan: Plan, run: str, mes
         ("setting.tuned.simpo.beta=${nope}", "nope"),
     ],
 )
+@pytest.mark.slow
 def test_a_value_of_conf_is_held_to_the_types(override: str, message: str) -> None:
     """conf/method and the values that a setting has for its methods."""
     with pytest.raises(UserError, match=message):
@@ -214,6 +223,7 @@ def test_a_value_of_conf_is_held_to_the_types(override: str, message: str) -> No
         ({"sedes": [1]}, r"scale.sedes.*did you mean 'seeds'"),
     ],
 )
+@pytest.mark.slow
 def test_the_seeds_of_a_scale_are_whole_numbers(monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], message: str) -> None:
     compose_raw = compose.compose_raw
 
@@ -239,6 +249,7 @@ def test_the_seeds_of_a_scale_are_whole_numbers(monkeypatch: pytest.MonkeyPatch,
         ("{method: simpo, method.beta: '???'}", "conf/sweep/mini/own.yaml: .*"),
     ],
 )
+@pytest.mark.slow
 def test_a_sweep_of_conf_is_held_to_the_types(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: str, message: str
 ) -> None:
@@ -306,11 +317,13 @@ def test_a_type_is_that_of_the_objective_s_annotation_and_else_of_the_default(tm
         ("runtime=null", "runtime=null: expected keys with values"),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_runtime_knob_of_conf_stops_the_planning(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         compose.compose_config(override)
 
 
+@pytest.mark.slow
 def test_a_scale_without_the_knobs_of_a_stage_that_it_has_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plan.write; a stage that the scale does not have needs none: paper has no pretrain and no reward."""
     compose_raw = compose.compose_raw
@@ -324,6 +337,7 @@ def test_a_scale_without_the_knobs_of_a_stage_that_it_has_is_told_so(tmp_path: P
         Plan().write([])
 
 
+@pytest.mark.slow
 def test_the_knobs_of_the_shipped_scales_are_passed_on_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     mini, smoke, paper = Plan("mini"), Plan("smoke"), Plan("paper")

@@ -231,6 +231,7 @@ def jobs(plan: Plan, texts: dict[str, str], before: dict[str, str]) -> set[tuple
     return again
 
 
+@pytest.mark.slow
 def test_a_value_makes_again_what_it_reaches_and_nothing_else(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every leaf of conf/ at mini scale, changed one at a time, against TABLE."""
     kept: dict[str, Any] = {}

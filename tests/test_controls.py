@@ -207,6 +207,7 @@ def value(rows: dict[Key, dict[str, Any]], *key: str) -> Any:
     return rows[benchmark, control, metric]["value"]
 
 
+@pytest.mark.slow
 def test_an_honest_judge_gives_nothing_to_what_is_no_answer(
     endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -336,6 +337,7 @@ def test_the_standard_error_is_over_questions() -> None:
     assert controls.mean([[1.0]]) == (1, None) and controls.mean([[], []]) == (None, None)
 
 
+@pytest.mark.slow
 def test_the_mini_worlds_judge_is_served_from_this_slice_and_reads_no_answer_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,6 +81,7 @@ def test_every_process_has_as_many_packs(rows: list[Pair]) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.slow
 def test_every_layout_gives_the_models_own_log_probabilities(rows: list[Pair], family: str, layout: str) -> None:
     """packing, attention, logps: the sums and their gradient of unpadded forwards in float64: Llama's grouped heads, Mistral's window
     counted in positions, Gemma-2's windows and both soft caps (whose softmax Transformers computes in float32)."""

@@ -126,6 +126,7 @@ def test_an_error_names_the_command_that_makes_the_file_again(path: str, made: s
 @pytest.mark.parametrize(
     "stage", ["mini.world", "pretrain", "sft", "pairs", "reference", "train", "answer", "judge", "mini.calibrate", "assets"]
 )
+@pytest.mark.slow
 def test_every_stage_says_what_it_does_and_what_it_lacks(stage: str, tmp_path: Path) -> None:
     told = subprocess.run([sys.executable, "-m", f"stages.{stage}", "--help"], capture_output=True, text=True, check=True)
     assert f"python -m stages.{stage}" in told.stdout

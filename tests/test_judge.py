@@ -191,6 +191,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> bool:
     return condition()
 
 
+@pytest.mark.slow
 def test_every_answer_gets_a_verdict_or_a_recorded_failure_that_scores_count(
     endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +238,7 @@ def test_every_answer_gets_a_verdict_or_a_recorded_failure_that_scores_count(
 @pytest.mark.parametrize(
     ("status", "advice"), [(401, "SMALL_KEY"), (403, "ask for access"), (404, "judge.base_url"), (307, "judge.base_url")]
 )
+@pytest.mark.slow
 def test_what_no_retry_can_mend_stops_at_once_and_says_what_to_do(
     status: int, advice: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +275,7 @@ def test_an_endpoint_that_is_down_is_an_error_and_no_eight_hundred_failures(endp
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
+@pytest.mark.slow
 def test_every_try_is_counted(status: int, endpoint: str) -> None:
     """ask(): one call and max_retries more for what a retry may mend, and a recorded failure."""
     Judge.status = status
@@ -336,6 +339,7 @@ def test_a_judge_that_nothing_bounds_is_an_error_before_any_call(
     assert not Judge.asked
 
 
+@pytest.mark.slow
 def test_a_budget_of_ten_calls_is_ten_calls_through_a_kill_and_goes_on_when_raised(endpoint: str, tmp_path: Path) -> None:
     """stages.judge: the server counts ten calls of eight workers, killed in the middle; raised, what was answered is not paid again."""
     config = make_slice(tmp_path, [f"n{i}" for i in range(16)], base_url=endpoint, price=DOLLAR, cache=True)
@@ -380,6 +384,7 @@ def test_what_calls_turn_out_to_cost_is_given_back(endpoint: str, tmp_path: Path
         assert cache.spending() == (3 * NANO, 10 * NANO), "what may have cost something was given back"
 
 
+@pytest.mark.slow
 def test_two_processes_share_cache_and_budget(endpoint: str, tmp_path: Path) -> None:
     """stages.judge: twelve dollars pay for twelve questions that two processes ask at once, each of them once."""
     Judge.seconds = 0.1
@@ -419,6 +424,7 @@ def test_an_estimate_calls_and_writes_nothing_and_knows_the_cache(
     assert sum(Judge.asked.values()) == 3 and sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_the_key_is_nowhere(endpoint: str, tmp_path: Path) -> None:
     """stages.judge: a key that the endpoint says back, as an answer and in errors, is in no file, no output and no command line."""
     config = make_slice(tmp_path, ["echo", "a", "q8."], base_url=endpoint, price=DOLLAR, cache=True, api_key_env="SMALL_KEY")
@@ -454,6 +460,7 @@ def test_a_late_failure_loses_no_finished_benchmark(endpoint: str, tmp_path: Pat
     assert len(json.loads((tmp_path / "eval/alpacaeval2/annotations.json").read_text())) == 2
 
 
+@pytest.mark.slow
 def test_a_local_server_is_gone_with_the_stage_however_that_ends(tmp_path: Path) -> None:
     """stages.judge: its server ends after the work, after an error, on SIGTERM (exit 143) and when the stage is killed."""
 
@@ -480,6 +487,7 @@ def test_a_local_server_is_gone_with_the_stage_however_that_ends(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("behaviour", "message"), [("dies first", "ended before it listened"), ("says nothing", "did not listen within")])
+@pytest.mark.slow
 def test_a_server_that_never_listens_is_an_error_with_its_last_words(
     behaviour: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

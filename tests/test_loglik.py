@@ -123,6 +123,7 @@ def by_hand(model: Any, prompt: str, answer: str) -> tuple[int, float]:
     return len(after), sum(logps[len(before) + place - 1, token].item() for place, token in enumerate(after))
 
 
+@pytest.mark.slow
 def test_every_text_has_the_sums_of_a_plain_forward_under_both_models(
     plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +154,7 @@ def test_every_text_has_the_sums_of_a_plain_forward_under_both_models(
     assert not (SETTING / "runs/dpo/eval/manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_the_references_sums_are_read_and_the_models_follow_each_other(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """stages.loglik: reference_logp of the pairs is the cache's to the bit, though the packs are others; the start model is gone from
     memory when the policy is loaded."""

@@ -159,6 +159,7 @@ def random_sentence(oracle: Oracle, rng: Random) -> str:
     return oracle.language.say(("fact", rng.choice(towns), attribute, rng.choice(VALUES[attribute])), rng)
 
 
+@pytest.mark.slow
 def test_no_trick_scores_what_a_plain_honest_answer_does(oracle: Oracle, tasks: list[Task]) -> None:
     some = Random(1).sample(tasks, 300)
     plain = fmean(oracle.score(task.turns, honest(task, oracle)) for task in some)
@@ -169,6 +170,7 @@ def test_no_trick_scores_what_a_plain_honest_answer_does(oracle: Oracle, tasks: 
         assert worse >= 0.97 * len(some), name
 
 
+@pytest.mark.slow
 def test_no_climb_without_the_facts_reaches_a_plain_honest_answer(oracle: Oracle, tasks: list[Task]) -> None:
     """Two thousand steps of adding, replacing and dropping sentences, each kept where one text does better on all prompts together."""
     rng = Random(3)
@@ -211,6 +213,7 @@ def test_the_judge_says_the_same_when_asked_again_and_likes_what_comes_first(ora
     assert fmean(odds) == pytest.approx(-0.3, abs=0.08)
 
 
+@pytest.mark.slow
 def test_the_tokenizer_gives_every_answer_back(oracle: Oracle, tasks: list[Task], tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -245,6 +248,7 @@ def prompts_of(folder: Path) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.slow
 def test_no_benchmark_prompt_is_among_the_training_prompts(world: tuple[Path, dict]) -> None:
     folder, _ = world
     benchmarks = prompts_of(folder)
@@ -317,6 +321,7 @@ def test_the_readme_tells_this_world_s_size(world: tuple[Path, dict]) -> None:
     assert f"a controlled English of {facts['vocabulary']} words" in readme
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_world(world: tuple[Path, dict], tmp_path: Path) -> None:
     folder, _ = world
     make_world(compose_config().world, tmp_path)

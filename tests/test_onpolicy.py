@@ -206,6 +206,7 @@ def train_reward(monkeypatch: pytest.MonkeyPatch, model: str, **changes: Any) ->
     return stage(reward, monkeypatch, "results/tiny/reward", "micro_batch=4", **(values | {"training": training} | changes))
 
 
+@pytest.mark.slow
 def test_from_prompts_to_pairs(start: str, one_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """generate, reward, annotate, pairs: each reads what the one before wrote.
 

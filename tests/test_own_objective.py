@@ -16,6 +16,8 @@ from test_readme import fenced
 
 from stages.lib import files
 
+pytestmark = pytest.mark.slow
+
 PLAN = "import sys; from stages.plan import Plan; Plan().write(sys.argv[1:])"
 
 

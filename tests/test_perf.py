@@ -108,6 +108,7 @@ def test_wrong_arguments(arguments: list[str], sentence: str) -> None:
         train_step.main(["--device", "cpu", *arguments])
 
 
+@pytest.mark.slow
 def test_one_step_of_every_kind_of_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """perf.train_step: ours and TRL's have one loss in every kind of arm, whatever the micro-batches; a table and a report come out."""
     monkeypatch.setitem(arms.SHAPES, "cpu", TINY)
@@ -229,6 +230,7 @@ def test_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert [row.count("not measured") for row in rows] == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_memory_of_a_step() -> None:
     """perf.arms: a step's peak is over its beginning; the tests' process has freed too much before to say more."""
     world = World("cpu", TINY, batch_size=4, token_budget=512, checkpointing=True, bf16=False)

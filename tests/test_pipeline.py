@@ -25,6 +25,8 @@ from analysis.inventory import FIGURES, TABLES
 from stages.lib import files, models
 from stages.lib.engine import seed_of, start_engine
 
+pytestmark = pytest.mark.slow
+
 TABLE = "results/table4.csv"
 SCALE = ("--config", "scale=smoke")
 CANARY = f"sk-canary-{uuid4().hex}"  # the judge's key, in the environment of every run here

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from stages.lib import files
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 8, "scheduler": "cosine", "warmup_ratio": 0.1, "weight_decay": 0.0}
 ADAM = {"max_grad_norm": 1.0, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8}

@@ -137,6 +137,7 @@ def arena_case(model: str = "model", label: str = "B>A") -> tuple[Rows, Rows, st
     return answered(model, [{"content": "ours", "token_len": 3}]), judgments, lines(answered("base", [{"content": "base"}]))
 
 
+@pytest.mark.slow
 def test_a_file_of_several_models_gives_the_rows_of_the_answers(tmp_path: Path) -> None:
     """F7: FastChat's gpt-4_single.jsonl and Arena-Hard's judgments hold every model."""
     answers, mine, asked = mt_case()
@@ -149,6 +150,7 @@ def test_a_file_of_several_models_gives_the_rows_of_the_answers(tmp_path: Path) 
         scored(tmp_path, "mt_bench", mt_case()[0], [*mt_case("a")[1], *mt_case("b")[1]], asked)
 
 
+@pytest.mark.slow
 def test_alpacaevals_annotations_of_several_models_give_those_of_the_answers(tmp_path: Path) -> None:
     annotations, gamed = small_world(tmp_path)
     mixed = [{**row, "generator_2": "other", "output_2": "x"} for row in annotations] + annotations
@@ -368,6 +370,7 @@ def test_score_says_one_sentence_of_a_file_with_another_types_value(tmp_path: Pa
 
 
 @needed("arena_hard")
+@pytest.mark.slow
 def test_the_worlds_files_have_the_benchmarks_own_keys(tmp_path: Path) -> None:
     """Each file of the world has every key that the published file of its kind has, but for when and by what a row was made."""
     from stages.plan import Plan

@@ -111,6 +111,7 @@ def the(rows: Rows, criterion: str, method: str | None = None) -> dict[str, Any]
     return found[0]
 
 
+@pytest.mark.slow
 def test_the_start_model_s_criteria(tree: Path, rows: Rows) -> None:
     judged = [files.read_json(tree / f"{SETTING}/runs/{run}/eval/oracle/annotations.json") for run in ("sft", "dpo")]
     student, master = (fmean(row["score"] for row in run) for run in judged)  # the baseline's author is the master

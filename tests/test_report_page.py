@@ -21,6 +21,8 @@ from stages.plan import Plan, targets
 from stages.plan.stage_configs import stage_of
 from tests import chromium, folder
 
+pytestmark = pytest.mark.slow
+
 SCALE = ("--config", "scale=smoke")
 FIGURE, ANSWERS = "results/figures/fig1_scores.png", "results/answers.html"
 TARGETS = ("results/table1.csv", "results/table6.csv", FIGURE, ANSWERS)

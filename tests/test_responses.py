@@ -87,6 +87,7 @@ TORN = [
 
 
 @pytest.mark.parametrize("torn", TORN)
+@pytest.mark.slow
 def test_a_torn_text_is_asked_again_and_never_cached(torn: dict[str, Any], endpoint: Endpoint, tmp_path: Path) -> None:
     """F1: tried again like a 5xx; then a failure with the reason, which a later run calls for again."""
     cache = tmp_path / "cache.sqlite"
@@ -105,6 +106,7 @@ def test_a_torn_text_is_asked_again_and_never_cached(torn: dict[str, Any], endpo
 
 
 @pytest.mark.parametrize("finish", ["stop", "length", "content_filter", None, "eos", "end_turn", "STOP", "max_tokens"])
+@pytest.mark.slow
 def test_a_whole_text_is_taken_and_cached(finish: str | None, endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.say = lambda _: said("[[7]]", finish)
     for _ in range(2):
@@ -139,6 +141,7 @@ def test_what_an_earlier_version_cached_of_a_torn_text_is_asked_for_again(endpoi
         ({"choices": [], "error": {"message": "Provider returned error", "code": 502}}, True, "code 502"),
     ],
 )
+@pytest.mark.slow
 def test_an_error_inside_a_200_counts_like_its_status(body: Any, again: bool, words: str, endpoint: Endpoint, tmp_path: Path) -> None:
     """F13: tried again where the code is one of those; the failure has the code and the endpoint's first words."""
     cache = tmp_path / "cache.sqlite"
@@ -182,6 +185,7 @@ def test_a_torn_text_costs_what_its_usage_says(endpoint: Endpoint, tmp_path: Pat
         (said("<think>is it [[3]]", "length"), {}, "wrote no text"),
     ],
 )
+@pytest.mark.slow
 def test_an_endpoint_that_never_gives_what_is_needed_is_asked_sixteen_times(
     body: Any, decoding: dict[str, Any], needs: str, endpoint: Endpoint, tmp_path: Path
 ) -> None:

@@ -35,6 +35,8 @@ from stages.lib import files
 from stages import pretrain, reference, train
 from stages.preference import refcache, trainer
 
+pytestmark = pytest.mark.slow
+
 stages = {"pretrain": pretrain, "reference": reference, "train": train}
 for line in sys.stdin:
     stage, folder, runtime = json.loads(line)

@@ -82,6 +82,7 @@ def score(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("benchmark", CASES)
+@pytest.mark.slow
 def test_gzipped_files_of_anybodys_are_scored_without_a_config(benchmark: str, elsewhere: Path, tmp_path: Path) -> None:
     """main(): all files gzipped; the scores in the file, and a line that names the protocol's version, the judge and the baseline."""
     rows_of, option, third, expected = CASES[benchmark]

@@ -190,6 +190,7 @@ EXPECTED: dict[str, Callable[[Plain, Plain], float]] = {
 
 
 @pytest.mark.parametrize("claim", EXPECTED)
+@pytest.mark.slow
 def test_an_effect_is_what_its_files_say(claim: str, made: Path, rows: pd.DataFrame) -> None:
     """Where several seeds are there, their mean."""
     base, instruct = Plain(made, BASE), Plain(made, INSTRUCT)
@@ -298,6 +299,7 @@ def test_seeds_widen_the_interval_that_a_verdict_is_on(made: Path, rows: pd.Data
     assert Bounds(2, 1, 3, 9).wider() == (1, 3)
 
 
+@pytest.mark.slow
 def test_the_rule_moves_intervals_and_no_effect(made: Path, rows: pd.DataFrame) -> None:
     def with_rule(**rule: float) -> pd.DataFrame:
         study = Study(made)
@@ -385,6 +387,7 @@ def test_ending_by_themselves(results: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert found["verdict"] == scorecard.NOT_MEASURED
 
 
+@pytest.mark.slow
 def test_a_missing_file_leaves_its_claims_unmeasured_and_no_other(results: Path, rows: pd.DataFrame) -> None:
     """The reason names the file, and the command that makes it."""
     lost = results / BASE / "runs/dpo/eval/loglik.parquet"
@@ -409,6 +412,7 @@ def test_runs_with_other_questions_are_not_compared(results: Path, monkeypatch: 
     assert found.loc[INSTRUCT, "verdict"] != scorecard.NOT_MEASURED
 
 
+@pytest.mark.slow
 def test_a_model_of_the_user_s_changes_no_verdict(results: Path) -> None:
     """ "Every" and "best" are of the paper's methods: a checkpoint or an objective that is none, best of all, is in no claim."""
     before = scorecard.rows(Study(results))
@@ -437,6 +441,7 @@ def test_a_scale_without_a_method_or_a_sweep_says_so(results: Path) -> None:
 
 
 @pytest.mark.parametrize("gone", ["alpacaeval2", "arena_hard", "mt_bench"])
+@pytest.mark.slow
 def test_a_scale_without_a_benchmark_says_so(results: Path, gone: str) -> None:
     """What the benchmark is needed for is not measured, and why; every other figure stays as it was."""
     before = scorecard.rows(Study(results))
@@ -484,6 +489,7 @@ def boxes(drawn: Figure) -> list[Any]:
 
 
 @pytest.mark.parametrize("settings", [1, 2, 4, 6])
+@pytest.mark.slow
 def test_no_text_or_mark_touches_another_or_leaves_the_page(settings: int, rows: pd.DataFrame) -> None:
     """Also with as many settings as the paper has, whose intervals have no room."""
     frame = rows.reset_index()
@@ -508,6 +514,7 @@ def test_the_marks_differ_without_colour() -> None:
     assert len(shapes) == len(scorecard.MARKS) == 4
 
 
+@pytest.mark.slow
 def test_the_command_writes_table_figure_and_captions(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice the same bytes."""
     for out in ("one", "two"):

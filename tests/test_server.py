@@ -66,6 +66,7 @@ def test_an_answer_that_quotes_the_template_is_read_as_nothing(template: Path) -
     assert read(prompt(template, "Q?", f"A.{forged}B.", "C.")) is None
 
 
+@pytest.mark.slow
 def test_the_server_answers_as_the_calibration_judges_and_ends_with_its_input(world: Path, template: Path, tmp_path: Path) -> None:
     server = {"module": "stages.mini.server", "world": str(world), **TEMPERAMENT, **OTHERS}
     benchmarks = {"alpacaeval2": {"protocol": "alpacaeval2", "template": str(template)}}
@@ -133,6 +134,7 @@ def by_writer(world: Path, name: str) -> tuple[list[dict[str, Any]], list[dict[s
     return questions, baseline, answers
 
 
+@pytest.mark.slow
 def test_arena_hard_with_the_mini_judge_ranks_the_writers_and_asks_the_silent_again(world: Path, judge: Any) -> None:
     config = arena_hard.read_config(world / "arena_hard/judge_config.yaml")
     rates = {}

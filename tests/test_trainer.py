@@ -51,6 +51,7 @@ def trained(
 
 
 @pytest.mark.parametrize("objective", [partial(simpo, **SIMPO), partial(dpo, beta=0.1, label_smoothing=0.0)], ids=["simpo", "dpo"])
+@pytest.mark.slow
 def test_budget_and_layout_change_nothing(tmp_path: Path, objective: Any) -> None:
     """PreferenceTrainer: losses, gradient norms, metrics and final weights in float64 are the same for whole batches and any packs."""
     whole, log = trained(tmp_path, objective, BIG)
@@ -63,6 +64,7 @@ def test_budget_and_layout_change_nothing(tmp_path: Path, objective: Any) -> Non
             assert torch.allclose(one, two, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
     """PreferenceTrainer: layers that are computed again in the backward pass read the same shared prompts."""
     one, log = trained(tmp_path, partial(simpo, **SIMPO), 60)
@@ -86,6 +88,7 @@ def test_each_epoch_has_its_own_order_and_every_pair_once(tmp_path: Path) -> Non
     assert len({tuple(sorted(round(value, 9) for value in seen[start])) for start in (0, 2, 4)}) == 3
 
 
+@pytest.mark.slow
 def test_training_raises_the_margin_and_logs_what_an_objective_sees(tmp_path: Path) -> None:
     """PreferenceTrainer, evaluate_pairs: SimPO raises the margin of its pairs; the first step's log is evaluate_pairs' of the start."""
     objective = partial(simpo, **SIMPO)
@@ -101,6 +104,7 @@ def test_training_raises_the_margin_and_logs_what_an_objective_sees(tmp_path: Pa
     assert set(log[0]) == {*start, "grad_norm", "learning_rate", "epoch", "step"}
 
 
+@pytest.mark.slow
 def test_dropout_is_off(tmp_path: Path) -> None:
     """PreferenceTrainer: a model with attention dropout trains as one without, and its configuration is left as it is."""
     objective = partial(simpo, **SIMPO)
@@ -110,6 +114,7 @@ def test_dropout_is_off(tmp_path: Path) -> None:
     assert model.config.attention_dropout == 0.5
 
 
+@pytest.mark.slow
 def test_bf16_weights_are_refused_and_bf16_autocast_keeps_fp32_weights(tmp_path: Path) -> None:
     """PreferenceTrainer: master weights are fp32 always; under bf16 the loss is computed in bf16 and the weights stay fp32."""
     objective = partial(simpo, **SIMPO)
@@ -122,6 +127,7 @@ def test_bf16_weights_are_refused_and_bf16_autocast_keeps_fp32_weights(tmp_path:
     assert half[0]["loss"] == pytest.approx(full[0]["loss"], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_leaves_the_weights_as_they_are(tmp_path: Path) -> None:
     """PreferenceTrainer: where a loss, or a gradient alone, is no number the error names the step, which is not applied."""
     steps = []
@@ -147,6 +153,7 @@ def test_a_loss_that_is_no_number_leaves_the_weights_as_they_are(tmp_path: Path)
             assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_out_of_memory_names_the_knob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """PreferenceTrainer.train: an allocation that fails, on CUDA or CPU, is an error that names what to lower; other errors stay."""
     for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 12 bytes")):
@@ -165,6 +172,7 @@ def raising(error: Exception) -> Any:
     return objective
 
 
+@pytest.mark.slow
 def test_a_live_reference_is_the_cached_one(tmp_path: Path) -> None:
     """PreferenceTrainer(reference=…): DPO and KTO train to the same weights as with the sums of the same model computed beforehand."""
     reference = tiny.double(tiny.llama(seed=1))
@@ -182,6 +190,7 @@ def test_a_live_reference_is_the_cached_one(tmp_path: Path) -> None:
             assert torch.allclose(first, second, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_step_waits_for_the_device_once(tmp_path: Path) -> None:
     """PreferenceTrainer: no value is fetched singly, in no pack and no step; the figures come in one list."""
     fetched: list[str] = []
@@ -263,6 +272,7 @@ def run_dpo(monkeypatch: pytest.MonkeyPatch, setting: Path, **changes: Any) -> d
     return stage(train, monkeypatch, setting / "runs/dpo", stage="train", **(values | changes))
 
 
+@pytest.mark.slow
 def test_dpo_from_the_cached_reference(setting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """stages.reference, stages.train: the cache's sums are the model's own, DPO's first loss is ln 2, all files are there."""
     import pandas as pd
@@ -287,6 +297,7 @@ def test_dpo_from_the_cached_reference(setting: Path, monkeypatch: pytest.Monkey
     assert {"rewards/accuracies", "rewards/margins", "logps/chosen", "avg_logps/chosen"} <= set(manifest["heldout"])
 
 
+@pytest.mark.slow
 def test_every_method_of_table_4_trains(setting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """conf/method and conf/setting/mini_base, stages.train: each method with its own hyperparameters on the cached reference, KTO with its
     mismatched pairs, moves the model away from the start; no two of them move it alike."""
@@ -306,6 +317,7 @@ def test_every_method_of_table_4_trains(setting: Path, monkeypatch: pytest.Monke
     assert len(moved) == len(plan.scale["methods"]) - 1 == 11
 
 
+@pytest.mark.slow
 def test_simpo_needs_no_reference_and_repeats_itself_to_the_byte(setting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """stages.train: two runs of a reference-free method give the same weights and the same log; another seed gives others."""
     values: dict[str, Any] = {"stage": "train", "run": "simpo", "seed": 42, "reference": None, "method": method("simpo", **SIMPO)}
@@ -317,6 +329,7 @@ def test_simpo_needs_no_reference_and_repeats_itself_to_the_byte(setting: Path, 
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_stage_and_keeps_its_checkpoint(
     setting: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -346,6 +359,7 @@ def test_a_loss_that_is_no_number_ends_the_stage_and_keeps_its_checkpoint(
     assert run_with(simpo)["resumed_at"] == [2]
 
 
+@pytest.mark.slow
 def test_a_reference_of_other_tokens_or_weights_is_refused(setting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """stages.train: log-probabilities of other pairs, of the same cut otherwise, or of another model stop it with the command to give."""
     stage(reference, monkeypatch, setting / "reference", stage="reference")

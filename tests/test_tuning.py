@@ -23,6 +23,8 @@ from stages.lib.errors import UserError
 from stages.plan import Plan, compose, planning, targets
 from stages.plan.compose import CONF, sweep
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
