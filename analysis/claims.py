@@ -1,8 +1,8 @@
-"""The papers' claims, each with what measures it and which values it says; analysis/scorecard.py judges and draws them.
+"""The papers' claims: for each, what measures it and which values it asserts. analysis/scorecard.py judges and draws them.
 
-A claim of several parts is several claims, S1a and S1b, so that no verdict hides another. Each says of a number, the effect, that it lies
-in a range: above 0, at most some limit, or within ``about`` (the configuration's ``analysis``) of a value. analysis/evidence.py has the
-figures and the intervals. S: SimPO, arXiv 2405.14734, whose tables, figures and sections are named alone; D: DPO, arXiv 2305.18290.
+A claim of several parts is several claims, S1a and S1b, so that no verdict hides another. Each says that a number, the effect, lies in a
+range: above 0, at most a limit, or within ``about`` (the configuration's ``analysis``) of a value. analysis/evidence.py has the figures and
+the intervals. S is SimPO, arXiv 2405.14734, whose tables, figures and sections are cited without a name; D is DPO, arXiv 2305.18290.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from analysis import theory
-from analysis.evidence import ABLATED, Array, Bounds, Evidence
+from analysis.evidence import ABLATED, Bounds, Evidence
 from analysis.paper import reported
-from analysis.study import METHODS, SETTINGS, Run, name_of
+from analysis.stats import Array, bins
+from analysis.study import GREEK, METHODS, SETTINGS, Run, name_of
 from stages.lib.errors import UserError
 
 LENGTH_BINS = 5  # of equally many pairs, by length difference
@@ -28,36 +29,55 @@ EXACT = 1e-9  # what rounding may leave of an identity
 
 
 class Figure(NamedTuple):
-    """``of``: the benchmark, or the split of pairs, that it is a figure of."""
+    """A number of a run.
+
+    of:     the benchmark, or the split of pairs, that it is computed on
+    unit:   its name and unit, as the scorecard prints them
+    value:  computes it
+    digits: how many decimals the scorecard prints
+    metric: its name in analysis/paper.yaml, where that has it
+    """
 
     of: str
+    unit: str
     value: Callable[[Evidence, Run], Array]
+    digits: int = 1
+    metric: str = ""
 
 
-def _answers(column: str) -> Figure:
-    return Figure("alpacaeval2", lambda e, run: e.mean("alpacaeval2", e.answers(run)[column].to_numpy(float)))
+def _answers(column: str, unit: str, digits: int = 1) -> Figure:
+    return Figure("alpacaeval2", unit, lambda e, run: e.mean("alpacaeval2", e.answers(run)[column].to_numpy(float)), digits)
 
 
-def _heldout(column: Callable[[pd.DataFrame], pd.Series]) -> Figure:
-    return Figure("heldout", lambda e, run: e.mean("heldout", column(e.pairs(run, "heldout")).to_numpy(float)))
+def _heldout(unit: str, values: Callable[[Evidence, Run], pd.Series], digits: int) -> Figure:
+    return Figure("heldout", unit, lambda e, run: e.mean("heldout", values(e, run).to_numpy(float)), digits)
 
 
-LC = Figure("alpacaeval2", Evidence.lc)
-ARENA_HARD = Figure("arena_hard", Evidence.arena_hard)
-LENGTH, ENDED, REPEATED = _answers("length"), _answers("ended"), _answers("repeated")
-ACCURACY = _heldout(lambda pairs: 100.0 * pairs["reward"])
-CHOSEN = _heldout(lambda pairs: pairs["chosen_average"])
-CHOSEN_RATIO = _heldout(lambda pairs: pairs["chosen_logp"] - pairs["chosen_reference_logp"])
-SPREAD = Figure("heldout", lambda e, run: e.spread("heldout", e.pairs(run, "heldout")["margin"].to_numpy(float)))
-RHO = Figure("heldout", Evidence.length_correlation)
-OWN_RATIO = Figure("alpacaeval2", lambda e, run: e.mean("alpacaeval2", e.own_ratio(run)))
+HELDOUT, RATIO = "held-out pairs", "mean log π/π_ref of"
+LC = Figure("alpacaeval2", "LC win rate, points", Evidence.lc, metric="lc_win_rate")
+ARENA_HARD = Figure("arena_hard", "Arena-Hard win rate, points", Evidence.arena_hard, metric="arena_hard_win_rate")
+LENGTH, ENDED = _answers("length", "characters an answer"), _answers("ended", "answers that end, points")
+REPEATED = _answers("repeated", "repeated 3-grams, points", 2)
+ACCURACY = _heldout(f"reward accuracy on {HELDOUT}, points", lambda e, run: 100.0 * e.pairs(run, "heldout")["reward_right"], 1)
+CHOSEN = _heldout(
+    f"average log-likelihood of chosen responses, nats a token, {HELDOUT}", lambda e, run: e.pairs(run, "heldout")["chosen_average"], 2
+)
+CHOSEN_RATIO = _heldout(f"{RATIO} held-out chosen responses, nats", lambda e, run: e.study.log_ratio(run, "heldout"), 2)
+OWN_RATIO = Figure("alpacaeval2", f"{RATIO} own answers, nats", lambda e, run: e.mean("alpacaeval2", e.own_ratio(run)), 2)
+SPREAD = Figure(
+    "heldout",
+    f"standard deviation of the margin on {HELDOUT}",
+    lambda e, run: e.spread("heldout", e.pairs(run, "heldout")["margin"].to_numpy(float)),
+    2,
+)
+RHO = Figure("heldout", f"Spearman's ρ of average log-likelihood and length, {HELDOUT}", Evidence.length_correlation, 2, metric="spearman")
 
 Measure = Callable[[Evidence, str], Bounds]  # in a setting
-OTHERS = ("*",)  # Table 4's methods that a comparison does not name
+OTHERS = ("*",)  # all methods of Table 4 that a comparison does not name
 
 
 def compare(figure: Figure, of: tuple[str, ...], minus: tuple[str, ...]) -> Measure:
-    """The figure of each of ``of`` minus that of each of ``minus``, the smallest."""
+    """The smallest difference between the figure of a method in ``of`` and that of a method in ``minus``."""
 
     def measure(e: Evidence, setting: str) -> Bounds:
         others = tuple(method for method in e.methods() if method not in (*of, *minus))
@@ -74,7 +94,7 @@ def compare(figure: Figure, of: tuple[str, ...], minus: tuple[str, ...]) -> Meas
 
 
 def families(figure: Figure) -> Measure:
-    """The figure in an Instruct setting minus that in its Base setting, mean over Table 4's methods; ``setting``: both, a space between."""
+    """The figure in an Instruct setting minus that in its Base setting, mean over Table 4's methods. ``setting`` is "base instruct"."""
 
     def measure(e: Evidence, setting: str) -> Bounds:
         base, instruct = (e.by_seed(of, e.methods()) for of in setting.split())
@@ -88,7 +108,7 @@ def families(figure: Figure) -> Measure:
 
 
 def longer(other: str) -> Measure:
-    """By how many percent SimPO's answers are longer than the other's."""
+    """How much longer SimPO's answers are than those of ``other``, in percent."""
 
     def measure(e: Evidence, setting: str) -> Bounds:
         runs = e.by_seed(setting, ("simpo", other))
@@ -99,11 +119,11 @@ def longer(other: str) -> Measure:
 
 
 def lowest_margin(e: Evidence, setting: str) -> Bounds:
-    """The lowest of SimPO's mean margins in LENGTH_BINS bins of the length difference."""
+    """SimPO's mean margin in each of LENGTH_BINS bins of the length difference; the lowest of these."""
     pairs = [e.pairs(of["simpo"], "heldout") for of in e.by_seed(setting, ("simpo",))]
     difference = pairs[0]["longer"].to_numpy(float)
-    bins = np.searchsorted(np.unique(np.quantile(difference, np.linspace(0, 1, LENGTH_BINS + 1)[1:-1])), difference)
-    members = [bins == place for place in np.unique(bins)]
+    places = bins(difference, LENGTH_BINS)
+    members = [places == place for place in np.unique(places)]
     effects = [[e.ratio("heldout", np.where(inside, part["margin"], 0), inside) for inside in members] for part in pairs]
     lowest = difference[members[int(np.array(effects)[:, :, 0].mean(axis=0).argmin())]]
     return e.bounds(effects, len(difference), note=f"where |y_w| - |y_l| is {lowest.min():.0f} to {lowest.max():.0f} tokens")
@@ -146,25 +166,28 @@ def rise_and_fall(e: Evidence, setting: str) -> Bounds:
 
 
 def ranked_wrong(method: str) -> Measure:
-    """Of the training pairs that the method's reward ranks right, the percentage that the average log-likelihood ranks wrong."""
+    """The percentage that average log-likelihood ranks wrong, among the training pairs that the method's reward ranks right."""
 
     def measure(e: Evidence, setting: str) -> Bounds:
         pairs = [e.pairs(of[method], "train") for of in e.by_seed(setting, (method,))]
-        effects = [[100 * e.ratio("train", (p["reward"] & ~p["likelihood"]).to_numpy(float), p["reward"].to_numpy())] for p in pairs]
+        effects = [
+            [100 * e.ratio("train", (p["reward_right"] & ~p["likelihood_right"]).to_numpy(float), p["reward_right"].to_numpy())]
+            for p in pairs
+        ]
         return e.bounds(effects, len(pairs[0]))
 
     return measure
 
 
 def harder(e: Evidence, setting: str) -> Bounds:
-    """AlpacaEval's win rate minus Arena-Hard's, mean over Table 4's methods; the questions are others, and resampled apart."""
+    """AlpacaEval's win rate minus Arena-Hard's, mean over Table 4's methods. Their questions differ and are resampled apart."""
     runs = e.by_seed(setting, e.methods())
     effects = [[np.mean([e.win_rate(run) - e.arena_hard(run) for run in of.values()], axis=0)] for of in runs]
     return e.bounds(effects, min(e.size(name, next(iter(runs[0].values()))) for name in ("alpacaeval2", "arena_hard")))
 
 
 def separates_less(e: Evidence, setting: str) -> Bounds:
-    """AlpacaEval's separation of Table 4's methods minus MT-Bench's."""
+    """How clearly AlpacaEval separates Table 4's methods, minus the same for MT-Bench (``Evidence.separation``)."""
     runs = e.by_seed(setting, e.methods())
     found = [[e.separation(benchmark, list(of.values())) for benchmark in ("alpacaeval2", "mt_bench")] for of in runs]
     (alpaca, asked), (rated, questions) = found[0]
@@ -173,7 +196,7 @@ def separates_less(e: Evidence, setting: str) -> Bounds:
 
 
 def step(cost: str) -> Measure:
-    """What SimPO saves of DPO's training step, in percent."""
+    """What SimPO saves of the ``cost`` (time or memory) of DPO's training step, in percent."""
     return lambda e, setting: e.step(cost)
 
 
@@ -187,7 +210,7 @@ def _deviations() -> dict[str, float]:
 
 
 def exact(part: str) -> Measure:
-    """The largest deviation from a statement of analysis/theory.py, over its instances."""
+    """The largest deviation from the statement ``part`` of analysis/theory.py over its instances."""
 
     def measure(e: Evidence, setting: str) -> Bounds:
         deviation = _deviations()[part]
@@ -200,7 +223,7 @@ def exact(part: str) -> Measure:
 
 
 class Range(NamedTuple):
-    """What a claim says: above ``low``, and at most ``high``; ``about``: each end moves outwards by that much of 100 %."""
+    """The values that a claim asserts: above ``low`` and at most ``high``. With ``about`` each end moves outwards by that much of 100 %."""
 
     low: float
     high: float
@@ -215,71 +238,47 @@ ABOVE_0, NONE, IDENTITY = Range(0, math.inf), Range(-math.inf, 0), Range(-math.i
 ABOUT_HALF, ABOUT_A_FIFTH, ABOUT_A_TENTH = Range(50, 50, True), Range(20, 20, True), Range(10, 10, True)
 NOT_NOTABLY = Range(-math.inf, 0, True)
 
-Values = dict[tuple[str, str], float]  # the paper's, of a setting, by method and metric
+Values = dict[tuple[str, str], float]  # the paper's numbers in a setting, by method and metric
 IN_SETTINGS, IN_FAMILIES = "settings", "families"
-GREEK = {"gamma": "γ", "beta": "β"}
 
 
 class Paper(NamedTuple):
-    """The claim's effect in the paper's own numbers (analysis/paper.yaml): ``of`` those of a setting in these ``tables``."""
+    """The claim's effect in the paper's own numbers: ``of`` computes it from a setting's numbers in these ``tables`` of paper.yaml."""
 
     of: Callable[[Values], float]
     tables: tuple[str, ...]
 
 
 class Claim(NamedTuple):
-    """``measure``: what the effect is, with its unit. ``where``: each setting, each family of Base and Instruct, or the place's name."""
+    """A claim of a paper.
+
+    measure:  what the effect is, with its unit
+    measured: computes it
+    paper:    the paper's own effect, as text or from its numbers
+    claimed:  the values that the claim asserts
+    where:    each setting, each family of Base and Instruct, or the name of the one place
+    digits:   how many decimals the scorecard prints
+    """
 
     id: str
     claim: str
     measure: str
     measured: Measure
-    claimed: Range
     paper: str | Paper
+    claimed: Range = ABOVE_0
     where: str = IN_SETTINGS
     digits: int = 1
 
 
-def gap(metric: str, of: tuple[str, ...], minus: tuple[str, ...], *tables: str) -> Paper:
-    """As ``compare``."""
-
-    def effect(values: Values) -> float:
-        others = [method for method, named in values if named == metric and method not in (*of, *minus, *ABLATED)]
-        pairs = [(a, b) for a in (others if of == OTHERS else of) for b in (others if minus == OTHERS else minus)]
-        return min(values[a, metric] - values[b, metric] for a, b in pairs)
-
-    return Paper(effect, tables)
-
-
-TABLE_4 = ("table4", "v0.2", "gemma2")
-SIMPO, DPO, SFT, NO_LN, NO_MARGIN = ("simpo",), ("dpo",), ("sft",), ("simpo_no_ln",), ("simpo_no_margin",)
-LC_POINTS, AH_POINTS, HELDOUT = "LC win rate, points", "Arena-Hard win rate, points", "held-out pairs"
-EFFICIENCY = ("figure5c",)
-SAVED = Paper(lambda v: 100 * (1 - v["simpo", "minutes"] / v["dpo", "minutes"]), EFFICIENCY)
-SPARED = Paper(lambda v: 100 * (1 - v["simpo", "peak_gb"] / v["dpo", "peak_gb"]), EFFICIENCY)
-
-
-def _longer(other: str) -> Callable[[Values], float]:
-    return lambda values: 100 * (values["simpo", "length"] / values[other, "length"] - 1)
-
-
-def _harder(values: Values) -> float:
-    methods = [method for method, metric in values if metric == "win_rate"]
-    return float(np.mean([values[method, "win_rate"] - values[method, "arena_hard_win_rate"] for method in methods]))
-
-
-LENGTHS = ("table1", "gemma2")
-
-
 def in_paper(claim: Claim, setting: str) -> str:
-    """What the paper has for a claim: in this setting where it has it, else in all that it has."""
+    """The paper's effect in this setting, or in all settings that it has where this is none of them."""
     if isinstance(claim.paper, str):
         return claim.paper
     found: dict[str, str] = {}
     for place, values in _reported(claim.paper.tables).items():
         try:
             found[place] = f"{claim.paper.of(values):+.{claim.digits}f}"
-        except (KeyError, ValueError):  # not all of the claim's methods are in this setting
+        except (KeyError, ValueError):  # the setting lacks a method of the claim
             continue
     if setting in found:
         return found[setting]
@@ -295,128 +294,103 @@ def _reported(tables: tuple[str, ...]) -> dict[str, Values]:
     return found
 
 
+def _compared(
+    id: str, claim: str, measure: str, figure: Figure, of: tuple[str, ...], minus: tuple[str, ...], paper: str | tuple[str, ...]
+) -> Claim:
+    """A claim that ``compare`` measures. ``paper``: text, or the tables of paper.yaml that give the same difference."""
+
+    def effect(values: Values) -> float:
+        others = [method for method, named in values if named == figure.metric and method not in (*of, *minus, *ABLATED)]
+        pairs = [(a, b) for a in (others if of == OTHERS else of) for b in (others if minus == OTHERS else minus)]
+        return min(values[a, figure.metric] - values[b, figure.metric] for a, b in pairs)
+
+    told = paper if isinstance(paper, str) else Paper(effect, paper)
+    return Claim(id, claim, f"{measure}, {figure.unit}", compare(figure, of, minus), told, digits=figure.digits)
+
+
+def _risen(id: str, claim: str, sweep: str, key: str, figure: Figure, paper: str, sign: int = 1) -> Claim:
+    """A claim that ``rise`` measures."""
+    ends = ("largest", "smallest")[::sign]
+    measure = f"the {ends[0]} {GREEK[key]} minus the {ends[1]}, {figure.unit}"
+    return Claim(id, claim, measure, rise(sweep, key, figure, sign), paper, digits=figure.digits)
+
+
+def _exact(id: str, claim: str, measure: str, part: str, paper: str) -> Claim:
+    """A claim that analysis/theory.py checks."""
+    return Claim(id, claim, measure, exact(part), paper, IDENTITY, "enumerable spaces")
+
+
+def _less(cost: str) -> Paper:
+    """What SimPO saves of ``cost`` in the paper's numbers, in percent."""
+    return Paper(lambda values: 100 * (1 - values["simpo", cost] / values["dpo", cost]), ("figure5c",))
+
+
+def _longer(other: str) -> Paper:
+    return Paper(lambda values: 100 * (values["simpo", "length"] / values[other, "length"] - 1), ("table1", "gemma2"))
+
+
+def _harder(values: Values) -> float:
+    methods = [method for method, metric in values if metric == "win_rate"]
+    return float(np.mean([values[method, "win_rate"] - values[method, "arena_hard_win_rate"] for method in methods]))
+
+
+TABLE_4, TABLE_5, TABLE_6 = ("table4", "v0.2", "gemma2"), ("table5",), ("table6",)
+SIMPO, DPO, SFT, NO_LN, NO_MARGIN = ("simpo",), ("dpo",), ("sft",), ("simpo_no_ln",), ("simpo_no_margin",)
+BEST, WORST = "SimPO minus the best other method", "the worst method minus SFT"
+MEAN, MORE, LESS = "mean over methods of Instruct minus Base", "SimPO without LN minus SimPO", "SimPO minus SimPO with γ = 0"
+WRONG = "reward ranks right and average log-likelihood wrong, % of the former"
+FALLS, NO_OWN = "falls with β (Figure 5{})", "the paper has held-out chosen responses alone"
+
 CLAIMS = (
-    Claim(
-        "S1a",
-        "SimPO has the highest LC win rate",
-        f"SimPO minus the best other method, {LC_POINTS}",
-        compare(LC, SIMPO, OTHERS),
-        ABOVE_0,
-        gap("lc_win_rate", SIMPO, OTHERS, *TABLE_4),
-    ),
-    Claim(
-        "S1b",
-        "SimPO has the highest Arena-Hard win rate",
-        f"SimPO minus the best other method, {AH_POINTS}",
-        compare(ARENA_HARD, SIMPO, OTHERS),
-        ABOVE_0,
-        gap("arena_hard_win_rate", SIMPO, OTHERS, *TABLE_4),
-    ),
-    Claim(
-        "S1c",
-        "SimPO's LC win rate is above DPO's",
-        f"SimPO minus DPO, {LC_POINTS}",
-        compare(LC, SIMPO, DPO),
-        ABOVE_0,
-        gap("lc_win_rate", SIMPO, DPO, *TABLE_4),
-    ),
-    Claim(
-        "S1d",
-        "SimPO's Arena-Hard win rate is above DPO's",
-        f"SimPO minus DPO, {AH_POINTS}",
-        compare(ARENA_HARD, SIMPO, DPO),
-        ABOVE_0,
-        gap("arena_hard_win_rate", SIMPO, DPO, *TABLE_4),
-    ),
-    Claim(
-        "S2a",
-        "Every method beats its SFT start in LC",
-        f"the worst method minus SFT, {LC_POINTS}",
-        compare(LC, OTHERS, SFT),
-        ABOVE_0,
-        gap("lc_win_rate", OTHERS, SFT, *TABLE_4),
-    ),
-    Claim(
-        "S2b",
-        "Every method beats its SFT start on Arena-Hard",
-        f"the worst method minus SFT, {AH_POINTS}",
-        compare(ARENA_HARD, OTHERS, SFT),
-        ABOVE_0,
-        gap("arena_hard_win_rate", OTHERS, SFT, *TABLE_4),
-    ),
+    _compared("S1a", "SimPO has the highest LC win rate", BEST, LC, SIMPO, OTHERS, TABLE_4),
+    _compared("S1b", "SimPO has the highest Arena-Hard win rate", BEST, ARENA_HARD, SIMPO, OTHERS, TABLE_4),
+    _compared("S1c", "SimPO's LC win rate is above DPO's", "SimPO minus DPO", LC, SIMPO, DPO, TABLE_4),
+    _compared("S1d", "SimPO's Arena-Hard win rate is above DPO's", "SimPO minus DPO", ARENA_HARD, SIMPO, DPO, TABLE_4),
+    _compared("S2a", "Every method beats its SFT start in LC", WORST, LC, OTHERS, SFT, TABLE_4),
+    _compared("S2b", "Every method beats its SFT start on Arena-Hard", WORST, ARENA_HARD, OTHERS, SFT, TABLE_4),
     Claim(
         "S3a",
         "Instruct settings beat Base settings in LC",
-        f"mean over methods of Instruct minus Base, {LC_POINTS}",
+        f"{MEAN}, {LC.unit}",
         families(LC),
-        ABOVE_0,
         "Mistral +11.2, Llama-3 +19.8",
-        IN_FAMILIES,
+        where=IN_FAMILIES,
     ),
     Claim(
         "S3b",
         "Instruct settings beat Base settings on Arena-Hard",
-        f"mean over methods of Instruct minus Base, {AH_POINTS}",
+        f"{MEAN}, {ARENA_HARD.unit}",
         families(ARENA_HARD),
-        ABOVE_0,
         "Mistral +10.3, Llama-3 +16.2",
-        IN_FAMILIES,
+        where=IN_FAMILIES,
     ),
-    Claim(
+    _compared(
         "S4a",
         "Without LN quality falls most",
-        f"the worse of SimPO and SimPO with γ = 0 minus SimPO without LN, {LC_POINTS}",
-        compare(LC, (*SIMPO, *NO_MARGIN), NO_LN),
-        ABOVE_0,
-        gap("lc_win_rate", (*SIMPO, *NO_MARGIN), NO_LN, "table5"),
+        "the worse of SimPO and SimPO with γ = 0 minus SimPO without LN",
+        LC,
+        (*SIMPO, *NO_MARGIN),
+        NO_LN,
+        TABLE_5,
     ),
-    Claim(
-        "S4b",
-        "Without LN answers grow longer",
-        "SimPO without LN minus SimPO, characters an answer",
-        compare(LENGTH, NO_LN, SIMPO),
-        ABOVE_0,
-        "longer (section 4.2)",
-    ),
-    Claim(
-        "S4c",
-        "Without LN answers repeat themselves more",
-        "SimPO without LN minus SimPO, repeated 3-grams, points",
-        compare(REPEATED, NO_LN, SIMPO),
-        ABOVE_0,
-        "more repetitive (section 4.2)",
-        digits=2,
-    ),
-    Claim(
+    _compared("S4b", "Without LN answers grow longer", MORE, LENGTH, NO_LN, SIMPO, "longer (section 4.2)"),
+    _compared("S4c", "Without LN answers repeat themselves more", MORE, REPEATED, NO_LN, SIMPO, "more repetitive (section 4.2)"),
+    _compared(
         "S4d",
         "Without LN fewer answers end by themselves",
-        "SimPO minus SimPO without LN, answers that end, points",
-        compare(ENDED, SIMPO, NO_LN),
-        ABOVE_0,
+        "SimPO minus SimPO without LN",
+        ENDED,
+        SIMPO,
+        NO_LN,
         "not said: ours, beside length and repetition",
     ),
-    Claim(
-        "S5a",
-        "γ = 0 is worse than the tuned γ in LC",
-        f"SimPO minus SimPO with γ = 0, {LC_POINTS}",
-        compare(LC, SIMPO, NO_MARGIN),
-        ABOVE_0,
-        gap("lc_win_rate", SIMPO, NO_MARGIN, "table5"),
-    ),
-    Claim(
-        "S5b",
-        "γ = 0 is worse than the tuned γ on Arena-Hard",
-        f"SimPO minus SimPO with γ = 0, {AH_POINTS}",
-        compare(ARENA_HARD, SIMPO, NO_MARGIN),
-        ABOVE_0,
-        gap("arena_hard_win_rate", SIMPO, NO_MARGIN, "table5"),
-    ),
+    _compared("S5a", "γ = 0 is worse than the tuned γ in LC", LESS, LC, SIMPO, NO_MARGIN, TABLE_5),
+    _compared("S5b", "γ = 0 is worse than the tuned γ on Arena-Hard", LESS, ARENA_HARD, SIMPO, NO_MARGIN, TABLE_5),
     Claim(
         "S6a",
         "With LN margins are positive at any length gap",
         f"SimPO's lowest mean margin among {LENGTH_BINS} bins of |y_w| - |y_l|, {HELDOUT}",
         lowest_margin,
-        ABOVE_0,
         "positive throughout (Figure 2a)",
         digits=2,
     ),
@@ -425,145 +399,51 @@ CLAIMS = (
         "Without LN margins follow the length difference",
         f"Spearman's ρ of margin and |y_w| - |y_l| without LN, {HELDOUT}",
         margin_follows_length,
-        ABOVE_0,
         "rises with it (Figure 2a)",
         digits=2,
     ),
-    Claim(
-        "S7a",
-        "Likelihood follows length more w/o LN than in DPO",
-        f"SimPO without LN minus DPO, Spearman's ρ of average log-likelihood and length, {HELDOUT}",
-        compare(RHO, NO_LN, DPO),
-        ABOVE_0,
-        gap("spearman", NO_LN, DPO, "table6"),
-        digits=2,
-    ),
-    Claim(
-        "S7b",
-        "Likelihood follows length more in DPO than in SimPO",
-        f"DPO minus SimPO, Spearman's ρ of average log-likelihood and length, {HELDOUT}",
-        compare(RHO, DPO, SIMPO),
-        ABOVE_0,
-        gap("spearman", DPO, SIMPO, "table6"),
-        digits=2,
-    ),
-    Claim(
-        "S8a",
-        "Reward accuracy rises with γ",
-        f"the largest γ minus the smallest, reward accuracy on {HELDOUT}, points",
-        rise("gamma", "gamma", ACCURACY),
-        ABOVE_0,
-        "rises (Figure 3a)",
-    ),
+    _compared("S7a", "Likelihood follows length more w/o LN than in DPO", "SimPO without LN minus DPO", RHO, NO_LN, DPO, TABLE_6),
+    _compared("S7b", "Likelihood follows length more in DPO than in SimPO", "DPO minus SimPO", RHO, DPO, SIMPO, TABLE_6),
+    _risen("S8a", "Reward accuracy rises with γ", "gamma", "gamma", ACCURACY, "rises (Figure 3a)"),
     Claim(
         "S8b",
         "LC rises with γ, then falls",
-        f"the best γ inside the sweep minus the better end, {LC_POINTS}",
+        f"the best γ inside the sweep minus the better end, {LC.unit}",
         rise_and_fall,
-        ABOVE_0,
         "rises, then falls (Figure 3a)",
     ),
-    Claim(
-        "S9a",
-        "Margins spread as γ grows",
-        f"the largest γ minus the smallest, standard deviation of the margin on {HELDOUT}",
-        rise("gamma", "gamma", SPREAD),
-        ABOVE_0,
-        "flatter with γ (Figure 3b)",
-        digits=2,
-    ),
-    Claim(
-        "S9b",
-        "Chosen answers grow less likely as γ grows",
-        f"the smallest γ minus the largest, average log-likelihood of chosen responses, nats a token, {HELDOUT}",
-        rise("gamma", "gamma", CHOSEN, -1),
-        ABOVE_0,
-        "falls with γ (Figure 3c)",
-        digits=2,
-    ),
+    _risen("S9a", "Margins spread as γ grows", "gamma", "gamma", SPREAD, "flatter with γ (Figure 3b)"),
+    _risen("S9b", "Chosen answers grow less likely as γ grows", "gamma", "gamma", CHOSEN, "falls with γ (Figure 3c)", -1),
     Claim(
         "S10a",
         "Likelihood ranks half of what DPO ranks right wrong",
-        "training pairs that DPO's reward ranks right and average log-likelihood wrong, % of the former",
+        f"training pairs that DPO's {WRONG}",
         ranked_wrong("dpo"),
-        ABOUT_HALF,
         "about half (Figure 4b)",
+        ABOUT_HALF,
     ),
     Claim(
         "S10b",
         "None of what SimPO ranks right, by construction",
-        "training pairs that SimPO's reward ranks right and average log-likelihood wrong, % of the former",
+        f"training pairs that SimPO's {WRONG}",
         ranked_wrong("simpo"),
-        NONE,
         "none (Figure 4b)",
+        NONE,
     ),
-    Claim(
-        "S11",
-        "SimPO's reward accuracy is above DPO's",
-        f"SimPO minus DPO, reward accuracy on {HELDOUT}, points",
-        compare(ACCURACY, SIMPO, DPO),
-        ABOVE_0,
-        "above (Figure 4c)",
-    ),
-    Claim(
-        "S12a",
-        "DPO: larger β, smaller KL (held-out)",
-        "the smallest β minus the largest, mean log π/π_ref of held-out chosen responses, nats",
-        rise("beta_dpo", "beta", CHOSEN_RATIO, -1),
-        ABOVE_0,
-        "falls with β (Figure 5a)",
-        digits=2,
-    ),
-    Claim(
-        "S12b",
-        "SimPO: larger β, smaller KL (held-out)",
-        "the smallest β minus the largest, mean log π/π_ref of held-out chosen responses, nats",
-        rise("beta_simpo", "beta", CHOSEN_RATIO, -1),
-        ABOVE_0,
-        "falls with β (Figure 5a)",
-        digits=2,
-    ),
-    Claim(
-        "S12c",
-        "DPO: larger β, smaller KL (own answers)",
-        "the smallest β minus the largest, mean log π/π_ref of own answers, nats",
-        rise("beta_dpo", "beta", OWN_RATIO, -1),
-        ABOVE_0,
-        "the paper has held-out chosen responses alone",
-        digits=2,
-    ),
-    Claim(
-        "S12d",
-        "SimPO: larger β, smaller KL (own answers)",
-        "the smallest β minus the largest, mean log π/π_ref of own answers, nats",
-        rise("beta_simpo", "beta", OWN_RATIO, -1),
-        ABOVE_0,
-        "the paper has held-out chosen responses alone",
-        digits=2,
-    ),
-    Claim(
-        "S12e",
-        "DPO: smaller β, better LC",
-        f"the smallest β minus the largest, {LC_POINTS}",
-        rise("beta_dpo", "beta", LC, -1),
-        ABOVE_0,
-        "falls with β (Figure 5b)",
-    ),
-    Claim(
-        "S12f",
-        "SimPO: smaller β, better LC",
-        f"the smallest β minus the largest, {LC_POINTS}",
-        rise("beta_simpo", "beta", LC, -1),
-        ABOVE_0,
-        "falls with β (Figure 5b)",
-    ),
+    _compared("S11", "SimPO's reward accuracy is above DPO's", "SimPO minus DPO", ACCURACY, SIMPO, DPO, "above (Figure 4c)"),
+    _risen("S12a", "DPO: larger β, smaller KL (held-out)", "beta_dpo", "beta", CHOSEN_RATIO, FALLS.format("a"), -1),
+    _risen("S12b", "SimPO: larger β, smaller KL (held-out)", "beta_simpo", "beta", CHOSEN_RATIO, FALLS.format("a"), -1),
+    _risen("S12c", "DPO: larger β, smaller KL (own answers)", "beta_dpo", "beta", OWN_RATIO, NO_OWN, -1),
+    _risen("S12d", "SimPO: larger β, smaller KL (own answers)", "beta_simpo", "beta", OWN_RATIO, NO_OWN, -1),
+    _risen("S12e", "DPO: smaller β, better LC", "beta_dpo", "beta", LC, FALLS.format("b"), -1),
+    _risen("S12f", "SimPO: smaller β, better LC", "beta_simpo", "beta", LC, FALLS.format("b"), -1),
     Claim(
         "S13a",
         "SimPO takes about 20 % less time",
         "time saved against DPO with a live reference, % of a step",
         step("time"),
+        _less("minutes"),
         ABOUT_A_FIFTH,
-        SAVED,
         "a training step",
     ),
     Claim(
@@ -571,8 +451,8 @@ CLAIMS = (
         "SimPO takes about 10 % less memory",
         "peak memory saved against DPO with a live reference, %",
         step("memory"),
+        _less("peak_gb"),
         ABOUT_A_TENTH,
-        SPARED,
         "a training step",
     ),
     Claim(
@@ -580,23 +460,22 @@ CLAIMS = (
         "SimPO does not lengthen answers notably: SFT",
         "SimPO's mean length over SFT's, % longer",
         longer("sft"),
+        _longer("sft"),
         NOT_NOTABLY,
-        Paper(_longer("sft"), LENGTHS),
     ),
     Claim(
         "S14b",
         "SimPO does not lengthen answers notably: DPO",
         "SimPO's mean length over DPO's, % longer",
         longer("dpo"),
+        _longer("dpo"),
         NOT_NOTABLY,
-        Paper(_longer("dpo"), LENGTHS),
     ),
     Claim(
         "S15a",
         "Arena-Hard win rates lie below AlpacaEval's",
         "AlpacaEval 2's raw win rate minus Arena-Hard's, mean over methods, points",
         harder,
-        ABOVE_0,
         Paper(_harder, ("table4",)),
     ),
     Claim(
@@ -604,7 +483,6 @@ CLAIMS = (
         "MT-Bench separates the methods less clearly",
         "AlpacaEval 2's √F over methods minus MT-Bench's",
         separates_less,
-        ABOVE_0,
         "poor separability (section 4.1)",
         digits=2,
     ),
@@ -613,53 +491,37 @@ CLAIMS = (
         "DPO's reward-KL frontier is at or above PPO's",
         "expected reward at equal KL, DPO minus PPO",
         no_ppo,
-        ABOVE_0,
         "above (DPO, Figure 2)",
-        "PPO",
+        where="PPO",
     ),
     Claim(
         "D2",
         "DPO is more robust to the temperature than PPO",
         "win rate lost between temperatures 0 and 1, PPO minus DPO",
         no_ppo,
-        ABOVE_0,
         "0.61 to 0.39 against 0.57 to 0.07, digitised (DPO, Figure 2)",
-        "PPO",
+        where="PPO",
     ),
-    Claim(
+    _exact(
         "D3a",
         "r and r + f(x) give the same preferences",
         "largest deviation of Bradley-Terry and Plackett-Luce probabilities",
-        exact("preferences"),
-        IDENTITY,
+        "preferences",
         "DPO, Lemma 1",
-        "enumerable spaces",
     ),
-    Claim(
+    _exact(
         "D3b",
         "r and r + f(x) have the same optimal policy",
         "largest deviation of π_r and of what a policy falls short of it",
-        exact("policy"),
-        IDENTITY,
+        "policy",
         "DPO, Eq. 4 and Lemma 2",
-        "enumerable spaces",
     ),
-    Claim(
+    _exact(
         "D3c",
         "β log π/π_ref represents every class, uniquely",
         "largest deviation of a reward's representative",
-        exact("representation"),
-        IDENTITY,
+        "representation",
         "DPO, Theorem 1 and Proposition 1",
-        "enumerable spaces",
     ),
-    Claim(
-        "D3d",
-        "DPO's loss has no gradient at the optimal policy",
-        "largest gradient of the expected loss",
-        exact("gradient"),
-        IDENTITY,
-        "DPO, Eq. 7",
-        "enumerable spaces",
-    ),
+    _exact("D3d", "DPO's loss has no gradient at the optimal policy", "largest gradient of the expected loss", "gradient", "DPO, Eq. 7"),
 )

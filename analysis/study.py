@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import argparse
 import html
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import matplotlib.style
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
+from analysis.stats import over_seeds as over_seeds  # for analysis/tables/table4.py
+from stages.benchmarks import BENCHMARKS
+from stages.benchmarks.benchmark import Benchmark
 from stages.lib import files
 from stages.lib.errors import UserError
 
@@ -51,11 +53,16 @@ METHODS = {
     "simpo_no_ln": "SimPO w/o LN",
     "simpo_no_margin": "SimPO, γ = 0",
 }
-BENCHMARKS = {"alpacaeval2": "AlpacaEval 2", "arena_hard": "Arena-Hard", "mt_bench": "MT-Bench", "oracle": "Oracle"}
+
+
+GREEK = {"beta": "β", "gamma": "γ", "tau": "τ", "alpha": "α", "delta": "δ"}  # hyperparameters that the papers write so
+
+
+GREEK = {"beta": "β", "gamma": "γ", "tau": "τ", "alpha": "α", "delta": "δ"}  # hyperparameters that the papers write so
 
 
 class Run(NamedTuple):
-    """A run of a setting; ``varied``: what its sweep gives it, empty for a row of the tables."""
+    """A run of a setting. ``varied`` holds what its sweep gives it; it is empty for a row of the tables."""
 
     setting: str
     run: str
@@ -64,52 +71,60 @@ class Run(NamedTuple):
     varied: dict[str, Any]
 
 
+def benchmark_of(config: Mapping[str, Any], name: str) -> Benchmark:
+    """What the benchmark is that conf/ calls ``name``. config: tables.yaml."""
+    protocol = (config.get("protocols") or {}).get(name, name)
+    if protocol not in BENCHMARKS:
+        raise UserError(f"tables.yaml: benchmark {name}: stages/benchmarks has {', '.join(BENCHMARKS)}, and no {protocol}")
+    return BENCHMARKS[protocol]
+
+
 class Study:
-    """A results folder. Every method raises UserError with the file that is missing and the command that makes it."""
+    """A results folder. Where a file is missing, every method raises UserError with its name and the command that makes it."""
 
     def __init__(self, results: Path) -> None:
         self.results = results
 
     @cached_property
     def config(self) -> dict[str, Any]:
+        """results/tables.yaml, the scale's part of the configuration that the analysis reads."""
         path = self.results / "tables.yaml"
         if not path.is_file():
             raise UserError(f"{path} does not exist; planning writes it: snakemake -n {path.parent}/table4.csv")
         config: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
         return config
 
+    def benchmark(self, name: str) -> Benchmark:
+        """What the benchmark is that conf/ calls ``name``."""
+        return benchmark_of(self.config, name)
+
     def rows(self, *methods: str) -> list[Run]:
-        """The tables' runs, all settings, methods and seeds in their order; those of ``methods`` alone, where any is named."""
+        """The tables' runs in order of setting, method and seed: all of them, or those of ``methods`` where any is named."""
         rows = [Run(**row, varied={}) for row in self.config["rows"]]
         return [row for row in rows if not methods or row.method in methods]
 
     def sweep(self, name: str) -> list[Run]:
-        """The runs of a figure's sweep, conf/sweep/<scale>/<name>.yaml, in the grid's order; none where the scale has no such sweep."""
+        """The runs of the sweep conf/sweep/<scale>/<name>.yaml in the grid's order; none where the scale has no such sweep."""
         return [Run(**trial, seed=None) for trial in self.config["sweeps"].get(name, [])]
 
     def path(self, named: str) -> Path:
-        """A file that tables.yaml names: below this results folder where it lies below results/."""
+        """The path of a file that tables.yaml names. A name below results/ is looked up in this results folder."""
         return self.results / named.removeprefix("results/") if named.startswith("results/") else Path(named)
 
     def folder(self, run: Run) -> Path:
         return self.results / run.setting / "runs" / run.run
 
     def is_trained(self, run: Run) -> bool:
-        """Whether it is a training of ours, for which planning writes a configuration; SFT's and a checkpoint of the user's are none."""
+        """Whether the run is a training of ours, which has a configuration. SFT's run and a user's checkpoint have none."""
         return any((self.folder(run) / name).is_file() for name in ("config.yaml", files.MANIFEST))
-
-    def _file(self, path: Path) -> Path:
-        if not path.is_file():
-            raise UserError(f"{path} does not exist; make it with: snakemake --cores all {path}")
-        return path
 
     def scores(self, run: Run, benchmark: str) -> dict[str, Any]:
         """A run's scores.json on a benchmark."""
-        scores: dict[str, Any] = files.read_json(self._file(self.folder(run) / "eval" / benchmark / "scores.json"))
+        scores: dict[str, Any] = files.read_json(require(self.folder(run) / "eval" / benchmark / "scores.json"))
         return scores
 
     def score(self, run: Run, benchmark: str, key: str) -> float:
-        """One figure of it."""
+        """One number of a run's scores.json; NaN where it is null."""
         scores = self.scores(run, benchmark)
         if key not in scores:
             path = self.folder(run) / "eval" / benchmark / "scores.json"
@@ -117,27 +132,45 @@ class Study:
         return float("nan") if scores[key] is None else float(scores[key])
 
     def annotations(self, run: Run, benchmark: str) -> Path:
-        """The annotations.json of AlpacaEval 2 or of the oracle: a value an instruction, for stages/benchmarks/paired.py."""
-        return self._file(self.folder(run) / "eval" / benchmark / "annotations.json")
+        """The annotations.json of AlpacaEval 2 or the oracle, which has one value an instruction (stages/benchmarks/paired.py reads it)."""
+        return require(self.folder(run) / "eval" / benchmark / "annotations.json")
 
     def manifest(self, run: Run) -> dict[str, Any]:
-        """A training's manifest: its whole configuration and its figures on held-out pairs."""
-        manifest: dict[str, Any] = files.read_json(self._file(self.folder(run) / files.MANIFEST))
+        """A training's manifest: its whole configuration and its metrics on held-out pairs."""
+        manifest: dict[str, Any] = files.read_json(require(self.folder(run) / files.MANIFEST))
         return manifest
 
     def training(self, run: Run) -> pd.DataFrame:
         """A training's history, a row a logged step (stages/preference/trainer.py)."""
-        return pd.read_json(self._file(self.folder(run) / "train.jsonl"), lines=True)
+        return pd.read_json(require(self.folder(run) / "train.jsonl"), lines=True)
 
     def loglik(self, run: Run) -> pd.DataFrame:
-        """A run's log-likelihoods, a row a text (stages/loglik.py): ``split`` (train, heldout, answers), ``benchmark``, ``id``, ``turn``,
-        ``side`` (chosen, rejected, answer), ``length`` (tokens), ``logp`` and ``reference_logp`` (sums)."""
-        return pd.read_parquet(self._file(self.folder(run) / "eval" / "loglik.parquet"))
+        """A run's log-likelihoods, one row a text, as stages/loglik.py writes them.
 
-    def pairs(self, run: Run, split: str) -> pd.DataFrame:
-        """A run's pairs of a split, a row a pair: (chosen and rejected)_(length, logp, reference_logp, average, reward).
+        Columns: ``split`` (train, heldout, answers), ``benchmark``, ``id``, ``turn``, ``side`` (chosen, rejected, answer), ``length``
+        (tokens), ``logp`` and ``reference_logp`` (sums over the tokens).
+        """
+        return pd.read_parquet(require(self.folder(run) / "eval" / "loglik.parquet"))
 
-        ``average``: log-probability a token. ``reward``: the implicit one of the run's objective, where it is trained by DPO or SimPO.
+    def log_ratio(self, run: Run, split: str) -> pd.Series:
+        """log π(y|x) - log π_ref(y|x) of a run's texts by id, in nats a sequence. Its mean over answers drawn from π estimates KL(π‖π_ref).
+
+        split: ``heldout`` takes the chosen responses, ``answers`` the run's own answers to AlpacaEval 2.
+        """
+        texts = self.loglik(run)
+        taken = texts["side"] == "chosen" if split == "heldout" else texts["benchmark"] == "alpacaeval2"
+        texts = texts[(texts["split"] == split) & taken].set_index("id")
+        return texts["logp"] - texts["reference_logp"]
+
+    def pairs(self, run: Run, split: str, rewarded_as: Run | None = None) -> pd.DataFrame:
+        """A run's pairs of a split, one row a pair.
+
+        split:       ``train`` or ``heldout``
+        rewarded_as: the run whose objective and β define the rewards; by default ``run`` itself
+
+        The columns are (chosen and rejected)_(length, logp, reference_logp, average), where ``average`` is the log-probability a token;
+        ``longer``, |y_w| - |y_l| in tokens; and ``likelihood_right``, whether ``average`` ranks the pair right. Where DPO or SimPO defines
+        the rewards, they are also (chosen and rejected)_reward, ``margin``, r(y_w) - r(y_l), and ``reward_right``. A tie is ranked wrong.
         """
         texts = self.loglik(run)
         texts = texts[texts["split"] == split]
@@ -148,16 +181,24 @@ class Study:
         )
         for side in sides:
             pairs[f"{side}_average"] = pairs[f"{side}_logp"] / pairs[f"{side}_length"]
-        if self.is_trained(run):
-            method = self.manifest(run)["config"]["method"]
-            reward = REWARDS.get(method["objective"])
-            if reward is not None:
+        pairs["longer"] = pairs["chosen_length"] - pairs["rejected_length"]
+        pairs["likelihood_right"] = pairs["chosen_average"] > pairs["rejected_average"]
+        if self.is_trained(rewarded_as := rewarded_as or run):
+            method = self.manifest(rewarded_as)["config"]["method"]
+            if reward := REWARDS.get(method["objective"]):
                 for side in sides:
                     pairs[f"{side}_reward"] = reward(pairs, side, method["hyperparameters"])
+                pairs["margin"] = pairs["chosen_reward"] - pairs["rejected_reward"]
+                pairs["reward_right"] = pairs["chosen_reward"] > pairs["rejected_reward"]
         return pairs
 
     def caption(self, what: str, runs: Iterable[Run], *more: str) -> str:
-        """``what`` a figure or table shows; then settings, scale, seeds and judge, and ``more`` sentences."""
+        """The caption of a figure or table.
+
+        what: the first sentence
+        runs: the runs shown, whose settings and seeds the second sentence names, with scale and judge
+        more: further sentences
+        """
         runs = list(runs)
         settings = ", ".join(dict.fromkeys(name_of(run.setting, SETTINGS) for run in runs))
         seeds = sorted({run.seed for run in runs if run.seed is not None and self.is_trained(run)})
@@ -182,20 +223,15 @@ REWARDS: dict[str, Callable[[pd.DataFrame, str, dict[str, Any]], pd.Series]] = {
 
 
 def name_of(key: str, known: dict[str, str]) -> str:
-    """How a setting or method is called; one that is not ``known`` by its parts: ``my_setting`` is My-Setting."""
+    """The name to print for a setting or method: the ``known`` one, or one made of the key's parts (``my_setting`` is My-Setting)."""
     return known.get(key, "-".join(part[:1].upper() + part[1:] for part in key.split("_")))
 
 
-def over_seeds(values: Iterable[float], level: float = 0.95) -> tuple[float, float, float]:
-    """(mean, low, high) of a figure over training seeds, the interval Student's t on n - 1 degrees of freedom; NaN bounds for one seed."""
-    from scipy import stats
-
-    found = np.asarray(list(values), dtype=float)
-    mean = float(found.mean())
-    if len(found) < 2:
-        return mean, float("nan"), float("nan")
-    half = float(stats.t.ppf((1 + level) / 2, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found)))
-    return mean, mean - half, mean + half
+def require(path: Path, target: Path | str | None = None) -> Path:
+    """``path`` itself; UserError where it is no file. ``target`` is what Snakemake is asked for, by default ``path``."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; make it with: snakemake --cores all {target or path}")
+    return path
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------------
@@ -205,7 +241,7 @@ Drawn = tuple[Figure, pd.DataFrame, str]
 
 
 def command_line(docstring: str | None, make: Callable[[Study, Path], None]) -> None:
-    """Run ``make(study, out)``; what the user can mend is one sentence and exit status 1."""
+    """Parse --results and --out, and run ``make(study, out)``. A UserError is printed as one sentence, with exit status 1."""
     parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder to read")
     parser.add_argument("--out", type=Path, default=Path("results"), help="the folder to write to")
@@ -214,9 +250,11 @@ def command_line(docstring: str | None, make: Callable[[Study, Path], None]) -> 
 
 
 def table(docstring: str | None, name: str, make: Callable[[Study], Table], float_format: str | None = None) -> None:
-    """The command line of a table: <out>/<name>.csv, printed too, its caption <name>.txt, and both as a page, <name>.html.
+    """The command line of a table. It prints the table and writes <out>/<name>.csv, the caption <name>.txt and both as <name>.html.
 
-    ``float_format``: as pandas' to_csv has it.
+    docstring:    the script's, shown by --help
+    make:         the table and its caption
+    float_format: as in pandas' to_csv
     """
 
     def write(study: Study, out: Path) -> None:
@@ -230,7 +268,7 @@ def table(docstring: str | None, name: str, make: Callable[[Study], Table], floa
 
 
 def figure(docstring: str | None, name: str, make: Callable[[Study], Drawn]) -> None:
-    """The command line of a figure: <out>/figures/<name>.png and .pdf, the numbers drawn as .csv, the caption as .txt."""
+    """The command line of a figure. It writes <out>/figures/<name>.png and .pdf, the drawn numbers as .csv and the caption as .txt."""
 
     def write(study: Study, out: Path) -> None:
         with mpl.style.context(STYLE):
@@ -241,7 +279,7 @@ def figure(docstring: str | None, name: str, make: Callable[[Study], Drawn]) -> 
 
 
 def save(path: Path, drawn: Figure, frame: pd.DataFrame, caption: str) -> None:
-    """``path`` with .png, .pdf, .csv and .txt. The same figure gives the same bytes: no file holds a date."""
+    """Write ``path`` with .png, .pdf, .csv and .txt. No file holds a date, so the same figure gives the same bytes."""
     for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None, "Producer": None, "Creator": None})):
         with files.atomic(path.with_suffix(suffix)) as partial:
             drawn.savefig(partial, format=suffix[1:], metadata=metadata)
@@ -251,13 +289,13 @@ def save(path: Path, drawn: Figure, frame: pd.DataFrame, caption: str) -> None:
 
 
 def write_csv(path: Path, frame: pd.DataFrame, float_format: str | None = None) -> None:
-    """At full precision, so that what is drawn can be computed again; or as ``float_format`` says."""
+    """Write a table at full precision, so that it can be drawn again, or in ``float_format``."""
     with files.atomic(path) as partial:
         frame.to_csv(partial, index=False, float_format=float_format)
 
 
 def as_page(name: str, frame: pd.DataFrame, caption: str) -> str:
-    """A table to be read in a browser, rounded to four digits, below its caption. It asks no network for anything."""
+    """A table rounded to four digits below its caption, as one HTML page that opens offline."""
     style = "body { font: 14px sans-serif; margin: 2em } table { border-collapse: collapse } "
     style += "td, th { padding: .2em .6em; text-align: right; border-bottom: 1px solid #ddd }"
     made = frame.rename(columns=lambda name: name.replace("_", " ")).to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format)

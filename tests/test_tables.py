@@ -20,7 +20,8 @@ from scipy import stats
 from test_readme import fenced
 
 from analysis.paper import differs, reported
-from analysis.study import Study, over_seeds
+from analysis.stats import over_seeds
+from analysis.study import Study
 from analysis.tables import compare, overlap, table1, table2, table3, table4, table5, table6
 from stages.benchmarks.paired import difference
 from stages.judging import VERSIONS
@@ -119,7 +120,7 @@ def seeds(results: Path) -> Path:
 
 
 def test_several_seeds_are_one_row_with_their_mean_and_t_interval(seeds: Path) -> None:
-    """table4, table5: figures against study.over_seeds on the runs' own; counts are of all seeds; differences average seeds first."""
+    """table4, table5: figures against stats.over_seeds on the runs' own; counts are of all seeds; differences average seeds first."""
     table = table4.make(Study(seeds))[0].set_index("method")
     assert table["seeds"].to_dict() == {"sft": 1, "dpo": 3, "simpo": 3}
     folders = {method: [seeds / f"mini_base/runs/{method}+seed={seed}/eval" for seed in (7, 8, 9)] for method in ("dpo", "simpo")}

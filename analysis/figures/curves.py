@@ -1,13 +1,13 @@
-"""The trainings of the tables' runs: loss, rewards and likelihoods over the steps, and how the trained models' answers end.
+"""How each training of the tables went: loss, rewards and likelihoods over the steps, and how the models' answers end.
 
     python -m analysis.figures.curves --results results --out results
 
-A row of panels a method, a line a setting and seed. Losses and reward margins are on each method's own scale, as the objectives are; reward
-accuracies and log-probabilities a token share theirs down the page. The last column is the share of answers to AlpacaEval 2 that end by
-themselves; a run that collapsed by conf/config.yaml's ``analysis.collapse`` is crossed out there.
+Each method has a row of panels, each setting and seed a line. Losses and reward margins are on each method's own scale. Reward accuracies
+and log-probabilities a token share one scale down the page. The last column is the share of answers to AlpacaEval 2 that end by themselves.
+A run that collapsed (``analysis.collapse`` in conf/config.yaml) is crossed out there.
 
-In: each run's train.jsonl and eval/alpacaeval2/scores.json. Out: figures/curves.png, .pdf, .txt, and .csv with a row a run, step and
-quantity, and its share of ended answers, of repeated 3-grams and whether it collapsed (1 or 0) without a step.
+In: each run's train.jsonl and eval/alpacaeval2/scores.json. Out: figures/curves.png, .pdf, .txt, and .csv with one row a run, step and
+quantity. Rows without a step have the share of answers that end, of repeated 3-grams, and whether the run collapsed (1 or 0).
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ LINES = (
     ("#CC79A7", (0, (5, 1, 1, 1, 1, 1))),
     ("#56B4E9", (0, (1, 3))),
 )
-# In inches: margins, headings, a line of the legend, a row and its panels; what tick labels need before each column. Widths are relative.
+# Inches: margins, headings, a line of the legend, a row and its panels; GAPS leave room for tick labels. WIDTHS are relative.
 LEFT, RIGHT, HEADS, LEGEND, BOTTOM, ROW, PANEL = 1.18, 0.08, 0.4, 0.15, 0.36, 0.62, 0.48
 COLUMNS = 3  # of the legend
 GAPS, WIDTHS = (0, 0.46, 0.4, 0.48, 0.22, 0.42), (1, 1, 1, 1, 1, 0.7)
 
 
 def ending(study: Study, run: Run) -> dict[str, float]:
-    """How a run's answers end, and whether that is a collapse."""
+    """The shares of answers that end and of repeated 3-grams, and whether the run collapsed (1 or 0)."""
     found = {key: study.score(run, "alpacaeval2", key) for key in ("ended", "repeated_3grams")}
     limit = study.config["analysis"]["collapse"]
     has_collapsed = found["ended"] < limit["ended"] or found["repeated_3grams"] > limit["repeated_3grams"]

@@ -1,9 +1,10 @@
-"""Figure 1 of arXiv 2405.14734: SimPO against DPO, the length-controlled win rate on AlpacaEval 2 and the win rate on Arena-Hard.
+"""Figure 1 of arXiv 2405.14734: SimPO against DPO, by length-controlled win rate on AlpacaEval 2 and win rate on Arena-Hard.
 
     python -m analysis.figures.fig1_scores --results results --out results
 
-In: each run's eval/alpacaeval2/scores.json and eval/arena_hard/scores.json, of SFT, DPO and SimPO in the scale's settings. Out:
-figures/fig1_scores.png, .pdf, .txt, and .csv with a row a run and metric: value, low, high (percent), n; seed ``mean``: over the seeds.
+In: eval/alpacaeval2/scores.json and eval/arena_hard/scores.json of SFT, DPO and SimPO in the scale's settings. Out:
+figures/fig1_scores.png, .pdf, .txt, and .csv with one row a run and metric: value, low, high (percent) and n. The rows with the seed
+``mean`` are means over the seeds.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import draw
+from analysis.stats import Measured, together
 from analysis.study import METHODS, PAGE, SETTINGS, Drawn, Study, figure, name_of
 
 SHOWN = ("sft", "dpo", "simpo")
@@ -29,7 +31,7 @@ def make(study: Study) -> Drawn:
     means = []
     for keys, part in values.groupby(["metric", "setting", "method"], sort=False):
         if len(part) > 1:
-            found = draw.together(draw.Measured(*row) for row in part[["value", "low", "high", "n"]].itertuples(index=False))
+            found = together(Measured(*row) for row in part[["value", "low", "high", "n"]].itertuples(index=False))
             means.append(dict(zip(("metric", "setting", "method"), keys, strict=True)) | {"seed": "mean", **found._asdict()})
     frame = pd.concat([values, pd.DataFrame(means, columns=values.columns)], ignore_index=True) if means else values
 

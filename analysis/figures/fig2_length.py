@@ -2,12 +2,12 @@
 
     python -m analysis.figures.fig2_length --results results --out results
 
-(a) The reward difference r(y_w) - r(y_l) against the length difference |y_w| - |y_l|: SFT (the reward β/|y| log π of SimPO, with SimPO's β,
-of the model that it starts from), SimPO, and below, on a scale of its own, SimPO without length normalisation (β log π). Means in bins of
-equally many pairs. (b, c) The average log-likelihood log π / |y| against |y|, with and without length normalisation, and Spearman's ρ.
+(a) The reward difference r(y_w) - r(y_l) against the length difference |y_w| - |y_l|, as means in bins of equally many pairs. Above: SimPO,
+and SFT with SimPO's reward, β/|y| log π. Below, on its own scale: SimPO without length normalisation, β log π. (b, c) The average
+log-likelihood log π / |y| against |y|, with and without length normalisation, and Spearman's ρ.
 
-In: eval/loglik.parquet of these runs in the scale's first settings, a row of panels each. Out: figures/fig2_length.png, .pdf, .txt, and
-.csv with a row a bin, a response and a ρ; ``x``: tokens.
+In: eval/loglik.parquet of these runs in the scale's first settings, which have one row of panels each. Out: figures/fig2_length.png, .pdf,
+.txt, and .csv with one row a bin, a response and a ρ; ``x`` is in tokens.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import draw
-from analysis.study import METHODS, PAGE, REWARDS, Drawn, Run, Study, figure
+from analysis.stats import binned
+from analysis.study import METHODS, PAGE, Drawn, Run, Study, figure
 
-ROWS = 2  # settings: more do not fit a page at a size that can be read
+ROWS = 2  # settings that fit a page at a readable size
 SHOWN = ("sft", "simpo", "simpo_no_ln")
 COLUMNS = ["panel", "setting", "method", "quantity", "group", "id", "x", "value", "low", "high", "n"]
 
 
 def make(study: Study) -> Drawn:
     settings = study.config["settings"][:ROWS]
-    z = draw.quantile(study)
+    z = draw.z_of(study)
     drawn = Figure(figsize=(PAGE, 0.15 + 1.95 * len(settings)), layout="constrained")
     letters = draw.letters()
     rows: list[pd.DataFrame] = []
@@ -41,13 +42,9 @@ def make(study: Study) -> Drawn:
         clouds = [drawn.add_subplot(grid[2 * number : 2 * number + 2, column]) for column in (-2, -1)]
         named = dict(zip(("panel", "setting"), (next(letters), setting), strict=True))
         shown = {method: draw.first(study, setting, method) for method in SHOWN}
-        pairs = {method: study.pairs(run, "heldout") for method, run in shown.items()}
-        values = {method: study.manifest(shown[method])["config"]["method"]["hyperparameters"] for method in SHOWN if method != "sft"}
-        for side in ("chosen", "rejected"):
-            pairs["sft"][f"{side}_reward"] = REWARDS["simpo"](pairs["sft"], side, values["simpo"])
+        pairs = {method: study.pairs(run, "heldout", shown["simpo"] if method == "sft" else run) for method, run in shown.items()}
         for method, found in pairs.items():
-            lengths = found["chosen_length"] - found["rejected_length"]
-            means = draw.binned(lengths, found["chosen_reward"] - found["rejected_reward"], z)
+            means = binned(found["longer"], found["margin"], z)
             draw.curve(below if method == "simpo_no_ln" else above, means, method, METHODS[method])
             rows.append(means.assign(**named, method=method, quantity="reward_difference, mean in bins"))
         for axes, label in ((above, "SFT, SimPO"), (below, "w/o LN")):
@@ -67,7 +64,7 @@ def make(study: Study) -> Drawn:
         clouds[0].set_ylabel("Average log-likelihood")
         handles = [*above.get_legend_handles_labels()[0], *below.get_legend_handles_labels()[0], *draw.sides(clouds[0])]
         runs += shown.values()
-        betas.append(tuple(values[method]["beta"] for method in SHOWN[1:]))
+        betas.append(tuple(study.manifest(shown[method])["config"]["method"]["hyperparameters"]["beta"] for method in SHOWN[1:]))
         count.append(len(pairs["simpo"]))
     drawn.legend(handles=handles, loc="outside upper center", ncols=len(handles))
 

@@ -2,11 +2,12 @@
 
     python -m analysis.figures.fig3_gamma --results results --out results
 
-(a) Reward accuracy on held-out pairs, the share with r(y_w) > r(y_l), and the length-controlled win rate, against γ. (b) Distribution of
-the reward margin r(y_w) - r(y_l) of held-out pairs for each γ. (c) Distribution of the chosen responses' average log-likelihood.
+(a) Reward accuracy on held-out pairs, the share with r(y_w) > r(y_l), and length-controlled win rate, against γ. (b) The distribution of
+the reward margin r(y_w) - r(y_l) on held-out pairs for each γ. (c) The distribution of the chosen responses' average log-likelihood.
 
-In: the runs of the sweep ``gamma``, their eval/loglik.parquet and eval/alpacaeval2/scores.json; a row of panels a setting. Out:
-figures/fig3_gamma.png, .pdf, .txt, and .csv with a row a value and a point of a density; means and standard deviations of (b) and (c) too.
+In: eval/loglik.parquet and eval/alpacaeval2/scores.json of the runs of the sweep ``gamma``. Each setting has one row of panels. Out:
+figures/fig3_gamma.png, .pdf, .txt, and .csv with one row a value of (a), a point of a density, and a mean or standard deviation of (b) and
+(c).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import draw
+from analysis.stats import density, share, together
 from analysis.study import PAGE, Drawn, Study, figure
 
 COLUMNS = ["panel", "setting", "gamma", "quantity", "x", "value", "low", "high", "n"]
@@ -29,30 +31,30 @@ POINTS, HEIGHT = 160, 1.7  # of a density; of the highest, in distances between 
 
 
 def ridges(axes: Axes, values: dict[float, pd.Series]) -> pd.DataFrame:
-    """A density for each γ, one above another on the same scale, the mean a tick; (γ, x, value) of what is drawn."""
+    """Draw a density for each γ, one above another on the same scale, with a tick at its mean. Returns the columns gamma, x, value."""
     every = pd.concat(list(values.values()))
     low, high = every.quantile(0.002), every.quantile(0.998)
     at = np.linspace(low - 0.05 * (high - low), high + 0.05 * (high - low), POINTS)
-    densities = {gamma: draw.density(part.to_numpy(float), at) for gamma, part in values.items()}
-    scale = HEIGHT / max(density.max() for density in densities.values())
-    for place, (gamma, density) in enumerate(densities.items()):
+    densities = {gamma: density(part.to_numpy(float), at) for gamma, part in values.items()}
+    scale = HEIGHT / max(heights.max() for heights in densities.values())
+    for place, (gamma, heights) in enumerate(densities.items()):
         back = 2 * (len(densities) - place)
-        axes.fill_between(at, place, place + scale * density, color="#f6c9ad", linewidth=0, zorder=back)
-        axes.plot(at, place + scale * density, color=draw.VERMILION, linewidth=0.8, zorder=back + 1)
+        axes.fill_between(at, place, place + scale * heights, color="#f6c9ad", linewidth=0, zorder=back)
+        axes.plot(at, place + scale * heights, color=draw.VERMILION, linewidth=0.8, zorder=back + 1)
         middle = values[gamma].mean()
-        axes.vlines(middle, place, place + scale * np.interp(middle, at, density), color="black", linewidth=0.9, zorder=back + 1)
+        axes.vlines(middle, place, place + scale * np.interp(middle, at, heights), color="black", linewidth=0.9, zorder=back + 1)
     axes.set_yticks(range(len(values)), [f"{gamma:g}" for gamma in values])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.1, len(values) - 1 + 1.05 * HEIGHT)
     axes.set_xlim(at[0], at[-1])
     axes.set_ylabel("γ", rotation=0, va="center")
     axes.spines["left"].set_visible(False)
-    return pd.concat([pd.DataFrame({"gamma": gamma, "x": at, "value": density}) for gamma, density in densities.items()])
+    return pd.concat([pd.DataFrame({"gamma": gamma, "x": at, "value": heights}) for gamma, heights in densities.items()])
 
 
 def make(study: Study) -> Drawn:
     sweep = draw.swept(study, "gamma", "gamma")
-    z = draw.quantile(study)
+    z = draw.z_of(study)
     drawn = Figure(figsize=(PAGE, 0.1 + 2.2 * len(sweep)), layout="constrained")
     letters = draw.letters()
     rows: list[Any] = []
@@ -64,14 +66,14 @@ def make(study: Study) -> Drawn:
         for gamma, runs in by_gamma.items():
             pairs = [study.pairs(run, "heldout") for run in runs]
             curves = {
-                "reward_accuracy": draw.together(draw.share(each["chosen_reward"] > each["rejected_reward"], z) for each in pairs),
-                "lc_win_rate": draw.together(draw.measure(study, run, "lc_win_rate") for run in runs),
+                "reward_accuracy": together(share(float(each["reward_right"].mean()), len(each), z) for each in pairs),
+                "lc_win_rate": together(draw.measure(study, run, "lc_win_rate") for run in runs),
             }
             named = {"panel": panels[0], "setting": setting, "gamma": gamma}
             measured += [named | {"quantity": name, "x": gamma, **value._asdict()} for name, value in curves.items()]
             every = pd.concat(pairs, ignore_index=True)
-            values["margin"][gamma] = every["chosen_reward"] - every["rejected_reward"]
-            values["chosen_average"][gamma] = every["chosen_average"]
+            for name in RIDGES:
+                values[name][gamma] = every[name]
         rows += measured
         frame = pd.DataFrame(measured)
         column = [drawn.add_subplot(grid[2 * number + i, -3]) for i in range(2)]

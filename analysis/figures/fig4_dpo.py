@@ -2,18 +2,18 @@
 
     python -m analysis.figures.fig4_dpo --results results --out results
 
-(a) DPO's average log-likelihood against length on held-out pairs, with Spearman's ρ. (b) Training pairs by whether the reward and whether
-the average log-likelihood ranks the chosen response above the rejected one, under DPO and SimPO: SimPO's reward is β times the latter, so
-that the two never disagree. (c) Reward accuracy on held-out pairs, all settings, with Wilson's intervals. (d) Time and peak memory of a
+(a) DPO's average log-likelihood against length on held-out pairs, with Spearman's ρ. (b) Training pairs under DPO and SimPO, by whether the
+reward and the average log-likelihood rank the chosen response above the rejected one. SimPO's reward is β times the average log-likelihood,
+so the two always agree. (c) Reward accuracy on held-out pairs in all settings, with Wilson's intervals. (d) Time and peak memory of a
 training step.
 
-In: eval/loglik.parquet of DPO and SimPO in the scale's settings, (a) and (b) the first; efficiency/train_step.json (perf/train_step.py).
-Out: figures/fig4_dpo.png, .pdf, .txt, and .csv with a row a response, a cell, an accuracy and a protocol's method.
+In: eval/loglik.parquet of DPO and SimPO in the scale's settings ((a) and (b) show the first), and efficiency/train_step.json, which
+perf/train_step.py writes. Out: figures/fig4_dpo.png, .pdf, .txt, and .csv with one row a response, a cell, an accuracy, and a protocol's
+method.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,23 +24,20 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
 
 from analysis import draw
-from analysis.study import METHODS, PAGE, SETTINGS, Drawn, Study, figure, name_of
+from analysis.stats import share
+from analysis.study import METHODS, PAGE, SETTINGS, Drawn, Study, figure, name_of, require
 from stages.lib import files
-from stages.lib.errors import UserError
 
 SHOWN = ("dpo", "simpo")
 COLUMNS = ["panel", "setting", "method", "quantity", "group", "id", "x", "value", "low", "high", "n"]
 RANKS = {True: "right", False: "wrong"}
-EFFICIENCY = Path("efficiency/train_step.json")
 COSTS = {"seconds": ("Seconds a step", "time_saved"), "peak_mib": ("Peak memory (MiB)", "memory_saved")}
 
 
 def contingency(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Numbers of pairs, a row whether the reward ranks a pair right, a column whether the average log-likelihood does; ties are wrong."""
-    by_reward = pairs["chosen_reward"] > pairs["rejected_reward"]
-    by_likelihood = pairs["chosen_average"] > pairs["rejected_average"]
+    """The number of pairs by whether the reward (rows) and whether the average log-likelihood (columns) rank them right."""
     order = list(RANKS)
-    return pd.crosstab(by_reward, by_likelihood).reindex(index=order, columns=order, fill_value=0)
+    return pd.crosstab(pairs["reward_right"], pairs["likelihood_right"]).reindex(index=order, columns=order, fill_value=0)
 
 
 def cells(axes: Axes, counts: pd.DataFrame) -> None:
@@ -48,14 +45,8 @@ def cells(axes: Axes, counts: pd.DataFrame) -> None:
     shares = numbers / numbers.sum()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
     for (row, column), value in np.ndenumerate(shares):
-        axes.text(
-            column,
-            row,
-            f"{numbers[row, column]:,}\n{value:.0%}",
-            ha="center",
-            va="center",
-            color="white" if value > 0.6 else draw.INK,
-        )
+        color = "white" if value > 0.6 else draw.INK
+        axes.text(column, row, f"{numbers[row, column]:,}\n{value:.0%}", ha="center", va="center", color=color)
     names = list(RANKS.values())
     axes.set_xticks(range(2), names)
     axes.set_yticks(range(2), names, rotation=90, va="center")
@@ -65,12 +56,16 @@ def cells(axes: Axes, counts: pd.DataFrame) -> None:
 
 
 def filled(look: draw.Look) -> dict[str, Any]:
-    """A bar's colours, which its hatch tells apart in grey."""
+    """A bar's colours and its hatch, which tells bars apart in grey."""
     return {"facecolor": "white" if look.hatch else look.color, "edgecolor": look.color, "hatch": look.hatch, "linewidth": 0.8}
 
 
 def costs(axes: Axes, claim: list[dict[str, Any]], cost: str) -> None:
-    """Bars of DPO and SimPO a protocol, and what SimPO saves of it, with the interval of the time."""
+    """Draw a bar of DPO and one of SimPO for each protocol, and beside them what SimPO saves, with the interval of the time.
+
+    claim: the rows of efficiency/train_step.json, one a protocol
+    cost:  ``seconds`` or ``peak_mib``
+    """
     label, saved = COSTS[cost]
     for place, row in enumerate(claim):
         for offset, method in ((-0.2, "dpo"), (0.2, "simpo")):
@@ -87,17 +82,14 @@ def costs(axes: Axes, claim: list[dict[str, Any]], cost: str) -> None:
 
 
 def change(saved: float, unit: str = " %") -> str:
-    """0.2 saved is −20 %."""
+    """0.2 saved is written −20 %."""
     percent = round(-100 * saved)
     return f"{percent:+d}{unit}".replace("-", "−") if percent else f"0{unit}"
 
 
 def make(study: Study) -> Drawn:
-    path = study.results / EFFICIENCY
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; make it with: snakemake --cores all {path}")
-    claim: list[dict[str, Any]] = files.read_json(path)["claim"]
-    z, settings = draw.quantile(study), study.config["settings"]
+    claim: list[dict[str, Any]] = files.read_json(require(study.results / "efficiency/train_step.json"))["claim"]
+    z, settings = draw.z_of(study), study.config["settings"]
     runs = {(setting, method): draw.first(study, setting, method) for setting in settings for method in SHOWN}
     drawn = Figure(figsize=(PAGE, 3.55 + max(0, 0.2 * (len(settings) - 3))), layout="constrained")
     (likelihood, *tables), (accuracy, time, memory) = drawn.subplots(2, 3)
@@ -126,7 +118,7 @@ def make(study: Study) -> Drawn:
         look = draw.LOOKS[method]
         for place, setting in enumerate(settings):
             found = study.pairs(runs[setting, method], "heldout")
-            right = draw.share(found["chosen_reward"] > found["rejected_reward"], z)
+            right = share(float(found["reward_right"].mean()), len(found), z)
             pairs = max(pairs, len(found))
             accuracy.hlines(place + offset, 100 * right.low, 100 * right.high, color=look.color, linewidth=1.1)
             accuracy.plot(100 * right.value, place + offset, color=look.color, marker=look.marker, linestyle="", markersize=4.5)
@@ -140,11 +132,10 @@ def make(study: Study) -> Drawn:
         costs(axes, claim, cost)
         axes.set_title(f"(d) {title} by protocol")
         for row in claim:
-            for method in SHOWN:
-                rows.append({"panel": "(d)", "method": method, "quantity": cost, "group": row["protocol"], "value": row[method][cost]})
-            saved = COSTS[cost][1]
+            named, saved = {"panel": "(d)", "group": row["protocol"]}, COSTS[cost][1]
+            rows += [named | {"method": method, "quantity": cost, "value": row[method][cost]} for method in SHOWN]
             bounds = {key: row.get(f"{saved}_{key}") for key in ("low", "high")}
-            rows.append({"panel": "(d)", "quantity": saved, "group": row["protocol"], "value": row[saved], **bounds, "n": row["steps"]})
+            rows.append(named | {"quantity": saved, "value": row[saved], **bounds, "n": row["steps"]})
     both = {method: look for method, look in draw.LOOKS.items() if method in SHOWN}
     marks = [accuracy.plot([], [], color=look.color, marker=look.marker, markersize=4.5)[0] for look in both.values()]
     drawn.legend(

@@ -2,13 +2,13 @@
 
     python -m analysis.figures.fig5_beta --results results --out results
 
-KL(π‖π_ref) is estimated per sequence as the mean of log π(y|x) - log π_ref(y|x): (a) over the chosen responses of held-out pairs, as in the
-paper, which is no divergence and can be negative, as y does not come from π; (b) over the policy's own answers to AlpacaEval 2, which is
-the divergence where these are drawn from π: up to the sampling temperature, as both log-probabilities are those at temperature 1. (c) The
+KL(π‖π_ref) is estimated per sequence as the mean of log π(y|x) - log π_ref(y|x). (a) The mean over the chosen responses of held-out pairs,
+as in the paper: these do not come from π, so it is no divergence and can be negative. (b) The mean over the policy's own answers to
+AlpacaEval 2. It estimates the divergence up to the sampling temperature, because both log-probabilities are taken at temperature 1. (c) The
 length-controlled win rate against β, and (d) against (b).
 
-In: the runs of the sweeps ``beta_dpo`` and ``beta_simpo``, their eval/loglik.parquet and eval/alpacaeval2/scores.json; a row of panels a
-setting. Out: figures/fig5_beta.png, .pdf, .txt, and .csv with a row a setting, method and β, whose columns name the estimators.
+In: eval/loglik.parquet and eval/alpacaeval2/scores.json of the runs of the sweeps ``beta_dpo`` and ``beta_simpo``. Each setting has one row
+of panels. Out: figures/fig5_beta.png, .pdf, .txt, and .csv with one row a setting, method and β, whose columns name the estimators.
 """
 
 from __future__ import annotations
@@ -20,37 +20,33 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from analysis import draw
+from analysis.stats import mean, together
 from analysis.study import METHODS, PAGE, Drawn, Run, Study, figure
 
 SWEEPS = {"beta_dpo": "dpo", "beta_simpo": "simpo"}
 CHOSEN, OWN, RATE = "kl_mean_log_ratio_heldout_chosen", "kl_mean_log_ratio_own_answers", "lc_win_rate"
+SPLITS = {CHOSEN: "heldout", OWN: "answers"}  # of Study.log_ratio
 LABELS = {CHOSEN: "Estimated KL (nats)", OWN: "Estimated KL (nats)", RATE: "LC win rate (%)"}
 TITLES = {CHOSEN: "Held-out chosen", OWN: "Own answers", RATE: "Win rate"}
-
-
-def divergence(study: Study, run: Run, z: float) -> dict[str, draw.Measured]:
-    """Both estimates of KL(π‖π_ref), in nats a sequence."""
-    texts = study.loglik(run)
-    ratio = texts["logp"] - texts["reference_logp"]
-    chosen = (texts["split"] == "heldout") & (texts["side"] == "chosen")
-    own = (texts["split"] == "answers") & (texts["benchmark"] == "alpacaeval2")
-    return {CHOSEN: draw.mean(ratio[chosen], z), OWN: draw.mean(ratio[own], z)}
 
 
 def make(study: Study) -> Drawn:
     there = [name for name in SWEEPS if study.sweep(name)] or list(SWEEPS)
     sweeps = {SWEEPS[name]: draw.swept(study, name, "beta") for name in there}
-    z = draw.quantile(study)
+    z = draw.z_of(study)
     rows: list[dict[str, Any]] = []
     runs: list[Run] = []
     for method, sweep in sweeps.items():
         for setting, by_beta in sweep.items():
             for beta, of_beta in by_beta.items():
                 runs += of_beta
-                each = [divergence(study, run, z) | {RATE: draw.measure(study, run, RATE)} for run in of_beta]
+                each = [
+                    {name: mean(study.log_ratio(run, split), z) for name, split in SPLITS.items()} | {RATE: draw.measure(study, run, RATE)}
+                    for run in of_beta
+                ]
                 row: dict[str, Any] = {"setting": setting, "method": method, "beta": beta, "seeds": len(of_beta)}
                 for name in LABELS:
-                    value, low, high, n = draw.together(found[name] for found in each)
+                    value, low, high, n = together(found[name] for found in each)
                     row |= {name: value, f"{name}_standard_error": (high - low) / (2 * z), f"{name}_n": n}
                 rows.append(row)
     frame = pd.DataFrame(rows)

@@ -1,15 +1,15 @@
-"""A sweep of one's own as a picture.
+"""Plot any sweep, including your own.
 
     python -m stages.run -m setting=mini_base method=simpo method.beta=2,2.5 method.gamma=0.3,1
     python -m analysis.figures.sweep --results results --out report --setting mini_base --method simpo --metric lc_win_rate
 
-Without --setting and --method, one picture for every setting and method whose runs vary. In: the runs in results/<setting>/runs/, told
-apart by what their names say; a value that a name leaves out is the run's own, from the configuration in its manifest.json. Runs that
-differ in the seed alone are averaged. Out: figures/sweep_<setting>_<method>.png, .pdf, .txt, and .csv with a row a point, all figures of
-merit with their bounds, those of runs that have none empty.
+Without --setting and --method it draws one figure for every setting and method whose runs vary. In: the runs in results/<setting>/runs/.
+Their names say what varies; a value that a name leaves out is read from the configuration in the run's manifest.json. Runs that differ only
+in the seed are averaged. Out: figures/sweep_<setting>_<method>.png, .pdf, .txt, and .csv with one row a point and all metrics with their
+bounds, which are empty where a run has no score.
 
-One key that varies makes a line. Two make a heat map where some run differs from the others in both; otherwise, and for more than two, each
-key makes a line through the runs that have the most frequent value of every other.
+One key that varies gives a line. Two keys give a heat map where some run differs from the others in both. Otherwise each key gives a line
+through the runs that have the most frequent value of every other key.
 """
 
 from __future__ import annotations
@@ -28,20 +28,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from analysis import draw
-from analysis.study import COLUMN, METHODS, PAGE, SETTINGS, STYLE, Drawn, Run, Study, name_of, save
+from analysis.stats import Measured, share, together
+from analysis.study import COLUMN, GREEK, METHODS, PAGE, SETTINGS, STYLE, Drawn, Run, Study, name_of, save
 from stages.lib import files
 from stages.lib.errors import UserError
 from stages.plan.run_names import decode
 
 ACCURACY = "heldout_accuracy"
 LABELS = {name: metric.label for name, metric in draw.METRICS.items()} | {ACCURACY: "Held-out reward accuracy"}
-GREEK = {"beta": "β", "gamma": "γ", "tau": "τ", "alpha": "α", "delta": "δ"}
-MEASURED = draw.Measured._fields
 Group = tuple[str, str]
 
 
 def groups(study: Study) -> Iterator[tuple[Group, list[Run]]]:
-    """The trained runs of each setting and method, ``varied`` what their names say."""
+    """The trained runs of each setting and method. ``varied`` is read from their names."""
     found: dict[Group, list[Run]] = {}
     for path in sorted(study.results.glob(f"*/runs/*/{files.MANIFEST}")):
         setting, run = path.parts[-4], path.parts[-2]
@@ -51,25 +50,29 @@ def groups(study: Study) -> Iterator[tuple[Group, list[Run]]]:
 
 
 def value_of(study: Study, run: Run, config: dict[str, Any], key: str) -> Any:
-    """What a run's configuration gives a key of a run's name."""
+    """The value of ``key`` in a run.
+
+    config: the run's configuration, from its manifest
+    key:    a key by which other runs of this method are named
+    """
     for part in (run.varied, config["method"]["hyperparameters"], config["method"], config):
         if key in part:
             return part[key]
     raise UserError(f"{study.folder(run) / files.MANIFEST} has no {key!r}, which other runs of {run.method} in {run.setting} are named by")
 
 
-def merits(study: Study, run: Run, manifest: dict[str, Any]) -> dict[str, draw.Measured]:
-    """Every figure of merit of a run, NaN where the run was not evaluated."""
+def merits(study: Study, run: Run, manifest: dict[str, Any]) -> dict[str, Measured]:
+    """Every metric of a run, NaN where the run was not evaluated."""
     found = {}
     for name, metric in draw.METRICS.items():
         is_scored = (study.folder(run) / "eval" / metric.benchmark / "scores.json").is_file()
-        found[name] = draw.measure(study, run, name) if is_scored else draw.Measured(*[float("nan")] * len(MEASURED))
+        found[name] = draw.measure(study, run, name) if is_scored else Measured(*[float("nan")] * 4)
     right, n = manifest["heldout"]["rewards/accuracies"], manifest["heldout_pairs"]
-    return found | {ACCURACY: draw.binomial(right, n, draw.quantile(study))}
+    return found | {ACCURACY: share(right, n, draw.z_of(study))}
 
 
 def points(study: Study, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
-    """A row a point, its runs and their seeds, what varies and every figure of merit as (name, low, high, n); and the keys that vary."""
+    """(table, keys that vary). The table has a row a point: the keys, ``runs``, ``seeds``, and every metric with _low, _high and _n."""
     manifests = [study.manifest(run) for run in runs]
     named = sorted({key for run in runs for key in run.varied} - {"seed"})
     settled = pd.DataFrame(
@@ -88,14 +91,19 @@ def points(study: Study, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
         each = [merits(study, runs[number], manifests[number]) for number in members]
         for name in LABELS:
             scored = [merit[name] for merit in each if not np.isnan(merit[name].value)] or [each[0][name]]
-            together = draw.together(scored)
-            row |= {name: together.value, f"{name}_low": together.low, f"{name}_high": together.high, f"{name}_n": together.n}
+            row |= dict(zip((name, f"{name}_low", f"{name}_high", f"{name}_n"), together(scored), strict=True))
         found.append(row)
     return pd.DataFrame(found), keys
 
 
 def line(axes: Axes, table: pd.DataFrame, key: str, method: str, metric: str) -> None:
-    """The metric against a key, with intervals; on a log axis where the largest value is ten times the smallest."""
+    """Draw a metric against a key, with intervals. The axis is logarithmic where the largest value is ten times the smallest.
+
+    table:  the rows of ``points`` to draw
+    key:    the column on the x axis
+    method: whose look the line has
+    metric: the column on the y axis
+    """
     rows = table.rename(columns={metric: "value", f"{metric}_low": "low", f"{metric}_high": "high"}).sort_values(key)
     is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in rows[key])
     rows["x"] = rows[key] if is_number else range(len(rows))
@@ -112,7 +120,7 @@ def line(axes: Axes, table: pd.DataFrame, key: str, method: str, metric: str) ->
 
 
 def heat(axes: Axes, table: pd.DataFrame, keys: list[str], metric: str) -> None:
-    """The metric over two keys, as a number in each cell; a cell without a run stays empty."""
+    """Draw a metric over two keys, as a number in each cell. A cell without a run stays empty."""
     cells = table.pivot(index=keys[0], columns=keys[1], values=metric).sort_index(ascending=False)
     image = axes.imshow(np.ma.masked_invalid(cells.to_numpy(float)), cmap="cividis", aspect="auto")
     for (row, column), value in np.ndenumerate(cells.to_numpy(float)):
@@ -140,7 +148,7 @@ def text(value: Any) -> str:
 
 
 def picture(study: Study, runs: list[Run], metric: str) -> Drawn | None:
-    """A sweep's figure, table and caption; nothing where no two points of it have the metric."""
+    """A sweep's figure, table and caption. None where no two points have the metric."""
     table, keys = points(study, runs)
     scored = table[table[metric].notna()]
     varied = [key for key in keys if scored[key].astype(str).nunique() > 1]
@@ -187,9 +195,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder to read")
     parser.add_argument("--out", type=Path, default=Path("results"), help="the folder to write to")
-    parser.add_argument("--setting", help="of this setting alone")
-    parser.add_argument("--method", help="of this method alone")
-    parser.add_argument("--metric", choices=LABELS, default="lc_win_rate", help="the figure of merit that is drawn")
+    parser.add_argument("--setting", help="draw this setting only")
+    parser.add_argument("--method", help="draw this method only")
+    parser.add_argument("--metric", choices=LABELS, default="lc_win_rate", help="the metric to draw")
     args = parser.parse_args()
     study = Study(args.results)
     count = 0

@@ -1,17 +1,17 @@
-"""Ours beside the paper's: every number of analysis/paper.yaml, and what is measured in its place.
+"""Every number of the paper (analysis/paper.yaml) beside ours.
 
     python -m analysis.tables.compare --results results --out results
 
-In: tables.yaml, and for settings of the paper that the scale has the runs' scores.json and, for Table 6, eval/loglik.parquet. Out:
-compare.csv, with a caption, compare.txt, a row a number of the paper,
+In: tables.yaml, and the runs' scores.json and (Table 6) eval/loglik.parquet in the paper's settings that the scale has. Out: compare.csv,
+with a caption, compare.txt, one row a number of the paper:
 
-    table, setting, method, metric    where it stands, in our names; ``setting`` is empty for models of others
-    paper, confidence, source         the number, and whence it is known (paper.yaml explains both)
-    ours, standard_error              only in the same setting, by the same judge, baseline and protocol version; a mean over training seeds
-    difference, low, high             ours minus paper's; its interval is ours moved by the paper's number, whose own error nobody gives:
-                                      normal by the standard error, the bootstrap's for Arena-Hard and ρ, Student's t over several seeds
-    n                                 our judgments, or texts
-    note                              why there is no ``ours``; what else is known of the paper's number
+    table, setting, method, metric    where the number stands, in our names; ``setting`` is empty for models of others
+    paper, confidence, source         the number and its source (paper.yaml explains both)
+    ours, standard_error              only for the same setting, judge, baseline and protocol version; a mean over training seeds
+    difference, low, high             ours minus the paper's. The interval is that of ours minus the paper's number, which has no stated
+                                      error: normal by the standard error, bootstrap for Arena-Hard and ρ, Student's t over several seeds
+    n                                 the number of our judgments or texts
+    note                              why there is no ``ours``, and what else is known of the paper's number
 """
 
 from __future__ import annotations
@@ -21,17 +21,15 @@ from statistics import fmean
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
 from analysis import study as shared
 from analysis.paper import Reported, differs, reported
-from analysis.study import Run, Study, Table, over_seeds
+from analysis.stats import over_seeds, quantile
+from analysis.study import Run, Study, Table
 from analysis.tables import table6
-from analysis.tables.table4 import COLUMNS, frame_of
+from analysis.tables.table4 import frame_of
+from stages.benchmarks import BENCHMARKS
 
-ERRORS = {"lc_win_rate": "lc_standard_error", "win_rate": "win_rate_standard_error", "mt_bench": "mt_bench_standard_error"}
-BOUNDS = {"arena_hard_win_rate": ("arena_hard_low", "arena_hard_high")}
-JUDGED = {"alpacaeval2": "judged", "arena_hard": "arena_hard_judged", "mt_bench": "mt_bench_judged"}
 SPEARMAN = "spearman"
 Measured = dict[str, float]  # ours, standard_error, low, high, n
 
@@ -41,7 +39,7 @@ def runs_of(study: Study, one: Reported) -> list[Run]:
 
 
 def unmeasured(study: Study, one: Reported) -> str:
-    """Why there is nothing of ours beside a number of the paper; empty where there is."""
+    """Why nothing of ours stands beside a number of the paper; empty where something does."""
     scale = f"scale {study.config['name']}"
     if one.setting is None:
         return ""  # the block's own note says so
@@ -61,24 +59,27 @@ def unmeasured(study: Study, one: Reported) -> str:
 
 
 def benchmark_of(metric: str) -> str | None:
-    return next((benchmark for benchmark, columns in COLUMNS.items() if metric in columns), None)
+    """The benchmark that has ``metric`` among its columns of Table 4, whether the scale has it or not."""
+    return next((name for name, known in BENCHMARKS.items() if metric in (column.name for column in known.columns)), None)
 
 
 def scored(study: Study, one: Reported, runs: list[Run]) -> Measured:
-    """A benchmark's figure of ours, as Table 4 has it."""
+    """Our score on a benchmark, as in Table 4."""
     row = frame_of(study, {(runs[0].setting, runs[0].method): runs}).iloc[0]
-    error = float(row[ERRORS[one.metric]]) if one.metric in ERRORS else math.nan
-    half = stats.norm.ppf((1 + study.config["analysis"]["level"]) / 2) * error
+    columns = {column.name: column for column in BENCHMARKS[str(benchmark_of(one.metric))].columns}
+    errors = columns[one.metric].error
+    error = float(row[errors[0]]) if len(errors) == 1 else math.nan
+    half = quantile(study.config["analysis"]["level"]) * error
     low, high = (row[one.metric] - half, row[one.metric] + half)
-    bounds = (f"{one.metric}_low", f"{one.metric}_high") if len(runs) > 1 else BOUNDS.get(one.metric, ())
-    if set(bounds) <= set(row.index) and bounds:
+    bounds = (f"{one.metric}_low", f"{one.metric}_high") if len(runs) > 1 else errors
+    if len(bounds) == 2 and set(bounds) <= set(row.index):
         low, high = (row[bound] for bound in bounds)
-    n = row[JUDGED[str(benchmark_of(one.metric))]]
+    n = row[next(column.name for column in columns.values() if column.key == "n_total")]
     return {"ours": row[one.metric], "standard_error": error, "low": low, "high": high, "n": n}
 
 
 def correlated(study: Study, runs: list[Run]) -> Measured:
-    """Table 6's ρ on the held-out pairs."""
+    """Our ρ on the held-out pairs, as in Table 6."""
     rows = [table6.row(study, run) for run in runs]
     rho, low, high = over_seeds((row["heldout_rho"] for row in rows), study.config["analysis"]["level"])
     if len(rows) == 1:

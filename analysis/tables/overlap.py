@@ -1,16 +1,16 @@
-"""Whether a benchmark's prompt is among the prompts that a model was trained on.
+"""Whether a benchmark's prompts are among the prompts that a model was trained on.
 
     python -m analysis.tables.overlap --results results --out results
 
-In: tables.yaml, the benchmarks' questions, each setting's preference pairs results/<setting>/data/(train, heldout).jsonl and, where they
-are a file of this machine, the demonstrations that its start model was fine-tuned on. Out: overlap.csv, with a caption, overlap.txt, a row
-a setting, set and benchmark: ``prompts`` in the set, ``questions`` in the benchmark, and how many of the questions have
+In: tables.yaml, the benchmarks' questions, each setting's preference pairs results/<setting>/data/(train, heldout).jsonl, and the
+demonstrations of its start model where they are a file on this machine. Out: overlap.csv, with a caption, overlap.txt, one row a setting,
+set and benchmark: ``prompts`` in the set, ``questions`` in the benchmark, and the number of questions that have
 
-    exact    a prompt of the same words: case, white space and punctuation at a word's ends do not count, signs of arithmetic do
-    near     no such prompt, but one that holds at least 0.8 of the question's different 8-grams of words; of 8 words or more alone
+    exact    a prompt of the same words. Case, white space and punctuation at a word's ends do not count; signs of arithmetic do
+    near     no such prompt, but one with at least 0.8 of the question's distinct 8-grams of words. The question has 8 words or more
 
-``example`` is the first question found. Prompts are first turns: what a second turn asks says little without the first. A set that is no
-file here is "not checked" in ``note``, and why.
+``example`` is the first question found. Only first turns are compared, because a second turn says little by itself. For a set that is no
+file here, ``note`` says "not checked" and why.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from typing import Any
 import pandas as pd
 
 from analysis import study as shared
-from analysis.study import Study, Table
+from analysis.study import Study, Table, require
 from stages.benchmarks.rows import Row, read_rows
 from stages.lib import files
-from stages.lib.errors import UserError
 
 GRAM, NEAR = 8, 0.8
 ENDS = ".,;:!?\"'`()[]{}…“”‘’«»"  # stripped from words; an operator between two numbers is a word of its own
@@ -41,7 +40,7 @@ def grams(text: tuple[str, ...]) -> set[tuple[str, ...]]:
 
 
 def first_turn(row: Row) -> str:
-    """What the user says first, in a row of any set or benchmark."""
+    """The first thing the user says in a row of any set or benchmark."""
     said: Any = (
         row["instruction"] if "instruction" in row else row["turns"][0] if "turns" in row else row.get("messages", row.get("prompt"))
     )
@@ -52,7 +51,7 @@ def first_turn(row: Row) -> str:
 
 
 def found_in(questions: list[tuple[str, ...]], prompts: Iterable[tuple[str, ...]]) -> tuple[set[int], set[int]]:
-    """The numbers of the questions that are exactly among the prompts, and of those that nearly are (see above)."""
+    """The numbers of the questions that have an exact and of those that have a near overlap (see above)."""
     same, holding = defaultdict(list), defaultdict(list)
     sizes = [len(grams(question)) for question in questions]
     for number, question in enumerate(questions):
@@ -69,7 +68,7 @@ def found_in(questions: list[tuple[str, ...]], prompts: Iterable[tuple[str, ...]
 
 
 def sets(study: Study, setting: str) -> dict[str, Path | str]:
-    """The files that a setting's models learn from, or why one is not there to be read."""
+    """The files that a setting's models learn from. Where one cannot be read, the reason stands in its place."""
     found: dict[str, Path | str] = {split: study.results / setting / f"data/{split}.jsonl" for split in ("train", "heldout")}
     taught = study.config["demonstrations"].get(setting)
     if taught is None:
@@ -91,9 +90,7 @@ def make(study: Study) -> Table:
         for name, source in sets(study, setting).items():
             prompts = None
             if isinstance(source, Path):
-                if not source.is_file():
-                    raise UserError(f"{source} does not exist; make it with: snakemake --cores all {source.with_name(files.MANIFEST)}")
-                prompts = [words(first_turn(row)) for row in files.read_rows(source)]
+                prompts = [words(first_turn(row)) for row in files.read_rows(require(source, source.with_name(files.MANIFEST)))]
             for benchmark, questions in asked.items():
                 values: dict[str, Any] = {"setting": setting, "set": name, "benchmark": benchmark, "questions": len(questions)}
                 if prompts is None:
@@ -109,7 +106,7 @@ def make(study: Study) -> Table:
 
 
 def caption(study: Study, table: pd.DataFrame) -> str:
-    """Says whether overlaps were found, and where; and what was not checked."""
+    """The caption: where overlaps were found, if any, and what was not checked."""
     exact, near = (int(table[kind].fillna(0).sum()) for kind in ("exact", "near"))
     told = [
         f"{setting}, {name}: {same} exact and {like} near of the {n} of {benchmark}"

@@ -1,16 +1,16 @@
-"""Table 1: our best model of each setting on AlpacaEval 2, ranked by length-controlled win rate among models that are not ours.
+"""Table 1: our best model of each setting on AlpacaEval 2, ranked by length-controlled win rate among models of others.
 
     python -m analysis.tables.table1 --results results --out results
 
-In: tables.yaml, the scores.json of Table 4's methods on AlpacaEval 2, and what the others are read from,
+In: tables.yaml, the scores.json of Table 4's methods on AlpacaEval 2, and the others' results:
 
-    AlpacaEval's leaderboard     the alpaca_eval package's file, where judge, baseline and version are the leaderboard's: the models that
-                                 the paper's Table 1 names, and those next above and below each of ours
-    the world's writers          where the baseline is a world's: the baseline itself, 50 by definition, and its concise and verbose
-                                 variants, whose judgments are results/calibration/<world>/df_gamed.csv; their length-controlled win rates
-                                 by the same fit as a model's
+    AlpacaEval's leaderboard     used where judge, baseline and version are the leaderboard's. The rows are the models that the paper's
+                                 Table 1 names and those next above and below each of ours, from the alpaca_eval package's file
+    the world's writers          used where the baseline is a world's. The rows are the baseline, 50 by definition, and its concise and
+                                 verbose variants, whose judgments are results/calibration/<world>/df_gamed.csv. The fit of their
+                                 length-controlled win rates is the same as a model's
 
-Out: table1.csv, with a caption, table1.txt: ``source`` says whose a row is. Win rates in percent, length in characters.
+Out: table1.csv, with a caption, table1.txt; ``source`` says whose model a row is. Win rates are in percent, lengths in characters.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import pandas as pd
 
 from analysis import study as shared
 from analysis.paper import differs
-from analysis.study import METHODS, SETTINGS, Study, Table, name_of
-from analysis.tables.table4 import COLUMNS, frame_of, rows_of
+from analysis.study import METHODS, SETTINGS, Study, Table, name_of, require
+from analysis.tables.table4 import frame_of, rows_of
 from stages.benchmarks import alpacaeval2
 from stages.benchmarks.rows import check_same, read_rows
 from stages.lib import files
@@ -33,7 +33,7 @@ from stages.lib.errors import UserError
 
 OURS, LEADERBOARD, WRITERS = "ours", "AlpacaEval's leaderboard", "the world's writers"
 LEADERBOARD_FILE = "leaderboards/data_AlpacaEval_2/weighted_alpaca_eval_gpt4_turbo_leaderboard.csv"
-# Models of the paper's Table 1 that the leaderboard has, by its names, and the baseline.
+# The baseline, and the models of the paper's Table 1 that the leaderboard has, by its names.
 NAMED = (
     "gemma-2-9b-it-SimPO",
     "gpt-4-turbo-2024-04-09",
@@ -43,11 +43,11 @@ NAMED = (
     "Meta-Llama-3-70B-Instruct",
     "Meta-Llama-3-8B-Instruct",
 )
-FIGURES = {column: key for column, key in COLUMNS["alpacaeval2"].items() if key != "n_failed"}  # our columns, and the leaderboard's
+FIGURES = {column.name: column.key for column in alpacaeval2.BENCHMARK.columns if column.key != "n_failed"}  # the leaderboard's keys
 
 
 def best_of_ours(study: Study) -> pd.DataFrame:
-    """Of each setting the method of Table 4 with the highest length-controlled win rate."""
+    """In each setting, the method of Table 4 with the highest length-controlled win rate."""
     table = frame_of(study, rows_of(study, study.config["methods"]))
     best = table.loc[table.groupby("setting", sort=False)["lc_win_rate"].idxmax()]
     keys = zip(best["setting"], best["method"], strict=True)
@@ -56,7 +56,7 @@ def best_of_ours(study: Study) -> pd.DataFrame:
 
 
 def leaderboard() -> pd.DataFrame:
-    """Its rows, best first; the package is located, not imported, which would take seconds."""
+    """The leaderboard's rows, best first. The package is located and not imported: an import takes seconds."""
     spec = importlib.util.find_spec("alpaca_eval")
     if spec is None or spec.origin is None:
         raise UserError("package alpaca_eval is not installed; envs/*.txt has it: make setup")
@@ -66,7 +66,7 @@ def leaderboard() -> pd.DataFrame:
 
 
 def shown(board: pd.DataFrame, ours: pd.Series) -> pd.DataFrame:
-    """The leaderboard's rows that are ``NAMED``, and those next above and below each of our length-controlled win rates."""
+    """The leaderboard's rows that are ``NAMED``, and those next above and below each of ``ours``, our length-controlled win rates."""
     keep = board["model"].isin(NAMED)
     for rate in ours:
         place = int((board["lc_win_rate"] > rate).sum())
@@ -75,12 +75,11 @@ def shown(board: pd.DataFrame, ours: pd.Series) -> pd.DataFrame:
 
 
 def writers(study: Study) -> pd.DataFrame:
-    """The world's baseline and its variants; UserError where the gamed rows are not of these answers."""
+    """The world's baseline and its variants. UserError where df_gamed.csv was made of other answers."""
     named = study.config["baseline"]["alpacaeval2"]
     file = study.path(named)
     gamed_file = study.results / "calibration" / PurePosixPath(named).parts[2] / "df_gamed.csv"
-    if not gamed_file.is_file():
-        raise UserError(f"{gamed_file} does not exist; make it with: snakemake --cores all {gamed_file.with_name(files.MANIFEST)}")
+    require(gamed_file, gamed_file.with_name(files.MANIFEST))
     baseline, gamed = read_rows(file, ("instruction", "output", "generator")), alpacaeval2.read_gamed(gamed_file)
     rows: list[dict[str, Any]] = [
         {"model": baseline[0]["generator"], "lc_win_rate": 50.0, "lc_standard_error": 0.0, "win_rate": 50.0, "win_rate_standard_error": 0.0}
@@ -111,12 +110,11 @@ def make(study: Study) -> Table:
     runs = [run for run in study.rows() if (run.setting, run.method) in set(zip(ours["setting"], ours["method"], strict=True))]
     parts, among = [ours], "among no others: the judge, the baseline or the version is not the leaderboard's"
     if PurePosixPath(study.config["baseline"]["alpacaeval2"]).parts[:2] == ("results", "worlds"):
-        parts, among = [ours, writers(study)], "among the world's writers; the baseline has 50 by definition"
+        parts.append(writers(study))
+        among = "among the world's writers; the baseline has 50 by definition"
     elif not (other := differs("alpacaeval2", study.scores(runs[0], "alpacaeval2"))):
-        parts, among = (
-            [ours, shown(leaderboard(), ours["lc_win_rate"])],
-            "among AlpacaEval's leaderboard: the paper's rows and our neighbours",
-        )
+        parts.append(shown(leaderboard(), ours["lc_win_rate"]))
+        among = "among AlpacaEval's leaderboard: the paper's rows and our neighbours"
     else:
         among += f" ({other})"
     table = pd.concat(parts, ignore_index=True).sort_values("lc_win_rate", ascending=False, kind="stable", ignore_index=True)

@@ -1,10 +1,11 @@
-"""Table 3: the objectives, each with its formula, its hyperparameters in every setting, and what they were searched in.
+"""Table 3: the objectives, each with its formula, its hyperparameters in every setting, and their search ranges.
 
     python -m analysis.tables.table3 --results results --out results
 
-In: tables.yaml, the manifests of its trainings, the docstrings of stages/preference/objectives.py, which is read and not imported, and
-conf/sweep/<scale>/<method>.yaml. Out: table3.csv, with a caption, table3.txt, a row a method that trains: its objective, whence that is,
-the formula, how it reads with what the method switches off, for each setting what its training took, and the search range.
+In: tables.yaml, the manifests of its trainings, conf/sweep/<scale>/<method>.yaml, and the docstrings of stages/preference/objectives.py
+(read, not imported). Out: table3.csv, with a caption, table3.txt, one row a method that trains: its objective and the objective's source,
+the formula, the formula without the options that the method switches off, the hyperparameters of each setting's training, and the search
+range.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from stages.lib.errors import UserError
 from stages.plan.compose import CONF, ROOT, sweep
 
 OBJECTIVES = ROOT / "stages/preference/objectives.py"
-FIRST = ("learning_rate", "batch_size", "epochs")  # of a method's own values, before its hyperparameters
+FIRST = ("learning_rate", "batch_size", "epochs")  # stand before the hyperparameters
 
 
 class Objective(NamedTuple):
@@ -32,7 +33,7 @@ class Objective(NamedTuple):
 
 
 def objectives() -> dict[str, Objective]:
-    """Every objective of objectives.py by its name; the formula is what its docstring indents, empty where that is nothing."""
+    """Every objective of objectives.py by its name. The formula is the indented part of its docstring, and may be empty."""
     found = {}
     for node in ast.parse(OBJECTIVES.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef) and node.returns is not None and ast.unparse(node.returns) == "Losses":
@@ -44,19 +45,19 @@ def objectives() -> dict[str, Objective]:
 
 
 def without(objective: Objective, hyperparameters: dict[str, Any]) -> str:
-    """What the docstring says of options that are off: its sentences that begin ``Without ``option`` …``."""
+    """The docstring's sentences that begin "Without ``option``", for the options that are switched off."""
     off = [re.escape(key) for key, value in hyperparameters.items() if value is False]
     told = [re.search(rf"Without ``{key}``.*?(?=\. [A-Z`]|\.?$)", objective.text) for key in off]
     return "; ".join(match[0].replace("``", "") for match in told if match)
 
 
 def taken(method: dict[str, Any]) -> str:
-    """``learning_rate=5e-05, batch_size=32, …``: what a training took."""
+    """A training's hyperparameters: ``learning_rate=5e-05, batch_size=32, …``."""
     return ", ".join(f"{key}={value}" for key, value in ({key: method[key] for key in FIRST} | method["hyperparameters"]).items())
 
 
 def searched(scale: str, method: str) -> str:
-    """The values of each key that the method's sweep tries; empty where the scale searches none."""
+    """The values that the method's sweep tries for each key; empty where the scale has no such sweep."""
     if not (CONF / f"sweep/{scale}/{method}.yaml").is_file():
         return ""
     grid = {key: values for key, values in sweep(f"{scale}/{method}").items() if key not in ("method", "setting")}

@@ -1,18 +1,18 @@
-"""Table 5: ablations. Table 4's columns for SimPO, its ablations and DPO, what their answers are like, and how far each is from SimPO.
+"""Table 5: Table 4's columns for SimPO, its ablations and DPO, the form of their answers, and their differences to SimPO.
 
     python -m analysis.tables.table5 --results results --out results
 
-In: tables.yaml (its ``ablations``), each run's eval/<benchmark>/scores.json, and of AlpacaEval 2 and the oracle annotations.json too.
-Out: table5.csv, with a caption, table5.txt: Table 4's columns, several training seeds as there, and
+In: tables.yaml (its ``ablations``), each run's eval/<benchmark>/scores.json, and the annotations.json of AlpacaEval 2 and the oracle.
+Out: table5.csv, with a caption, table5.txt: Table 4's columns, with several training seeds treated as there, and
 
-    ended, repeated_3grams                     of the answers to AlpacaEval's questions, the share that end by themselves, and the mean
-                                               share of 3-grams that came before in the same answer
-    lc_win_rate_minus_simpo                    a run's figure minus ``simpo``'s in the same setting: the difference of the two fits,
-                                               without a standard error: the fit observes nothing paired by instruction
-    win_rate_minus_simpo, …_standard_error     paired over the instructions that are judged in both
-    oracle_minus_simpo, …_standard_error       likewise, where the scale has the oracle
+    ended, repeated_3grams                     the share of answers to AlpacaEval's questions that end by themselves, and the mean share
+                                               of 3-grams that came before in the same answer
+    lc_win_rate_minus_simpo                    the run's value minus that of ``simpo`` in the same setting. It has no standard error,
+                                               because the fit observes nothing paired by instruction
+    win_rate_minus_simpo, …_standard_error     the same, paired over the instructions that are judged in both
+    oracle_minus_simpo, …_standard_error       the same, where the scale has the oracle
 
-Negative is what an ablation loses. These errors are of the instructions alone: another training seed moves a run besides.
+A negative value is what an ablation loses. The errors are over instructions only; another training seed adds its own spread.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHAPE = ("ended", "repeated_3grams")
 
 
 def make(study: Study) -> Table:
-    """A row a setting and ablation; UserError where ``simpo`` is none of them."""
+    """One row a setting and ablation. UserError where ``simpo`` is not among the ablations."""
     if WHOLE not in study.config["ablations"]:
         where = study.results / "tables.yaml"
         raise UserError(f"{where}: ablations are compared with {WHOLE}, which is none of them; add it in conf/scale")

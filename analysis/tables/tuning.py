@@ -1,24 +1,23 @@
-"""The trials of the scale's sweeps on held-out pairs, and which of them is chosen for each setting and method.
+"""The trials of the scale's sweeps on held-out pairs, and the trial chosen for each setting and method.
 
     python -m analysis.tables.tuning --results results --out results
 
-In: tuning.yaml, which names the trials of conf/sweep/; each trial's manifest.json, with means over the same held-out pairs; the start
-model's log-probabilities of them (stages/reference.py). Out: tuning.csv, a row a trial; printed as it is written, after the lines to put
-under ``tuned`` in conf/setting/.
+In: tuning.yaml, which names the trials of conf/sweep/; each trial's manifest.json, which has means over the same held-out pairs; the start
+model's log-probabilities of them (stages/reference.py). Out: tuning.csv, one row a trial. The lines to put under ``tuned`` in conf/setting/
+and the table are printed.
 
-The choice. Accuracy is the share of held-out pairs whose chosen answer has the higher implicit reward, each method's own. It alone asks for
-ever larger steps: a margin may grow while both answers become less likely, and what a model then writes is neither (likelihood
-displacement, arXiv 2410.08847). So a trial qualifies where the chosen answers' mean log-probability a token has not fallen below the start
-model's; where none does, the one that comes nearest to it is chosen. Of those that qualify, as the best of a few trials on some hundred
-pairs is best by chance too, by the rule of one standard error (Breiman et al. 1984, section 3.4.3): of the trials not more than the best
-one's standard error, √(p(1-p)/n), below it,
+**The choice.** Accuracy is the share of held-out pairs whose chosen answer has the higher implicit reward, by each method's own reward. By
+itself it favours ever larger steps: a margin may grow while both answers become less likely, and the model then writes neither (likelihood
+displacement, arXiv 2410.08847). So a trial qualifies if the chosen answers' mean log-probability a token has not fallen below the start
+model's. If none qualifies, the trial that comes nearest to it is chosen. Among those that qualify the rule of one standard error decides
+(Breiman et al. 1984, section 3.4.3), because the best of a few trials on some hundred pairs is best by chance too. Of the trials at most
+one standard error of the best one, √(p(1-p)/n), below the best one it takes
 
     the one with the smallest learning rate, which moves the model least,
     of those the one with the highest accuracy,
     of those the first of the grid.
 
-It is a function of these files alone. Every method of a scale has as many trials as the others where conf/sweep/ gives it as many; no
-answer is judged for the choice.
+The choice depends on these files only, and no answer is judged for it. Every method has as many trials as conf/sweep/ gives it.
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
-from analysis.study import Study, command_line, write_csv
+from analysis.study import Study, command_line, require, write_csv
 from stages.lib import files
 from stages.lib.errors import UserError
 
-# Columns, and their names in a manifest.
+# The columns of the table, and their names in a manifest.
 FIGURES = {"accuracy": "rewards/accuracies", "margin": "rewards/margins", "loss": "loss", "chosen_logp": "avg_logps/chosen"}
 
 
 def figures(results: Path, setting: str, name: str) -> dict[str, float]:
-    """A trial's means over its held-out pairs: accuracy in [0, 1] and its binomial standard error, margin of the implicit rewards, loss,
-    and the chosen answers' log-probability a token.
+    """A trial's means over its held-out pairs.
 
-    UserError names a manifest that is missing, or lacks a figure.
+    results, setting, name: the run is results/<setting>/runs/<name>
+
+    They are accuracy in [0, 1], its binomial standard error, the margin of the implicit rewards, the loss, and the chosen answers'
+    log-probability a token. UserError names a manifest that is missing or lacks one of them.
     """
-    path = results / setting / "runs" / name / files.MANIFEST
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; make it with: snakemake --cores all {path}")
+    path = require(results / setting / "runs" / name / files.MANIFEST)
     manifest = files.read_json(path)
     heldout, pairs = manifest.get("heldout", {}), manifest.get("heldout_pairs")
     if missing := [key for key in FIGURES.values() if key not in heldout] or ([] if pairs else ["heldout_pairs"]):
@@ -57,17 +56,14 @@ def figures(results: Path, setting: str, name: str) -> dict[str, float]:
 
 
 def start(reference: Path) -> float:
-    """The start model's mean over the held-out pairs of the chosen answers' log-probability a token."""
-    path = reference / "logps.parquet"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; make it with: snakemake --cores all {reference / files.MANIFEST}")
-    sums = pd.read_parquet(path)
+    """The chosen answers' log-probability a token under the start model, mean over the held-out pairs."""
+    sums = pd.read_parquet(require(reference / "logps.parquet", reference / files.MANIFEST))
     heldout = sums[sums["split"] == "heldout"]
     return float((heldout["chosen_logps"] / heldout["chosen_length"]).mean())
 
 
 def choose(trials: list[dict[str, Any]]) -> int:
-    """The number of the chosen one among a method's trials in a setting, in the order of their grid (see above)."""
+    """The number of the chosen trial (see above). ``trials`` are a method's in a setting, in the order of the grid."""
     able = [number for number, trial in enumerate(trials) if trial["chosen_logp"] >= trial["start_logp"]]
     if not able:
         return max(range(len(trials)), key=lambda number: trials[number]["chosen_logp"])
@@ -77,9 +73,9 @@ def choose(trials: list[dict[str, Any]]) -> int:
 
 
 def tuning(results: Path) -> pd.DataFrame:
-    """A row a trial of ``results/tuning.yaml``: setting, method, run, varied values as texts, ``figures``, and whether it is chosen."""
+    """One row a trial of ``results/tuning.yaml``: setting, method, run, varied values as texts, ``figures``, and whether it is chosen."""
     wanted: Any = OmegaConf.to_container(OmegaConf.load(results / "tuning.yaml"))
-    # The slice's paths are those below the folder of results, wherever that is.
+    # tuning.yaml names paths below results/, whichever folder that is.
     starts = {setting: start(results / Path(path).relative_to("results")) for setting, path in wanted["references"].items()}
     trials = [
         {**trial, **figures(results, trial["setting"], trial["run"]), "start_logp": starts[trial["setting"]]} for trial in wanted["trials"]
@@ -93,19 +89,8 @@ def tuning(results: Path) -> pd.DataFrame:
             trial["chosen"] = number == chosen
     varied = list(dict.fromkeys(key for trial in trials for key in trial["varied"]))
     rows = [{**trial, **{key: str(value) for key, value in trial["varied"].items()}} for trial in trials]
-    columns = [
-        "setting",
-        "method",
-        "run",
-        *varied,
-        "accuracy",
-        "standard_error",
-        *list(FIGURES)[1:],
-        "start_logp",
-        "heldout_pairs",
-        "chosen",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    measured = ["accuracy", "standard_error", *list(FIGURES)[1:], "start_logp", "heldout_pairs"]
+    return pd.DataFrame(rows, columns=["setting", "method", "run", *varied, *measured, "chosen"])
 
 
 def for_conf(table: pd.DataFrame) -> str:

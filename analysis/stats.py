@@ -1,0 +1,145 @@
+"""The statistics of analysis/: intervals, Spearman's ρ, bootstrap resamples, bins and densities. They read no results folder.
+
+``z`` is how many standard errors an interval reaches to either side: ``quantile(level)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+Array = npt.NDArray[np.float64]
+BINS, LEAST = 10, 8  # at most BINS bins, and fewer where a bin would have fewer than LEAST members
+CELLS = 4_000_000  # units times resamples in one block of ``counts``: 32 MB
+ROWS = 64  # resamples that ``resampled_spearman`` ranks at a time: as many as stay in the processor's cache
+
+
+class Measured(NamedTuple):
+    """A value, its interval, and the number ``n`` of judgments, pairs or texts behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: float
+
+
+# -- intervals -------------------------------------------------------------------------------------------------------------
+
+
+def quantile(level: float) -> float:
+    """Φ⁻¹((1 + level) / 2): 1.96 for 0.95."""
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def over_seeds(values: Iterable[float], level: float = 0.95) -> tuple[float, float, float]:
+    """(mean, low, high) of one figure over k training seeds: mean ± t s/√k, Student's t with k - 1 degrees of freedom.
+
+    The bounds are NaN for one seed.
+    """
+    from scipy import stats
+
+    found = np.asarray(list(values), dtype=float)
+    middle = float(found.mean())
+    if len(found) < 2:
+        return middle, float("nan"), float("nan")
+    half = float(stats.t.ppf((1 + level) / 2, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found)))
+    return middle, middle - half, middle + half
+
+
+def together(measured: Iterable[Measured]) -> Measured:
+    """The mean over training seeds of the values and of the bounds. The prompts are the same, so more seeds narrow no interval."""
+    return Measured(*np.mean(list(measured), axis=0).tolist())
+
+
+def mean(values: pd.Series, z: float) -> Measured:
+    """mean ± z s/√n; the bounds are NaN for one value."""
+    middle, half = float(values.mean()), z * float(values.std(ddof=1)) / len(values) ** 0.5
+    return Measured(middle, middle - half, middle + half, len(values))
+
+
+def share(p: float, n: int, z: float) -> Measured:
+    """A share ``p`` of ``n`` with Wilson's score interval (JASA 22, 1927), which stays within [0, 1].
+
+    (p + z²/2n ± z √(p(1 - p)/n + z²/4n²)) / (1 + z²/n)
+    """
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    return Measured(p, max(middle - half, 0.0), min(middle + half, 1.0), n)
+
+
+# -- the bootstrap, and Spearman's ρ -----------------------------------------------------------------------------------------
+
+
+def counts(n: int, resamples: int, seed: int | Sequence[int]) -> Iterator[Array]:
+    """How often each of ``n`` units comes in the sample, a row of ones, and then in each bootstrap resample: blocks (rows, n).
+
+    The same seed gives the same resamples, whatever the size of the blocks.
+    """
+    yield np.ones((1, n))
+    draws, rows = np.random.default_rng(seed), max(1, CELLS // n)
+    for start in range(0, resamples, rows):
+        size = min(rows, resamples - start)
+        drawn = draws.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(float)
+
+
+def spearman(x: Array, y: Array) -> float:
+    """Spearman's ρ of two arrays (n,): Pearson's correlation of the ranks. Equal values share the mean of their ranks."""
+    once = np.ones((1, len(x)))
+    return float(np.corrcoef(_ranks(x, once), _ranks(y, once))[0, 1])
+
+
+def resampled_spearman(x: Array, y: Array, blocks: Iterable[Array]) -> Array:
+    """Spearman's ρ in each row of ``counts``: Σ w a b / √(Σ w a² Σ w b²), a and b the ranks minus their mean. NaN for a constant.
+
+    x, y:   (n,)
+    blocks: each (rows, m). Where m is n / k, a unit has k values, which stand m apart in x and y and are drawn together.
+    """
+    found = []
+    for block in blocks:
+        for start in range(0, len(block), ROWS):
+            weights = np.tile(block[start : start + ROWS], (1, len(x) // block.shape[1]))
+            a, b = (_ranks(values, weights) - (len(x) + 1) / 2 for values in (x, y))
+            ab, aa, bb = (np.einsum("ij,ij,ij->i", weights, left, right) for left, right in ((a, b), (a, a), (b, b)))
+            with np.errstate(divide="ignore", invalid="ignore"):
+                found.append(ab / np.sqrt(aa * bb))
+    return np.concatenate(found)
+
+
+def _ranks(values: Array, weights: Array) -> Array:
+    """The mean rank of each of ``values`` (n,) where it comes ``weights`` (rows, n) times: (rows, n)."""
+    order = np.argsort(values, kind="stable")
+    _, starts, group = np.unique(values[order], return_index=True, return_inverse=True)
+    of_group = np.add.reduceat(weights[:, order], starts, axis=1)
+    middle = np.cumsum(of_group, axis=1) - (of_group - 1) / 2
+    ranks = np.empty_like(weights)
+    ranks[:, order] = middle[:, group]
+    return ranks
+
+
+# -- what is drawn -----------------------------------------------------------------------------------------------------------
+
+
+def bins(x: Array | pd.Series, count: int) -> npt.NDArray[np.intp]:
+    """The bin of each of ``x`` (n,): at most ``count`` bins of equally many members; equal values share one."""
+    edges = np.quantile(x, np.linspace(0, 1, count + 1)[1:-1])
+    return np.searchsorted(np.unique(edges), x, side="left")
+
+
+def binned(x: pd.Series, y: pd.Series, z: float) -> pd.DataFrame:
+    """The mean of x and the mean of y with its interval in each of at most BINS bins of x. Columns: x, value, low, high, n."""
+    groups = y.groupby(bins(x, min(BINS, max(1, len(x) // LEAST))))
+    return pd.DataFrame([{"x": float(x[part.index].mean()), **mean(part, z)._asdict()} for _, part in groups])
+
+
+def density(values: Array, at: Array) -> Array:
+    """The Gaussian kernel density of ``values`` (n,) at the points ``at`` (m,): (m,). Bandwidth by Scott's rule: s n^(-1/5)."""
+    width = values.std(ddof=1) * len(values) ** -0.2
+    steps = (at[:, None] - values[None, :]) / width
+    smooth: Array = np.exp(-0.5 * steps**2).sum(axis=1) / (len(values) * width * (2 * np.pi) ** 0.5)
+    return smooth
