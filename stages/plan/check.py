@@ -12,10 +12,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stages.judging import VERSIONS
+from stages.benchmarks import BENCHMARKS
 from stages.lib.errors import UserError
 from stages.plan.knobs import check_runtime
-from stages.plan.schema import MODEL_KEYS, RANGES, SEARCHES, TRAINED, Config, Kind, Method, Scale, objective_kinds, objectives
+from stages.plan.schema import MODEL_KEYS, RANGES, REFERENCES, SEARCHES, TRAINED, Config, Kind, Method, Scale, objective_kinds, objectives
 from stages.plan.values import leaves, mapping, nearest, plain, shown
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -36,10 +36,10 @@ def validate(config: DictConfig) -> DictConfig:
             raise UserError(f"{where}={value}: expected {' or '.join(SEARCHES)}")
     for name, benchmark in container["benchmarks"].items():
         protocol, version = benchmark["protocol"], benchmark["version"]
-        if protocol not in VERSIONS:
-            raise UserError(f"benchmarks.{name}.protocol={protocol}: no such protocol in stages/judging{nearest(protocol, VERSIONS)}")
-        if version != VERSIONS[protocol]:
-            raise UserError(f"benchmarks.{name}.version={version!r}: stages/judging has {protocol} as {VERSIONS[protocol]!r} and no other")
+        if protocol not in BENCHMARKS:
+            raise UserError(f"benchmarks.{name}.protocol={protocol}: no such protocol in stages/benchmarks{nearest(protocol, BENCHMARKS)}")
+        if version != (known := BENCHMARKS[protocol].version):
+            raise UserError(f"benchmarks.{name}.version={version!r}: stages/benchmarks has {protocol} as {known!r} and no other")
     return OmegaConf.create(container | {"method": method, "runtime": runtime})
 
 
@@ -70,7 +70,7 @@ def validate_method(config: DictConfig) -> DictConfig:
             raise UserError(f"conf/method/{method['name']}.yaml lacks {key!r}, which objective {method['objective']!r} needs")
         check_kind(f"method.{key}", method[key], kind)
     container = _merge(Method, {key: value for key, value in method.items() if key in known}, "method.") | hyperparameters
-    if container["reference"] not in (None, "cached", "live"):
+    if container["reference"] not in REFERENCES:
         raise UserError(f"method.reference={container['reference']}: expected null, cached or live")
     _check_model(container)
     for key, value in container.items():
@@ -81,8 +81,8 @@ def validate_method(config: DictConfig) -> DictConfig:
 def _check_tuned(tuned: Any) -> None:
     """The values that a setting has for its methods; a key that is a parameter of no objective is its method's to refuse."""
     kinds: dict[str, set[Kind]] = {key: {kind} for key, kind in TRAINED.items()}
-    for parameters in objectives().values():
-        for key, kind in parameters.items():
+    for objective in objectives().values():
+        for key, kind in objective.kinds.items():
             kinds.setdefault(key, set()).add(kind)
     for method, values in mapping("setting.tuned", tuned).items():
         for key, value in mapping(f"setting.tuned.{method}", values).items():
@@ -150,8 +150,6 @@ def check_range(where: str, value: Any) -> Any:
     key = where.rpartition(".")[2].partition("[")[0]
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where}={value}: expected a finite number")
-    if key in RANGES and isinstance(value, int | float) and not isinstance(value, bool):
-        low, inclusive, high = RANGES[key]
-        if not (low <= value <= high) or (value == low and not inclusive):
-            raise UserError(f"{where}={value}: expected {'at least' if inclusive else 'more than'} {low:g} and at most {high:g}")
+    if key in RANGES and isinstance(value, int | float) and not isinstance(value, bool) and not RANGES[key].holds(value):
+        raise UserError(f"{where}={value}: expected {RANGES[key].expected}")
     return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from typing import Any, get_args, get_type_hints
@@ -67,16 +66,12 @@ def read_knobs(stage: str | None, texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _fits(knob: Field[Any], value: Any) -> bool:
-    least, most, multiple = (knob.metadata[key] for key in ("least", "most", "multiple"))
-    return _kind_of_knob(knob).holds(value) and least <= value <= most and not (multiple and value % multiple)
+    return _kind_of(knob).holds(value) and knob.metadata["range"].holds(value)
 
 
 def _expected(knob: Field[Any]) -> str:
-    bounds = knob.metadata
-    most = f" and at most {bounds['most']:g}" if bounds["most"] < math.inf else ""
-    multiple = f" and a multiple of {bounds['multiple']}" if bounds["multiple"] else ""
-    return f"{_kind_of_knob(knob).expected}, at least {bounds['least']:g}{most}{multiple} ({bounds['doc']})"
+    return f"{_kind_of(knob).expected}, {knob.metadata['range'].expected} ({knob.metadata['words']})"
 
 
-def _kind_of_knob(knob: Field[Any]) -> Kind:
+def _kind_of(knob: Field[Any]) -> Kind:
     return Kind(TYPES[str(knob.type).partition(" ")[0]])

@@ -22,7 +22,7 @@ from stages.lib.errors import UserError
 from stages.plan import compose, run_names, targets
 from stages.plan.check import validate, validate_method, validate_scale
 from stages.plan.knobs import needed_knobs
-from stages.plan.stage_configs import MADE_HERE, VERSIONS, StageConfig, compose_stage, is_ready, stage_of, upstream_manifests
+from stages.plan.stage_configs import MADE_HERE, STAGES, VERSIONS, StageConfig, as_plain, is_ready, stage_of, upstream_manifests
 from stages.plan.values import nearest, plain
 
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -94,7 +94,8 @@ class Plan:
     def composed(self, stage: str, **where: str) -> StageConfig:
         """Path and values of a stage's configuration. ``where``: the wildcards of the stage's rule."""
         if (key := (stage, *sorted(where.items()))) not in self._composed:
-            self._composed[key] = compose_stage(self, stage, **where)
+            path, values = STAGES[stage](self, **where)
+            self._composed[key] = path, as_plain(values)
         return self._composed[key]
 
     def stage_config(self, stage: str, **where: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from stages.benchmarks import BENCHMARKS
 from stages.lib import files
 from stages.lib.errors import UserError
 from stages.plan import targets
@@ -160,7 +161,7 @@ def judge(plan: Plan, *, setting: str, run: str) -> StageConfig:
 
 def score(plan: Plan, *, benchmark: str, setting: str, run: str) -> StageConfig:
     config = plan.base.benchmarks[benchmark]
-    given = {key: config[key] for key in targets.SCORED_WITH.get(config.protocol, ())}
+    given = {key: config[key] for key in [BENCHMARKS[config.protocol].needs] if key}
     values = {"protocol": config.protocol, "protocol_version": config.version, **given}
     return f"results/{setting}/runs/{run}/eval/{benchmark}/score.yaml", values
 
@@ -189,7 +190,7 @@ def controls(plan: Plan, *, judge: str) -> StageConfig:
         raise UserError(f"judge {judge!r}: scale {plan.scale['name']} has {plan.base.judge.name}")
     setting, run = targets.runs(plan, "methods")[0]
     judged = plan.composed("judge", setting=setting, run=run)[1]
-    benchmarks = {name: value for name, value in judged["benchmarks"].items() if value["protocol"] != "oracle"}
+    benchmarks = {name: value for name, value in judged["benchmarks"].items() if BENCHMARKS[value["protocol"]].controls}
     return f"results/controls/{judge}/config.yaml", {"prompts": CONTROL_PROMPTS, "benchmarks": benchmarks, "judge": judged["judge"]}
 
 
@@ -200,6 +201,7 @@ def tables(plan: Plan) -> StageConfig:
     return "results/tables.yaml", {
         **plan.scale,
         "benchmarks": plan.benchmarks,
+        "protocols": {name: plan.base.benchmarks[name].protocol for name in plan.benchmarks},
         "judge": plan.base.judge.model,
         "controls": str(PurePosixPath(targets.controls(plan)).parent),
         **asked,
@@ -245,12 +247,6 @@ STAGES: dict[str, Callable[..., StageConfig]] = {
 }
 
 
-def compose_stage(plan: Plan, stage: str, **where: str) -> StageConfig:
-    """Path and plain values of a stage's configuration. ``where``: the wildcards of the stage's rule."""
-    path, values = STAGES[stage](plan, **where)
-    return path, _as_plain(values)
-
-
 def upstream_manifests(config: StageConfig) -> list[str]:
     """The manifests of the stages that make what a stage configuration names."""
     path, values = config
@@ -262,17 +258,21 @@ def upstream_manifests(config: StageConfig) -> list[str]:
     return sorted(f"{folder}/{files.MANIFEST}" for folder in folders if folder != own)
 
 
+# The folders below results/ that belong to no setting: the stage that fills each, and its rule's wildcard.
+FOLDERS = {
+    "assets": ("assets", "benchmark"),
+    "worlds": ("world", "world"),
+    "calibration": ("calibrate", "world"),
+    "controls": ("controls", "judge"),
+}
+
+
 def stage_of(path: str) -> tuple[str, dict[str, str]]:
     """The stage that makes a file below results/, and its rule's wildcards."""
     match PurePosixPath(path).parts:
-        case ("results", "assets", benchmark, *_):
-            return "assets", {"benchmark": benchmark}
-        case ("results", "worlds", world, *_):
-            return "world", {"world": world}
-        case ("results", "calibration", world, *_):
-            return "calibrate", {"world": world}
-        case ("results", "controls", judge, *_):
-            return "controls", {"judge": judge}
+        case ("results", folder, name, *_) if folder in FOLDERS:
+            stage, wildcard = FOLDERS[folder]
+            return stage, {wildcard: name}
         case ("results", setting, "runs", run, *_):
             return "train", {"setting": setting, "run": run}
         case ("results", setting, "data", *_):
@@ -282,10 +282,10 @@ def stage_of(path: str) -> tuple[str, dict[str, str]]:
     raise UserError(f"{path}: no stage makes such a file")
 
 
-def _as_plain(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
     """``value`` with its configurations as dicts and lists."""
     if isinstance(value, DictConfig | ListConfig):
         return OmegaConf.to_container(value, resolve=True)
     if isinstance(value, dict):
-        return {key: _as_plain(inner) for key, inner in value.items()}
-    return [_as_plain(inner) for inner in value] if isinstance(value, list) else value
+        return {key: as_plain(inner) for key, inner in value.items()}
+    return [as_plain(inner) for inner in value] if isinstance(value, list) else value
