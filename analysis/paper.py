@@ -1,6 +1,6 @@
-"""The paper's figures, analysis/paper.yaml, and when a figure of ours may stand beside one: in the same setting, by the same protocol.
+"""The paper's numbers (analysis/paper.yaml). One of ours may stand beside one of them only in the same setting and by the same protocol.
 
-A protocol is a benchmark's version, its judge and its baseline, as every scores.json of ours names them.
+A protocol is a benchmark's version, judge and baseline. Every scores.json of ours names them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PAPER = Path(__file__).with_name("paper.yaml")
 
 
 class Reported(NamedTuple):
-    """A number of the paper; ``method`` is a model's name, and ``setting`` None, where it is a model of others."""
+    """A number of the paper. For a model of others ``setting`` is None and ``method`` is the model's name."""
 
     table: str
     setting: str | None
@@ -35,7 +35,7 @@ def _read() -> Any:
 
 
 def reported() -> list[Reported]:
-    """Every number, in the file's order; UserError names a row that has not as many cells as its block has columns."""
+    """Every number in the file's order. UserError names a row whose number of cells is not that of its block's columns."""
     found = []
     for block in _read()["figures"]:
         for method, cells in block["rows"].items():
@@ -49,7 +49,7 @@ def reported() -> list[Reported]:
 
 
 def differs(benchmark: str, scores: dict[str, Any]) -> str:
-    """In what a run's scores.json is not of the paper's protocol; empty where it is."""
+    """Where a run's scores.json departs from the paper's protocol; empty where it does not."""
     protocol: dict[str, str] = _read()["protocol"][benchmark]
     ours = {**scores, "version": scores["protocol"]["version"]}
     return ", ".join(f"{key} {ours.get(key)}, the paper's {value}" for key, value in protocol.items() if ours.get(key) != value)

@@ -1,9 +1,10 @@
-"""The README's numbers: what stands between its two marks is written from results/, never by hand.
+"""The numbers of README.md and docs/results.md. A script writes them from results/ between two marks, never a hand.
 
-    python -m analysis.readme --results results            writes README.md
-    python -m analysis.readme --results results --check    exit status 1 where README.md says something else
+    python -m analysis.readme --results results            writes both files
+    python -m analysis.readme --results results --check    exit status 1 where a file says something else
 
-In: table4.csv and scorecard.csv of the results folder, and tables.yaml. Out: README.md, its part between the marks.
+In: table4.csv and scorecard.csv of the results folder, and tables.yaml. Out: the part between the marks: in README.md Table 4 in short, in
+docs/results.md the same and the verdicts on the papers' claims.
 """
 
 from __future__ import annotations
@@ -14,26 +15,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.study import METHODS, SETTINGS, Study, name_of
+from analysis.study import METHODS, SETTINGS, Study, name_of, require
 from stages.lib import files
 from stages.lib.errors import UserError
 
-README = Path("README.md")
+README, RESULTS = Path("README.md"), Path("docs/results.md")
 BEGIN, END = "<!-- from results/, by `make readme` -->", "<!-- until here -->"
 SHOWN = {"lc_win_rate": ("LC", 1), "win_rate": ("WR", 1), "oracle": ("oracle", 2)}
 VERDICTS = ("reproduced", "contradicted", "undecided", "not measured")
 
 
-def read(study: Study, name: str) -> pd.DataFrame:
-    """A table of the results folder; UserError names the command that makes it."""
-    path = study.results / name
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; make it with: snakemake --cores all paper")
-    return pd.read_csv(path)
-
-
 def models(table: pd.DataFrame, settings: list[str]) -> list[str]:
-    """Table 4 in short: a row a method, for each setting the columns of SHOWN, bold the best."""
+    """Table 4 in short: one row a method with the columns of SHOWN for each setting. The best of a setting is bold."""
     shown = {key: column for key, column in SHOWN.items() if key in table}
     heads = [f"{name_of(setting, SETTINGS)} {head}" for setting in settings for head, _ in shown.values()]
     lines = [f"| | {' | '.join(heads)} |", f"|---{'|--:' * len(heads)}|"]
@@ -50,7 +43,7 @@ def models(table: pd.DataFrame, settings: list[str]) -> list[str]:
 
 
 def claims(card: pd.DataFrame) -> list[str]:
-    """The scorecard in short: a row a verdict, the parts of claims that have it, by setting where they differ."""
+    """The scorecard in short: one row a verdict with its claims. Settings are named where a claim's verdicts differ."""
     lines = ["| verdict | claims |", "|---|---|"]
     for verdict in VERDICTS:
         found = card[card["verdict"] == verdict]
@@ -63,39 +56,35 @@ def claims(card: pd.DataFrame) -> list[str]:
     return lines
 
 
-def block(study: Study) -> str:
-    """What stands between the marks."""
-    table, card = read(study, "table4.csv"), read(study, "scorecard.csv")
-    lines = [f"{len(table)} models, scale `{study.config['name']}`, judge `{study.config['judge']}`:", ""]
-    lines += [
-        *models(table, study.config["settings"]),
-        "",
-        f"Of {len(card)} verdicts on the papers' claims (`results/scorecard.csv` has each as a sentence):",
-        "",
-        *claims(card),
-    ]
-    return "\n".join(lines)
+def blocks(study: Study) -> dict[Path, str]:
+    """What stands between the marks of each file."""
+    table, card = (pd.read_csv(require(study.results / name, "paper")) for name in ("table4.csv", "scorecard.csv"))
+    head = f"{len(table)} models, scale `{study.config['name']}`, judge `{study.config['judge']}`:"
+    short = "\n".join([head, "", *models(table, study.config["settings"])])
+    told = f"Of {len(card)} verdicts on the papers' claims (`results/scorecard.csv` has each as a sentence):"
+    return {README: short, RESULTS: "\n".join([short, "", told, "", *claims(card)])}
 
 
-def replaced(text: str, new: str) -> str:
-    """``text`` with ``new`` between the marks; UserError where they are not there once."""
+def replaced(file: Path, new: str) -> tuple[str, str]:
+    """The text of ``file``, and the same with ``new`` between the marks. UserError unless both marks are there exactly once."""
+    text = file.read_text(encoding="utf-8")
     pattern = re.compile(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
     if len(pattern.findall(text)) != 1:
-        raise UserError(f"{README} must have the marks {BEGIN} and {END} once, in this order")
-    return pattern.sub(lambda _: f"{BEGIN}\n{new}\n{END}", text)
+        raise UserError(f"{file} must have the marks {BEGIN} and {END} once, in this order")
+    return text, pattern.sub(lambda _: f"{BEGIN}\n{new}\n{END}", text)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder to read")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where the README says something else")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where a file says something else")
     args = parser.parse_args()
-    text = README.read_text(encoding="utf-8")
-    new = replaced(text, block(Study(args.results)))
-    if not args.check:
-        files.write_text(README, new)
-    elif new != text:
-        raise UserError(f"{README} does not say what {args.results} says; write it with: make readme")
+    texts = {file: replaced(file, block) for file, block in blocks(Study(args.results)).items()}
+    for file, (text, new) in texts.items():
+        if not args.check:
+            files.write_text(file, new)
+        elif new != text:
+            raise UserError(f"{file} does not say what {args.results} says; write it with: make readme")
 
 
 if __name__ == "__main__":

@@ -2,29 +2,30 @@
 
     python -m analysis.scorecard --results results --out results
 
-In: all that the claims of analysis/claims.py are measured by: each run's scores, answers, judgments and log-likelihoods, the sweeps' runs,
-efficiency/train_step.json. Where a file is missing, the claims that need it are not measured, and say which.
-Out: scorecard.csv and scorecard.txt, and figures/scorecard.png, .pdf, .csv, .txt. A row a claim and setting:
+In: what the claims of analysis/claims.py are measured by: each run's scores, answers, judgments and log-likelihoods, the sweeps' runs, and
+efficiency/train_step.json. Where a file is missing, the claims that need it are "not measured", and ``reason`` names the file.
+Out: scorecard.csv and scorecard.txt, and figures/scorecard.png, .pdf, .csv, .txt. One row a claim and setting; a claim of several parts has
+one row a part:
 
-    id, claim, setting     a claim of several parts has a row a part
+    id, claim, setting
     measure                what the effect is, with its unit
-    effect, low, high      with its interval over ``n`` questions or pairs (analysis/evidence.py)
+    effect, low, high      the effect and its interval over ``n`` questions or pairs (analysis/evidence.py)
     seed_low, seed_high    its interval over ``n_seeds`` training seeds, where there are several
-    n                      of the benchmark or split with the fewer; steps, and instances, where a claim is of these
-    claimed                the values that the claim says
-    paper                  the paper's own figure: in this setting where it has it, else in all that it has
+    n                      of the benchmark or split that has fewer; the number of steps or instances for claims about these
+    claimed                the values that the claim asserts
+    paper                  the paper's own effect: in this setting where it has it, else in all settings that it has
     verdict, reason
 
-**The rule**, fixed before the first figure was drawn (conf/config.yaml, ``analysis``). The interval is the wider of the two: from the lower
-of both lows to the higher of both highs, so that neither the questions' luck nor the seeds' makes a verdict alone.
+**The rule** was fixed before the first figure was drawn (conf/config.yaml, ``analysis``). The interval goes from the lower of both lows to
+the higher of both highs, so neither chance in the questions nor chance in the seeds makes a verdict alone.
 
     reproduced      the interval lies wholly in what is claimed: above 0; or at most a limit; or, for "about p %", within p ± 100 about
-    contradicted    it lies wholly outside, above or below
-    undecided       it does neither
-    not measured    there is no effect, and the reason why
+    contradicted    the interval lies wholly above or wholly below what is claimed
+    undecided       neither of these
+    not measured    there is no effect; ``reason`` says why
 
-"Not notably longer" is at most 100 about percent longer; an identity is kept where it fails by at most 1e-9. One training seed's interval
-says nothing of other seeds. Of sixty intervals at 95 % three can be expected to miss the truth by chance.
+"Not notably longer" means at most 100 about percent longer. An identity may fail by at most 1e-9. The interval of one training seed says
+nothing about other seeds. Of sixty intervals at 95 %, three can be expected to miss the truth by chance.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ from stages.lib import files
 from stages.lib.errors import UserError
 
 REPRODUCED, CONTRADICTED, UNDECIDED, NOT_MEASURED = "reproduced", "contradicted", "undecided", "not measured"
-# Inches: of a row, the gap between two claims, the heading's line, the legend; from the left, the claim and the settings. Type in points.
+# Inches: a row, the gap between two claims, the heading's line, the legend; from the left, the claim and the settings. SIZE is in points.
 ROW, GAP, LINE, LEGEND = 0.152, 0.045, 0.12, 0.3
 CLAIM, CELLS, SIZE = 0.36, 2.84, 6.4
-# Filled, crossed, open, a dash: told apart without colour.
+# Filled, crossed, open, a dash: they can be told apart without colour.
 MARKS: dict[str, dict[str, Any]] = {
     REPRODUCED: {"marker": "o", "markerfacecolor": BLUE, "markeredgecolor": BLUE, "markersize": 5.2},
     CONTRADICTED: {"marker": "x", "markeredgecolor": VERMILION, "markersize": 5.0, "markeredgewidth": 1.7},
@@ -62,7 +63,11 @@ COLUMNS = ("id", "claim", "setting", "measure", "effect", "low", "high", "seed_l
 
 
 def verdict(low: float, high: float, claimed: tuple[float, float]) -> tuple[str, str]:
-    """The verdict on an interval, and why; ``claimed`` is above its lower end, and up to its upper one."""
+    """(verdict, reason) of an interval.
+
+    low, high: the interval's ends
+    claimed:   the claim asserts values above the first number and up to the second
+    """
     if claimed[0] < low and high <= claimed[1]:
         return REPRODUCED, "the interval lies in what is claimed"
     if high < claimed[0] or low > claimed[1]:
@@ -71,13 +76,13 @@ def verdict(low: float, high: float, claimed: tuple[float, float]) -> tuple[str,
 
 
 def said(claimed: tuple[float, float]) -> str:
-    """``> 0``, ``40 to 60``, ``<= 10``."""
+    """The claimed values as text: ``> 0``, ``40 to 60``, ``<= 10``."""
     low, high = claimed
     return f"> {low:g}" if math.isinf(high) else f"<= {high:g}" if math.isinf(low) else f"{low:g} to {high:g}"
 
 
 def places(claim: Claim, settings: list[str]) -> list[str]:
-    """Where a claim is measured: see ``Claim``."""
+    """The places where a claim is measured (``Claim.where``)."""
     if claim.where == IN_FAMILIES:
         pairs = [(base, base.removesuffix("_base") + "_instruct") for base in settings if base.endswith("_base")]
         return [f"{base} {instruct}" for base, instruct in pairs if instruct in settings]
@@ -85,18 +90,14 @@ def places(claim: Claim, settings: list[str]) -> list[str]:
 
 
 def rows(study: Study) -> pd.DataFrame:
-    """A row a claim and setting; see this module."""
+    """One row a claim and setting, with the columns above."""
     evidence, settings, about = Evidence(study), study.config["settings"], study.config["analysis"]["about"]
     found = []
     for claim in CLAIMS:
         claimed = claim.claimed.within(about)
         for place in places(claim, settings):
-            row: dict[str, Any] = dict.fromkeys(COLUMNS) | {
-                "id": claim.id,
-                "claim": claim.claim,
-                "setting": place,
-                "measure": claim.measure,
-            }
+            row: dict[str, Any] = dict.fromkeys(COLUMNS)
+            row |= {"id": claim.id, "claim": claim.claim, "setting": place, "measure": claim.measure}
             try:
                 measured = claim.measured(evidence, place)
             except UserError as error:
@@ -110,7 +111,12 @@ def rows(study: Study) -> pd.DataFrame:
 
 
 def printed(row: pd.Series, digits: int, is_whole: bool) -> str:
-    """``1.2 [−0.3, 2.7]``, without the interval unless ``is_whole``; the interval is the one that the verdict is on."""
+    """A row's effect and interval as the picture prints them: ``1.2 [−0.3, 2.7]``.
+
+    row:      of ``rows``; the interval is the one that the verdict rests on
+    digits:   how many decimals to print
+    is_whole: whether to print the interval
+    """
     if row["verdict"] == NOT_MEASURED:
         return ""
     low, high = row[["low", "seed_low"]].min(), row[["high", "seed_high"]].max()
@@ -121,9 +127,11 @@ def printed(row: pd.Series, digits: int, is_whole: bool) -> str:
 
 
 def picture(frame: pd.DataFrame, settings: list[str], is_whole: bool = True) -> Figure:
-    """A row a claim, a column a setting, a mark a verdict; intervals are left to the csv where they would not fit their column.
+    """The scorecard as a picture: one row a claim, one column a setting, one mark a verdict.
 
-    A claim of Base and Instruct stands under Instruct, one of no setting at the left.
+    frame:    of ``rows``
+    settings: the columns. A claim of Base and Instruct stands under Instruct, a claim of no setting at the left
+    is_whole: whether to print intervals; where one would not fit its column, none is printed
     """
     claims = {claim.id: claim for claim in CLAIMS}
     parts = frame.drop_duplicates("id")

@@ -1,17 +1,17 @@
-"""DPO's lemmas and theorem (arXiv 2305.18290, section 5.1), checked on spaces small enough to enumerate, in float64.
+"""DPO's lemmas and theorem (arXiv 2305.18290, section 5.1), checked in float64 on spaces small enough to enumerate.
 
     python -m analysis.theory
 
-A reward r(x, y), a reference π_ref(y|x) and a function f(x) of the prompt, all drawn at random; |X| prompts, |Y| answers to each. Arrays
-are (…, |X|, |Y|), policies and references as logarithms. What must hold, and what ``deviations`` measures:
+A reward r(x, y), a reference π_ref(y|x) and a function f(x) of the prompt are drawn at random; |X| prompts have |Y| answers each.
+Arrays are (…, |X|, |Y|). Policies and references are logarithms. ``deviations`` measures how far these statements fail:
 
     preferences      Lemma 1: r and r + f give the same Bradley-Terry and Plackett-Luce preferences
-    policy           Eq. 4 and Lemma 2: π_r(y|x) ∝ π_ref exp(r/β) is the optimum of E[r] - β KL(π‖π_ref), as any π falls short of it by
-                     β KL(π‖π_r); and r + f has the same
-    representation   Theorem 1 and Proposition 1: β log π_r/π_ref is in r's class, the same for all of the class, and is its own image
+    policy           Eq. 4 and Lemma 2: π_r(y|x) ∝ π_ref exp(r/β) maximises E[r] - β KL(π‖π_ref), because any π falls short of it by
+                     β KL(π‖π_r); r + f has the same π_r
+    representation   Theorem 1 and Proposition 1: β log π_r/π_ref is in r's class, is the same for the whole class, and is its own image
     gradient         Eq. 7: where preferences are r's, the expected loss has no gradient at π_r
 
-In: nothing. Out: the largest deviation of each over all instances, printed; rounding leaves some 1e-13.
+In: nothing. Out: the largest deviation of each statement over all instances, printed. Rounding leaves some 1e-13.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 INSTANCES, PROMPTS, ANSWERS, SEED = 500, 3, 4, 0
-BETAS = (0.05, 5.0)  # the reward's scale is 1 to 3: from policies that are all but deterministic to ones that hardly leave the reference
+BETAS = (0.05, 5.0)  # with rewards of scale 1 to 3: from almost deterministic policies to ones that hardly leave the reference
 
 
 def log_sum(values: Array) -> Array:
-    """log Σ_y exp of the last axis, which stays with length 1."""
+    """log Σ_y exp over the last axis, which keeps length 1."""
     top = values.max(axis=-1, keepdims=True)
     summed: Array = top + np.log(np.exp(values - top).sum(axis=-1, keepdims=True))
     return summed
@@ -40,14 +40,14 @@ def bradley_terry(reward: Array) -> Array:
 
 
 def plackett_luce(reward: Array) -> Array:
-    """The probability of each order of the answers: at each place, softmax over those that are left; (…, |Y|!)."""
+    """The probability of each order of the answers, (…, |Y|!): at each place a softmax over the answers that are left."""
     orders = [reward[..., list(order)] for order in permutations(range(reward.shape[-1]))]
     logs = [sum(part[..., i] - log_sum(part[..., i:])[..., 0] for i in range(part.shape[-1])) for part in orders]
     return np.exp(np.stack(logs, axis=-1))
 
 
 def optimal(reward: Array, reference: Array, beta: Array) -> Array:
-    """log π_r, Eq. 4."""
+    """log π_r (Eq. 4)."""
     weighted = reference + reward / beta
     return weighted - log_sum(weighted)
 
@@ -59,7 +59,7 @@ def divergence(policy: Array, reference: Array) -> Array:
 
 
 def objective(policy: Array, reward: Array, reference: Array, beta: Array) -> Array:
-    """E[r] - β KL(π‖π_ref) of each prompt, (…, |X|): Eq. 3."""
+    """E[r] - β KL(π‖π_ref) of each prompt, (…, |X|) (Eq. 3)."""
     value: Array = (np.exp(policy) * reward).sum(axis=-1) - beta[..., 0] * divergence(policy, reference)
     return value
 
@@ -70,9 +70,10 @@ def representative(reward: Array, reference: Array, beta: Array) -> Array:
 
 
 def gradient(policy: Array, reward: Array, reference: Array, beta: Array) -> Array:
-    """Of the expected loss by the policy's logits, all pairs (y, y') alike and their preferences the reward's: (…, |X|, |Y|).
+    """The gradient of the expected loss by the policy's logits, (…, |X|, |Y|).
 
-    -Σ_{y,y'} p(y ≻ y') log σ(r̂(y) - r̂(y')), r̂ = β log π/π_ref (Eq. 7).
+    The loss is -Σ_{y,y'} p(y ≻ y') log σ(r̂(y) - r̂(y')), r̂ = β log π/π_ref (Eq. 7). All pairs have the same weight, and the reward gives
+    their preferences.
     """
     implicit = beta * (policy - reference)
     preferred = bradley_terry(reward)
@@ -94,14 +95,8 @@ def deviations(instances: int = INSTANCES, seed: int = SEED) -> dict[str, float]
     short = objective(policy, reward, reference, beta) - objective(other, reward, reference, beta)
     offset = reward - own
     gaps = {
-        "preferences": [
-            bradley_terry(reward) - bradley_terry(shifted),
-            plackett_luce(reward) - plackett_luce(shifted),
-        ],
-        "policy": [
-            short - beta[..., 0] * divergence(other, policy),
-            np.exp(policy) - np.exp(optimal(shifted, reference, beta)),
-        ],
+        "preferences": [bradley_terry(reward) - bradley_terry(shifted), plackett_luce(reward) - plackett_luce(shifted)],
+        "policy": [short - beta[..., 0] * divergence(other, policy), np.exp(policy) - np.exp(optimal(shifted, reference, beta))],
         "representation": [
             own - beta * (policy - reference),
             offset - offset.mean(axis=-1, keepdims=True),

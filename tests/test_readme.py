@@ -140,7 +140,7 @@ def test_what_runs_again_is_what_planning_says() -> None:
 
 
 def test_the_numbers_between_the_marks_are_the_results_own(tree: Path, results: Path) -> None:
-    """analysis/readme.py: from table4.csv and scorecard.csv; --check tells a number that is not; the README in git was so written."""
+    """analysis/readme.py: from table4.csv and scorecard.csv; --check tells a number that is not; the files in git were so written."""
 
     def script(name: str, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", f"analysis.{name}", "--results", str(results), *words]
@@ -149,33 +149,34 @@ def test_the_numbers_between_the_marks_are_the_results_own(tree: Path, results: 
     for name in ("tables.table4", "scorecard"):
         done = script(name, "--out", str(results))
         assert done.returncode == 0, done.stderr
-    kept = (tree / "README.md").read_text()
+    kept = {file: file.read_text() for file in (tree / "README.md", tree / "docs/results.md")}
     try:
         assert script("readme", "--check").returncode == 1  # of the mini scale, and not of this folder
         assert script("readme").returncode == 0
         assert script("readme", "--check").returncode == 0
-        text = (tree / "README.md").read_text()
         table, card = pd.read_csv(results / "table4.csv"), pd.read_csv(results / "scorecard.csv")
         simpo = table[table["method"] == "simpo"]
         cells = [
             f"{row[key]:.{digits}f}" for _, row in simpo.iterrows() for key, digits in (("lc_win_rate", 1), ("win_rate", 1), ("oracle", 2))
         ]
-        (line,) = re.findall(r"^\| SimPO \| (.*) \|$", text, re.MULTILINE)
-        assert line.replace("*", "").split(" | ") == cells
-        for verdict, count in card["verdict"].value_counts().items():
-            assert f"| {verdict}: {count} | " in text
-        (tree / "README.md").write_text(text.replace(f"| {cells[0]} |", "| 99.9 |", 1).replace(f"**{cells[0]}**", "**99.9**", 1))
-        assert script("readme", "--check").returncode == 1
-        (tree / "README.md").write_text(kept.replace("<!-- until here -->", ""))
-        assert "must have the marks" in script("readme").stderr
+        for file in kept:
+            text = file.read_text()
+            (line,) = re.findall(r"^\| SimPO \| (.*) \|$", text, re.MULTILINE)
+            assert line.replace("*", "").split(" | ") == cells
+            is_doc = file.name == "results.md"
+            assert all((f"| {verdict}: {count} | " in text) is is_doc for verdict, count in card["verdict"].value_counts().items())
+            file.write_text(text.replace(f"| {cells[0]} |", "| 99.9 |", 1).replace(f"**{cells[0]}**", "**99.9**", 1))
+            assert f"{file.relative_to(tree)} does not say what" in script("readme", "--check").stderr
+            file.write_text(kept[file].replace("<!-- until here -->", ""))
+            assert f"{file.relative_to(tree)} must have the marks" in script("readme").stderr
+            file.write_text(text)
     finally:
-        (tree / "README.md").write_text(kept)
-    methods, verdicts = (
-        re.findall(r"^\| [A-Z][\w-]*(?: w/o LN|, γ = 0)? \|", kept, re.MULTILINE),
-        re.findall(r"^\| [a-z ]+: (\d+) \|", kept, re.MULTILINE),
-    )
-    assert len(methods) == 12
-    assert f"Of {sum(map(int, verdicts))} verdicts" in kept
+        for file, text in kept.items():
+            file.write_text(text)
+    for text in kept.values():
+        assert len(re.findall(r"^\| [A-Z][\w-]*(?: w/o LN|, γ = 0)? \|", text, re.MULTILINE)) == 12
+    verdicts = re.findall(r"^\| [a-z ]+: (\d+) \|", kept[tree / "docs/results.md"], re.MULTILINE)
+    assert f"Of {sum(map(int, verdicts))} verdicts" in kept[tree / "docs/results.md"]
 
 
 def test_the_other_numbers_are_the_configuration_s() -> None:
