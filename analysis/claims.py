@@ -189,7 +189,8 @@ def harder(e: Evidence, setting: str) -> Bounds:
 def separates_less(e: Evidence, setting: str) -> Bounds:
     """How clearly AlpacaEval separates Table 4's methods, minus the same for MT-Bench (``Evidence.separation``)."""
     runs = e.by_seed(setting, e.methods())
-    found = [[e.separation(benchmark, list(of.values())) for benchmark in ("alpacaeval2", "mt_bench")] for of in runs]
+    compared = (("alpacaeval2", e.preferences), ("mt_bench", e.ratings))
+    found = [[e.separation(benchmark, values_of, list(of.values())) for benchmark, values_of in compared] for of in runs]
     (alpaca, asked), (rated, questions) = found[0]
     note = f"√F {alpaca[0]:.2f} and {rated[0]:.2f}"
     return e.bounds([[ours[0] - theirs[0]] for ours, theirs in found], min(asked, questions), note=note)

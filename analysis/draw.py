@@ -15,6 +15,7 @@ from matplotlib.gridspec import GridSpec
 
 from analysis.stats import Measured, binned, quantile, spearman
 from analysis.study import SETTINGS, Run, Study, name_of
+from stages.benchmarks import BENCHMARKS
 from stages.lib.errors import UserError
 
 INK, GREY, LIGHT = "#1a1a1a", "#666666", "#bbbbbb"
@@ -38,28 +39,8 @@ PLAIN = Look("black", "o", "-", "")
 SIDES = {"chosen": ("#56B4E9", "o"), "rejected": ("#CC79A7", "^")}  # no method's colours
 
 
-class Metric(NamedTuple):
-    """A number of a benchmark's scores.json.
-
-    error: the key of its standard error, or the keys of both ends of its interval
-    n, of: the key that counts what it rests on, and the word for these
-    """
-
-    label: str
-    benchmark: str
-    key: str
-    error: tuple[str, ...]
-    n: str
-    of: str
-
-
-METRICS = {
-    "lc_win_rate": Metric("LC win rate (%)", "alpacaeval2", "length_controlled_winrate", ("lc_standard_error",), "n_total", "instructions"),
-    "win_rate": Metric("Win rate (%)", "alpacaeval2", "win_rate", ("standard_error",), "n_total", "instructions"),
-    "arena_hard": Metric("Arena-Hard win rate (%)", "arena_hard", "win_rate", ("win_rate_low", "win_rate_high"), "n_total", "games"),
-    "mt_bench": Metric("MT-Bench score (1 to 10)", "mt_bench", "mean", ("standard_error",), "n_total", "turns"),
-    "oracle": Metric("Oracle score (0 to 10)", "oracle", "mean", ("standard_error",), "n", "instructions"),
-}
+# What figures and sweeps draw, by name: the benchmark whose scores.json has it, and what it is.
+METRICS = {metric.name: (protocol, metric) for protocol, benchmark in BENCHMARKS.items() for metric in benchmark.metrics}
 
 
 def z_of(study: Study) -> float:
@@ -69,13 +50,13 @@ def z_of(study: Study) -> float:
 
 def measure(study: Study, run: Run, metric: str) -> Measured:
     """A metric of a run with its interval. UserError names the file that lacks it."""
-    _, benchmark, key, error, n, _ = METRICS[metric]
-    value = study.score(run, benchmark, key)
-    bounds = [study.score(run, benchmark, name) for name in error]
+    benchmark, known = METRICS[metric]
+    value = study.score(run, benchmark, known.key)
+    bounds = [study.score(run, benchmark, name) for name in known.error]
     if len(bounds) == 1:
         half = z_of(study) * bounds[0]
         bounds = [value - half, value + half]
-    return Measured(value, bounds[0], bounds[1], study.score(run, benchmark, n))
+    return Measured(value, bounds[0], bounds[1], study.score(run, benchmark, known.n))
 
 
 def first(study: Study, setting: str, method: str) -> Run:

@@ -222,7 +222,7 @@ class Evidence:
         if benchmark not in (known := self.study.config["questions"]):
             raise UserError(f"scale {self.study.config['name']} has no benchmark {benchmark}; name it in conf/scale")
         if benchmark not in self._asked:
-            key = "instruction" if benchmark == "alpacaeval2" else "question_id"
+            key = self.study.benchmark(benchmark).format.key
             path = require(self.study.path(known[benchmark]))
             self._asked[benchmark] = [row[key] for row in read_rows(path, (key,))]
         return self._asked[benchmark]
@@ -278,13 +278,13 @@ class Evidence:
         self.check_questions("mt_bench", run, list(means.index))
         return means.to_numpy(float)
 
-    def separation(self, benchmark: str, runs: list[Run]) -> tuple[Array, int]:
+    def separation(self, benchmark: str, values_of: Callable[[Run], Array], runs: list[Run]) -> tuple[Array, int]:
         """(√F, number of questions): how clearly a benchmark tells runs apart.
 
         F is that of the two-way layout runs x questions without interaction: the variance of the runs' means by the one that chance gives.
         Only questions on which every run has a value count.
         """
-        values = np.stack([(self.preferences if benchmark == "alpacaeval2" else self.ratings)(run) for run in runs], axis=1)
+        values = np.stack([values_of(run) for run in runs], axis=1)
         values = values[~np.isnan(values).any(axis=1)]
         n, k = values.shape
         if n < 2 or k < 2:

@@ -158,7 +158,7 @@ class Study:
         split: ``heldout`` takes the chosen responses, ``answers`` the run's own answers to AlpacaEval 2.
         """
         texts = self.loglik(run)
-        taken = texts["side"] == "chosen" if split == "heldout" else texts["benchmark"] == "alpacaeval2"
+        taken = texts["side"] == "chosen" if split == "heldout" else texts["benchmark"].eq("alpacaeval2")
         texts = texts[(texts["split"] == split) & taken].set_index("id")
         return texts["logp"] - texts["reference_logp"]
 

@@ -42,7 +42,7 @@ for row in targets.rows(plan):
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh tree with what the README's section says, word for word."""
     tree = copy_to(tmp_path_factory.mktemp("benchmark"))
-    module, conf = fenced("python", "One sentence"), fenced("yaml", "protocol: one_sentence")
+    module, conf = fenced("python", '"""One sentence'), fenced("yaml", "protocol: one_sentence")
     (tree / "stages/benchmarks/one_sentence.py").write_text(module)
     (tree / "conf/benchmark/one_sentence.yaml").write_text(conf)
     section = README[README.index("### Add a benchmark") :]
@@ -72,7 +72,7 @@ def test_the_readmes_benchmark_is_answered_scored_and_shown(tree: Path) -> None:
         files = ["--answers", f"{where}/model_outputs.json", "--judgments", f"{where}/verdicts.jsonl", "--out", f"{where}/scores.json"]
         assert "25.0 % pass" in python(tree, "-m", "stages.score", "--benchmark", "one_sentence", *files)
     for script in ("tables.table2", "tables.table4", "figures.table4_picture", "answers.page", "scorecard"):
-        python(tree, "-m", f"analysis.{script}")
+        python(tree, "-m", f"analysis.{script}", "--results", str(tree / "results"))
     table = pd.read_csv(tree / "results/table4.csv")
     assert table["one_sentence"].tolist() == [25.0] * len(table) and (table["one_sentence_standard_error"] > 0).all()
     row = pd.read_csv(tree / "results/table2.csv").set_index("benchmark").loc["One sentence"]

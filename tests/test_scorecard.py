@@ -254,7 +254,7 @@ def test_resamples_are_the_statistic_of_resampled_rows(made: Path) -> None:
     np.testing.assert_allclose(evidence.spearman("x", x, y, texts=2), [stats.spearmanr(x[i], y[i])[0] for i in both])
 
     runs = [run for run in study.rows(*METHODS) if run.setting == BASE]
-    found, n = evidence.separation("mt_bench", runs)
+    found, n = evidence.separation("mt_bench", evidence.ratings, runs)
     values = np.array([Plain(made, BASE).ratings(run.run) for run in runs])
     resampled = np.concatenate(list(evidence.counts("mt_bench separation", n))).astype(int)
     expected = [Plain(made, BASE).separation(list(values[:, np.repeat(np.arange(n), row)])) for row in resampled]

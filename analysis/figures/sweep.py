@@ -35,7 +35,7 @@ from stages.lib.errors import UserError
 from stages.plan.run_names import decode
 
 ACCURACY = "heldout_accuracy"
-LABELS = {name: metric.label for name, metric in draw.METRICS.items()} | {ACCURACY: "Held-out reward accuracy"}
+LABELS = {name: metric.label for name, (_, metric) in draw.METRICS.items()} | {ACCURACY: "Held-out reward accuracy"}
 Group = tuple[str, str]
 
 
@@ -64,8 +64,8 @@ def value_of(study: Study, run: Run, config: dict[str, Any], key: str) -> Any:
 def merits(study: Study, run: Run, manifest: dict[str, Any]) -> dict[str, Measured]:
     """Every metric of a run, NaN where the run was not evaluated."""
     found = {}
-    for name, metric in draw.METRICS.items():
-        is_scored = (study.folder(run) / "eval" / metric.benchmark / "scores.json").is_file()
+    for name, (benchmark, _) in draw.METRICS.items():
+        is_scored = (study.folder(run) / "eval" / benchmark / "scores.json").is_file()
         found[name] = draw.measure(study, run, name) if is_scored else Measured(*[float("nan")] * 4)
     right, n = manifest["heldout"]["rewards/accuracies"], manifest["heldout_pairs"]
     return found | {ACCURACY: share(right, n, draw.z_of(study))}
@@ -176,7 +176,8 @@ def picture(study: Study, runs: list[Run], metric: str) -> Drawn | None:
     of, judge = "pairs", None
     if metric in draw.METRICS:
         judged = next(run for run in runs if run.run == shown["runs"].iloc[0].split()[0])
-        of, judge = draw.METRICS[metric].of, study.scores(judged, draw.METRICS[metric].benchmark).get("judge")
+        benchmark, known = draw.METRICS[metric]
+        of, judge = known.of, study.scores(judged, benchmark).get("judge")
     seeds = sorted({int(seed) for each in shown["seeds"] for seed in each.split()})
     facts = [
         f"n = {shown[f'{metric}_n'].max():,.0f} {of}",

@@ -27,7 +27,6 @@ from analysis.tables.table4 import DECIMALS, differences, frame_of, rows_of
 from stages.lib.errors import UserError
 
 WHOLE = "simpo"
-PAIRED = {"alpacaeval2": "win_rate", "oracle": "oracle"}  # the benchmarks with a value an instruction, and their columns
 SHAPE = ("ended", "repeated_3grams")
 
 
@@ -43,8 +42,8 @@ def make(study: Study) -> Table:
             table[key] = [fmean(study.score(run, "alpacaeval2", key) for run in runs) for runs in rows.values()]
         whole = table[table["method"] == WHOLE].set_index("setting")["lc_win_rate"]
         table["lc_win_rate_minus_simpo"] = table["lc_win_rate"] - table["setting"].map(whole)
-    for benchmark, column in PAIRED.items():
-        if benchmark in study.config["benchmarks"]:
+    for benchmark in study.config["benchmarks"]:
+        if column := study.benchmark(benchmark).paired:
             gaps = differences(study, rows, benchmark, column, WHOLE)
             table = pd.concat([table, gaps.drop(columns=f"{column}_minus_{WHOLE}_p")], axis=1)
     more = ["…_minus_simpo: in the same setting, with paired standard errors over the instructions; negative is what an ablation loses."]

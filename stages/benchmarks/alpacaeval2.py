@@ -38,6 +38,7 @@ from stages.benchmarks.benchmark import (
     Conf,
     Controls,
     Judged,
+    Metric,
     Question,
     Values,
     Work,
@@ -389,6 +390,10 @@ BENCHMARK = Benchmark(
     needs="gamed",
     summary="length-controlled win rate {length_controlled_winrate:.2f}, win rate {win_rate:.2f}",
     failure_of=failure_of,
+    metrics=(
+        Metric("lc_win_rate", "LC win rate (%)", "length_controlled_winrate", ("lc_standard_error",), "n_total", "instructions"),
+        Metric("win_rate", "Win rate (%)", "win_rate", ("standard_error",), "n_total", "instructions"),
+    ),
     columns=(
         Column("lc_win_rate", "length_controlled_winrate", "LC (%)", ("lc_standard_error",)),
         Column("lc_standard_error", "lc_standard_error"),

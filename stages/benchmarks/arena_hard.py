@@ -38,6 +38,7 @@ from stages.benchmarks.benchmark import (
     Conf,
     Controls,
     Judged,
+    Metric,
     Question,
     Values,
     Work,
@@ -365,6 +366,7 @@ BENCHMARK = Benchmark(
     needs="baseline",
     summary="win rate {win_rate:.2f} ({win_rate_low:.2f} to {win_rate_high:.2f})",
     failure_of=failure_of,
+    metrics=(Metric("arena_hard", "Arena-Hard win rate (%)", "win_rate", ("win_rate_low", "win_rate_high"), "n_total", "games"),),
     columns=(
         Column("arena_hard_win_rate", "win_rate", "WR (%)", ("arena_hard_low", "arena_hard_high")),
         Column("arena_hard_low", "win_rate_low"),  # of a 95 % bootstrap interval

@@ -140,6 +140,21 @@ class Column(NamedTuple):
     has_best: bool = True
 
 
+class Metric(NamedTuple):
+    """A number of scores.json that figures draw: its ``name`` there, its ``label`` on an axis, and its ``key``.
+
+    error: the key of its standard error, or the keys of both ends of its interval
+    n, of: the key that counts what it rests on, and the word for these
+    """
+
+    name: str
+    label: str
+    key: str
+    error: tuple[str, ...]
+    n: str
+    of: str
+
+
 class Controls(NamedTuple):
     """How a benchmark's judge is controlled (stages/controls.py).
 
@@ -171,7 +186,8 @@ class Benchmark:
     columns: of Table 4, in its order; note: on them, for the picture; judgment: what there are n of
     scoring, metric: how the judge is asked and what is reported, for Table 2; measure, unit: of ``judged``'s values on the answers' page
     judged: (rows, questions, path) gives each question's judgments for the answers' page; None where it has no questions of its own
-    controls: None where no judge is asked; prompts: the judge's prompts with their {gaps}, for a judge that reads them back (stages/mini)
+    metrics: what figures and sweeps can draw; controls: None where no judge is asked
+    prompts: the judge's prompts with their {gaps}, for a judge that reads them back (stages/mini)
     paired: the column of Table 4 whose value an instruction has by itself (stages/benchmarks/paired.py), so that models can be compared
     instruction by instruction; "" where there is none
     """
@@ -199,6 +215,7 @@ class Benchmark:
     controls: Controls | None = None
     prompts: Callable[[Conf], list[str]] = lambda benchmark: []
     paired: str = ""
+    metrics: tuple[Metric, ...] = ()
 
     def read_answers(self, path: str | Path) -> list[Row]:
         """Answers as ``judge`` takes them."""

@@ -25,6 +25,7 @@ from stages.benchmarks.benchmark import (
     Conf,
     Controls,
     Judged,
+    Metric,
     Question,
     Values,
     Work,
@@ -305,6 +306,7 @@ BENCHMARK = Benchmark(
     needs="questions",
     summary="mean rating {mean:.3f} of 10",
     failure_of=failure_of,
+    metrics=(Metric("mt_bench", "MT-Bench score (1 to 10)", "mean", ("standard_error",), "n_total", "turns"),),
     columns=(
         Column("mt_bench", "mean", "Score", ("mt_bench_standard_error",), 2),
         Column("mt_bench_standard_error", "standard_error"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from stages.benchmarks.benchmark import OUTPUTS, Benchmark, Column, Conf
+from stages.benchmarks.benchmark import OUTPUTS, Benchmark, Column, Conf, Metric
 from stages.benchmarks.rows import ANSWER, Row, as_number, check_same, check_texts, read_rows
 from stages.judging.client import Ask
 from stages.lib.errors import UserError
@@ -60,6 +60,7 @@ BENCHMARK = Benchmark(
     check=check,
     score=score,
     summary="mean {mean:.3f} of 10",
+    metrics=(Metric("oracle", "Oracle score (0 to 10)", "mean", ("standard_error",), "n", "instructions"),),
     columns=(Column("oracle", "mean", "Score", ("oracle_standard_error",), 2), Column("oracle_standard_error", "standard_error")),
     paired="oracle",
     note="Oracle: the mini world’s truth, 0 to 10.",

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from stages.benchmarks.benchmark import OUTPUTS, Benchmark, Column, Conf, Judged, Question
+from stages.benchmarks.benchmark import OUTPUTS, Benchmark, Column, Conf, Judged, Metric, Question
 from stages.benchmarks.rows import ANSWER, Row, check_same, check_texts, read_rows
 from stages.judging.client import Ask
 from stages.lib.errors import UserError
@@ -57,6 +57,7 @@ def by_rule(name: str, label: str, version: str, passes: Callable[[str, str], bo
         score=score,
         summary="{pass_rate:.1f} % pass",
         columns=(Column(name, "pass_rate", "Pass (%)", (f"{name}_standard_error",)), Column(f"{name}_standard_error", "standard_error")),
+        metrics=(Metric(name, f"{label} (%)", "pass_rate", ("standard_error",), "n", "instructions"),),
         scoring="a rule, without a judge",
         metric="answers that pass, in percent",
         measure="passes",

@@ -153,12 +153,12 @@ def report_effects(folder: Path, runs: list[str], setting: str) -> list[Row]:
     """Each run's differences to SFT, and whether they are known well enough; paired over the instructions."""
     rows, ratios = [], []
     for run in runs:
-        for name, benchmark in (("win rate minus SFT's", "alpacaeval2"), ("oracle minus SFT's", "oracle")):
+        for name, benchmark, most in (("win rate minus SFT's", "alpacaeval2", 1.2), ("oracle minus SFT's", "oracle", None)):
             judged = f"eval/{benchmark}/annotations.json"
             gap = difference(folder / run / judged, folder / START / judged, benchmark)
             rows.append(criterion(name, gap.mean, setting=setting, method=run, standard_error=gap.standard_error))
-            if benchmark == "alpacaeval2":
-                rows.append(criterion("standard error against SFT", gap.standard_error, None, 1.2, setting=setting, method=run))
+            if most is not None:
+                rows.append(criterion("standard error against SFT", gap.standard_error, None, most, setting=setting, method=run))
             if gap.standard_error > 0:
                 ratios.append(gap.mean / gap.standard_error)
     return [*rows, criterion("largest effect", max(ratios, default=math.nan), 3.0, setting=setting)]
