@@ -7,8 +7,8 @@ one row a prompt, with the prompt's messages besides,
 
     {"prompt_id", "prompt": text of the last user turn, "messages": [messages], "all_generated_responses": [n], "all_rm_scores": [n]}
 
-The reward model reads the chat template over prompt and answer. Equal texts get equal scores, as each is scored once. A conversation of
-more than ``max_length`` tokens is cut at its end, and counted in the manifest.
+The reward model reads the chat template over prompt and answer. Equal texts get equal scores: each text is scored once. A conversation of
+more than ``max_length`` tokens is cut at its end, and the manifest counts it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BATCH = 2**14  # tokens in a batch: on a GPU four answers of 4,096 tokens, in th
 
 
 def load_reward_model(name: str, revision: str | None) -> PreTrainedModel:
-    """A sequence classifier with one label, weights in fp32; UserError where its head is not in the file, and would be random."""
+    """A sequence classifier with one label, weights in fp32; UserError where its file lacks the head, which would be random then."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -49,10 +49,11 @@ def load_reward_model(name: str, revision: str | None) -> PreTrainedModel:
 
 
 def score(model: PreTrainedModel, conversations: Iterable[Tokens], batch_tokens: int = BATCH) -> dict[Tokens, float]:
-    """The score of each distinct conversation, in batches of similar length, of at most ``batch_tokens`` tokens with padding (or of one
-    conversation); the longest first, so that what does not fit fails at once.
+    """The score of each distinct conversation.
 
-    The model takes the score at the last token that is not its pad token. One without a pad token scores one conversation at a time.
+    A batch has conversations of similar length and at most ``batch_tokens`` tokens with padding, or it has one conversation. The longest
+    come first, so that a batch that does not fit into memory fails at once. The model takes the score at the last token that is not its pad
+    token. A model without a pad token scores one conversation at a time.
     """
     import torch
 
@@ -77,7 +78,7 @@ def score(model: PreTrainedModel, conversations: Iterable[Tokens], batch_tokens:
 
 
 def read_answers(path: str) -> list[dict[str, Any]]:
-    """The rows of generations.jsonl; UserError names the line whose prompt or response is no text."""
+    """The rows of generations.jsonl; UserError names the line with a prompt or response that is no text."""
     rows = []
     for where, row in numbered(files.read_rows(path), path):
         prompt_id, prompt, response = (value_of(row, key, where) for key in ("prompt_id", "prompt", "response"))

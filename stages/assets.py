@@ -1,9 +1,9 @@
-"""Fetch what somebody else published, once, and verify it: benchmark files by address or Python package, and sha256.
+"""Fetch the benchmarks' published files, once, from an address or a Python package, and verify their sha256.
 
     python -m stages.assets --config results/assets/alpacaeval2/config.yaml
 
 In: for each file its ``url``, or ``package`` and ``path`` in it; its ``sha256`` and ``licence``. Out: the files beside the config.
-``ASSETS_DIR`` names a folder that is looked into first, by the file's name: a mirror for machines without a network.
+``ASSETS_DIR`` names a folder that has the files by name: a mirror for machines without a network. It is tried first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ from stages.lib.errors import UserError
 
 
 def fetch(name: str, asset: DictConfig, target: Path, mirror: str | None = None) -> str:
-    """Put one asset at ``target``; returns where it came from. UserError: unreachable, or with both hashes where they differ."""
+    """Put an asset at ``target``; return where it came from. UserError where it cannot be read, or has another hash than expected.
+
+    name: the file's name.
+    asset: ``url``, ``package``, ``path`` and ``sha256``, as in conf/benchmark.
+    mirror: a folder to look into first.
+    """
     if mirror and (Path(mirror) / name).is_file():
         source = str(Path(mirror) / name)
     elif asset.package:

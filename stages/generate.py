@@ -7,9 +7,9 @@ prompt, in the order in which the prompts first appear,
 
     {"prompt_id", "prompt": [messages], "response", "sample": 0 … n-1, "finish_reason", "tokens"}
 
-The authors call vLLM once for each of five seeds; here one call samples all n. vLLM gives sample i of a request the request's seed + i,
-so the requests' seeds are multiples of n, made from the prompts' texts: no two samples share a seed but by a hash's chance, and an answer
-depends neither on the order of the prompts nor on what else is in the batch.
+The authors call vLLM once for each of five seeds. Here one call samples all n. vLLM gives sample i of a request the request's seed + i, so
+the requests' seeds are multiples of n. They are hashes of the prompts' texts: an answer depends neither on the order of the prompts nor on
+the rest of the batch, and two samples share a seed only if hashes collide.
 """
 
 from __future__ import annotations
@@ -21,22 +21,16 @@ from typing import Any
 from stages.lib import files, models
 from stages.lib.engine import generate, seed_of, start_engine
 from stages.lib.errors import UserError
-from stages.lib.records import Message, inputs_of, messages_of, numbered, read_records
+from stages.lib.records import Message, inputs_of, keys_of, messages_of, numbered, read_records
 from stages.preference.data import question_tokens
 
 Row = dict[str, Any]
 
 
-def distinct_prompts(rows: list[Row], path: str) -> list[Row]:
-    """``{"prompt_id", "prompt": [messages]}``, each prompt once, in order of first appearance; UserError names the line without one."""
-    return list(first_lines(rows, path).values())
+def distinct_prompts(rows: list[Row], path: str) -> dict[str, Row]:
+    """``{"prompt_id", "prompt": [messages]}`` of each different prompt, by file and line of its first appearance.
 
-
-def first_lines(rows: list[Row], path: str) -> dict[str, Row]:
-    """``distinct_prompts``, under file and line of each prompt's first appearance.
-
-    The prompt is all but the last turn of ``chosen``, where a row has it, so that earlier turns count; else ``prompt``, a list of messages
-    or the text of one user turn.
+    UserError names the line without a prompt.
     """
     prompts: dict[str, tuple[str, Row]] = {}
     for where, row in numbered(rows, path):
@@ -46,7 +40,8 @@ def first_lines(rows: list[Row], path: str) -> dict[str, Row]:
 
 
 def prompt_of(row: Row, where: str) -> list[Message]:
-    """The messages that a row asks the model to answer."""
+    """The messages that a row asks the model to answer: the turns of ``chosen`` before the last one. Without ``chosen`` it is ``prompt``, a
+    list of messages or the text of one user turn."""
     chosen, prompt = row.get("chosen"), row.get("prompt")
     turns = messages_of(chosen, f"{where}: 'chosen'")[:-1] if isinstance(chosen, list) and chosen else []
     if not turns and isinstance(prompt, list):
@@ -56,20 +51,20 @@ def prompt_of(row: Row, where: str) -> list[Message]:
     if not turns or "prompt_id" not in row:
         raise UserError(
             f"{where}: a prompt needs 'prompt_id' and either 'chosen', a list of messages, or 'prompt', a text or a list of messages;"
-            f" see UltraFeedback binarized; the row has {', '.join(sorted(row)) or 'no keys'}, and 'prompt' is {prompt!r:.80}"
+            f" see UltraFeedback binarized; the row has {keys_of(row)}, and 'prompt' is {prompt!r:.80}"
         )
     return turns
 
 
 def base_seed(messages: list[dict[str, str]], seed: int, n: int) -> int:
-    """The seed of a prompt's sample 0, in [0, 2**31): a multiple of ``n``, so that seed + i belongs to this prompt alone."""
+    """The seed of a prompt's sample 0, in [0, 2**31). It is a multiple of ``n``: seed + i belongs to this prompt alone."""
     return seed_of("\n".join(message["content"] for message in messages), seed) // n * n
 
 
 def main() -> None:
     config, folder = files.stage_config(__doc__)
     rows = read_records(config.prompts)
-    lines = first_lines(rows, config.prompts.data)
+    lines = distinct_prompts(rows, config.prompts.data)
     prompts = list(lines.values())
     tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
     # No empty system turn: the authors' decode.py inserts none.

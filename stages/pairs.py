@@ -9,14 +9,13 @@ settings). The two answers may also stand alone beside a list of messages ``prom
 
     {"prompt_id", "prompt": [messages], "chosen": [message], "rejected": [message], "score_chosen", "score_rejected"}
 
-Pairs of identical texts and pairs of equal scores say nothing and are dropped, and so is a prompt whose best or worst answer is empty;
-the manifest counts them. Messages are read and compared by role and content. Whole prompts are held out, so that no held-out prompt is
-trained on; with ``heldout_split`` the data decide, and the manifest counts the prompts of both splits.
+Pairs with identical texts, with equal scores or with an empty answer are dropped, and the manifest counts them. Messages are compared by
+role and content. Whole prompts are held out, so that no held-out prompt is trained on. With ``heldout_split`` the data's own split is held
+out, and the manifest counts the prompts that are in both.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from random import Random
 from typing import Any
 
@@ -28,6 +27,7 @@ from stages.lib.records import (
     Message,
     inputs_of,
     is_number,
+    keys_of,
     messages_of,
     number_of,
     numbered,
@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 
 def read_pair(row: Row, where: str) -> Row:
-    """The pair in a row of either schema, its prompt's messages apart from the two answers; UserError names the row that has none."""
+    """The pair in a row of either schema; UserError names the row without one."""
     sides = [side for side in ("chosen", "rejected") if side in row]
     if any(row[side] is not None for side in sides) or (sides and "all_rm_scores" not in row):
         return split_turns(row, where)
@@ -50,12 +50,12 @@ def read_pair(row: Row, where: str) -> Row:
         return best_and_worst(row, where)
     raise UserError(
         f"{where}: neither 'chosen' and 'rejected' (UltraFeedback binarized) nor 'all_generated_responses' with 'all_rm_scores'"
-        f" (stages.annotate); the row has {', '.join(sorted(row)) or 'no keys'}"
+        f" (stages.annotate); the row has {keys_of(row)}"
     )
 
 
 def split_turns(row: Row, where: str) -> Row:
-    """A preference with its prompt's messages apart from the two answers; UserError names the row that is not such a pair."""
+    """The pair in a preference; UserError names the row that is none."""
     prompt, chosen, rejected = preference_of(row, where)
     if row.get("all_rm_scores") and not ("score_chosen" in row and "score_rejected" in row):
         scores = _scores(row, where)
@@ -66,9 +66,9 @@ def split_turns(row: Row, where: str) -> Row:
 
 
 def best_and_worst(row: Row, where: str) -> Row:
-    """The answers with the highest and the lowest score, the first of equals; UserError names the row that does not have them.
+    """The pair of the answers with the highest and the lowest score, the first of equals; UserError names the row without such answers.
 
-    Where all scores are equal the other answer is one with another text if there is one, so that the pair counts as tied, not identical.
+    If all scores are equal, the rejected answer has another text where there is one: the pair then counts as tied, not as identical.
     """
     answers, scores = value_of(row, "all_generated_responses", where), _scores(row, where)
     if not isinstance(answers, list) or not scores or len(answers) != len(scores):
@@ -84,7 +84,7 @@ def best_and_worst(row: Row, where: str) -> Row:
 
 
 def prompt_of(row: Row, where: str) -> list[Message]:
-    """The prompt of scored answers: ``messages``, or ``prompt`` as messages or as the text of one user turn."""
+    """The prompt of scored answers: ``messages``; or ``prompt``, a list of messages or the text of one user turn."""
     key = "messages" if row.get("messages") is not None else "prompt"
     value = value_of(row, key, where)
     if key == "prompt" and not isinstance(value, list):
@@ -93,7 +93,7 @@ def prompt_of(row: Row, where: str) -> list[Message]:
         return [{"role": "user", "content": value}]
     prompt = messages_of(value, f"{where}: {key!r}") if value else []
     if not prompt or prompt[-1]["role"] == "assistant":
-        raise UserError(f"{where}: {key!r} must be the prompt's alone, and end with the user's; the answers stand beside them")
+        raise UserError(f"{where}: {key!r} must hold the prompt's messages alone, and end with the user's; the answers stand beside it")
     return prompt
 
 
@@ -107,39 +107,46 @@ def _scores(row: Row, where: str) -> list[float]:
 
 
 def clean(rows: list[Row]) -> tuple[list[Row], dict[str, int]]:
-    """The pairs that say something, and how many were dropped for which reason."""
-    identical = [row["chosen"] == row["rejected"] for row in rows]
-    tied = [not same and row["score_chosen"] == row["score_rejected"] for row, same in zip(rows, identical, strict=True)]
-    kept = [row for row, same, tie in zip(rows, identical, tied, strict=True) if not same and not tie]
-    return kept, {"read": len(rows), "dropped_identical": sum(identical), "dropped_tied": sum(tied)}
+    """The pairs with different texts and different scores, and how many were dropped for which reason."""
+    different = [row for row in rows if row["chosen"] != row["rejected"]]
+    kept = [row for row in different if row["score_chosen"] != row["score_rejected"]]
+    counts = {"dropped_identical": len(rows) - len(different), "dropped_tied": len(different) - len(kept)}
+    return kept, {"read": len(rows), **counts}
 
 
 def read_pairs(source: DictConfig, split: str | None = None) -> tuple[list[Row], dict[str, int]]:
-    """The pairs of a data set's own split or of ``split`` that can be trained on, and how many were dropped for which reason."""
+    """The pairs of a data set that can be trained on, and how many were dropped for which reason. ``split``: in place of its own."""
     read = [read_pair(row, where) for where, row in numbered(read_records(source, split), source.data)]
     rows, counts = clean([row for row in read if all(row[side][0]["content"].strip() for side in ("chosen", "rejected"))])
     return rows, counts | {"read": len(read), "dropped_empty": len(read) - counts["read"]}
 
 
-def hold_out(pairs: list[Row], wanted: int, seed: int) -> tuple[list[Row], list[Row]]:
+def hold_out(pairs: list[Row], wanted: int, seed: int, stage: str, data: str) -> tuple[list[Row], list[Row]]:
     """Held-out and training pairs, shuffled. No prompt is in both.
 
     Whole prompts are held out, in the shuffled order of their first pairs, until ``wanted`` pairs are reached. There are more than
-    ``wanted`` where the last prompt has several pairs.
+    ``wanted`` where the last prompt has several pairs. UserError where no pair is left to train on.
+
+    stage, data: the names of the stage and of its data set, for that error.
     """
     shuffled = list(pairs)
     Random(f"heldout-{seed}").shuffle(shuffled)
-    keys = [prompt_key(pair["prompt"]) for pair in shuffled]
-    sizes, held, count = Counter(keys), set(), 0
-    for key in keys:
-        if count >= wanted:
-            break
-        if key not in held:
+    prompts: dict[Any, list[Row]] = {}
+    for pair in shuffled:
+        prompts.setdefault(prompt_key(pair["prompt"]), []).append(pair)
+    held, count = set(), 0
+    for key, answers in prompts.items():
+        if count < wanted:
             held.add(key)
-            count += sizes[key]
+            count += len(answers)
+    if count == len(pairs):
+        raise UserError(
+            f"{stage}.heldout={wanted}: the {len(pairs)} pairs of {data} answer {len(prompts)} prompts, and only whole prompts are held"
+            " out, which leaves none to train on; hold out fewer, or add rows with other prompts"
+        )
     parts: tuple[list[Row], list[Row]] = ([], [])
-    for key, pair in zip(keys, shuffled, strict=True):
-        parts[key not in held].append(pair)
+    for pair in shuffled:
+        parts[prompt_key(pair["prompt"]) not in held].append(pair)
     return parts
 
 
@@ -160,13 +167,7 @@ def main() -> None:
     else:
         if config.heldout >= len(train):
             raise UserError(f"pairs.heldout={config.heldout}: only {len(train)} pairs are left of {config.train.data}; hold out fewer")
-        heldout, train = hold_out(train, config.heldout, config.seed)
-        if not train:
-            raise UserError(
-                f"pairs.heldout={config.heldout}: the {len(heldout)} pairs of {config.train.data} answer"
-                f" {count_prompts(train, heldout)['heldout']} prompts, and only whole prompts are held out, which leaves none to train on;"
-                " hold out fewer, or add rows with other prompts"
-            )
+        heldout, train = hold_out(train, config.heldout, config.seed, "pairs", config.train.data)
     files.write_jsonl(folder / "train.jsonl", train)
     files.write_jsonl(folder / "heldout.jsonl", heldout)
     counts |= {"train": len(train), "heldout": len(heldout)}
@@ -175,7 +176,7 @@ def main() -> None:
     files.write_manifest(folder, config, inputs=inputs_of(config.train), pairs=counts, prompts=prompts, chosen_scored_lower=lower)
     print(f"pairs: {counts}, of {prompts['train']:,} and {prompts['heldout']:,} prompts")
     if not config.heldout_split and len(heldout) != config.heldout:
-        print(f"pairs: {len(heldout)} pairs are held out in place of {config.heldout}, so that no prompt is in both parts")
+        print(f"pairs: {len(heldout)} pairs are held out instead of {config.heldout}, so that no prompt is in both parts")
     if prompts["in_both"]:
         print(f"pairs: {prompts['in_both']} prompts of {config.heldout_split} are in {config.train.split} too, and trained on")
     if lower:

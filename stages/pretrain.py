@@ -1,8 +1,8 @@
-"""Pretrain a small Llama from nothing on the world's text, in place of the base model that the paper downloads.
+"""Pretrain a small Llama from random weights on the world's text. The paper downloads a base model instead.
 
     python -m stages.pretrain --config results/mini_base/pretrain/config.yaml
 
-In: a text per line (``corpus.jsonl``), a tokenizer, the architecture and the training's numbers. Out: model/, manifest.json.
+In: a text a line (``corpus.jsonl``), a tokenizer, the architecture and the training's numbers. Out: model/, manifest.json.
 """
 
 from __future__ import annotations

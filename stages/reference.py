@@ -1,9 +1,9 @@
-"""The reference model's log-probabilities of the preference pairs: once a setting, for every method, beta and gamma.
+"""The reference model's log-probabilities of the preference pairs, computed once a setting for every method, beta and gamma.
 
     python -m stages.reference --config results/mini_base/reference/config.yaml --runtime token_budget=2048
 
-In: the start model, train.jsonl and heldout.jsonl of the pairs, as they are and with the answers of other rows, which KTO needs.
-Out: logps.parquet (stages/preference/refcache.py) and a manifest with the identity of what it was computed from.
+In: the start model; train.jsonl and heldout.jsonl of the pairs. Each prompt is also read with the answers of another row, for KTO.
+Out: logps.parquet (stages/preference/refcache.py) and a manifest with the identity of its inputs.
 """
 
 from __future__ import annotations

@@ -2,17 +2,16 @@
 
     python -m stages.reward --config results/mini_instruct/reward/config.yaml --runtime micro_batch=8
 
-The Bradley-Terry loss -log sigmoid(r(x, y_w) - r(x, y_l)), with r a linear function of the last token's hidden state. The paper takes
-released reward models (PairRM, ArmoRM); a world of one's own needs one of its own.
+The Bradley-Terry loss -log sigmoid(r(x, y_w) - r(x, y_l)); r is a linear function of the last token's hidden state. The paper takes
+released reward models (PairRM, ArmoRM). The mini world needs its own.
 
-In: a start model (folder or hub id), and ``data``, preferences in the schema of UltraFeedback binarized, of which ``heldout`` are kept for
+In: a start model (folder or hub id), and ``data``, preferences in the schema of UltraFeedback binarized. ``heldout`` of them are kept for
 the accuracy, by whole prompts (stages/pairs.py:hold_out). Out: model/ (one label, its head's weights included), and a manifest with the
 losses and the held-out accuracy.
 """
 
 from __future__ import annotations
 
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from stages.lib import checkpoints, files, models
@@ -28,9 +27,9 @@ Row = dict[str, Any]
 
 
 def conversations(rows: list[Row], path: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Row], int]:
-    """Prompt and both conversations of each preference, and the number of those left out, as both conversations have the same tokens.
+    """Prompt and both conversations of each preference. Pairs of the same tokens are left out: their number comes second.
 
-    UserError names the line that is no preference, or of which the chat template leaves out a turn.
+    UserError names the line that is no preference, or a turn that the chat template leaves out.
     """
     pairs, identical = [], 0
     for where, row in numbered(rows, path):
@@ -60,33 +59,25 @@ def main() -> None:
         raise UserError(
             f"reward.heldout={config.heldout}: {config.data.data} has {len(pairs)} pairs; hold out at least one, and fewer than that"
         )
-    parts = dict(zip(("eval_dataset", "train_dataset"), hold_out(pairs, config.heldout, config.seed), strict=True))
-    prompts = count_prompts(parts["train_dataset"], parts["eval_dataset"])
-    if not parts["train_dataset"]:
-        raise UserError(
-            f"reward.heldout={config.heldout}: the {len(pairs)} pairs of {config.data.data} answer {prompts['heldout']} prompts, and only"
-            " whole prompts are held out, which leaves none to train on; hold out fewer, or add rows with other prompts"
-        )
+    heldout, train = hold_out(pairs, config.heldout, config.seed, "reward", config.data.data)
+    prompts = count_prompts(train, heldout)
     set_seed(config.seed)  # the head's first weights
     model = AutoModelForSequenceClassification.from_pretrained(
         models.checked_model(config.model), revision=config.revision, num_labels=1, dtype="float32", use_safetensors=True
     )
     sides = ("chosen", "rejected")
-    splits = {name: Dataset.from_list([{side: pair[side] for side in sides} for pair in part]) for name, part in parts.items()}
-    trainer = RewardTrainer(model=model, args=args, processing_class=tokenizer, **splits)  # also sets the pad token
+    data, eval_data = (Dataset.from_list([{side: pair[side] for side in sides} for pair in part]) for part in (train, heldout))
+    # It also sets the pad token.
+    trainer = RewardTrainer(model=model, args=args, processing_class=tokenizer, train_dataset=data, eval_dataset=eval_data)
     counts = {"train": len(trainer.train_dataset), "heldout": len(trainer.eval_dataset)}
     if not all(counts.values()):
         raise UserError(f"reward.training.max_length={config.training.max_length} leaves {counts} of the {len(pairs)} pairs; raise it")
     print(f"reward: {config.model} on {counts['train']:,} pairs of {config.data.data}, {identical} identical ones left out", flush=True)
-    models.show_progress(trainer, "reward")
-    facts = checkpoints.train(trainer, config, "reward")
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    facts = models.train(trainer, config)
     accuracy = trainer.evaluate()["eval_accuracy"]
     models.save_model(folder, model, tokenizer)
     counts["dropped_long"] = len(pairs) - sum(counts.values())
-    first, last = (fmean(part) for part in (losses[:10], losses[-10:]))
-    facts |= {"first_loss": first, "last_loss": last, "heldout_accuracy": accuracy, "device": str(args.device)}
-    facts |= {"prompts": prompts, "dropped_identical": identical}
+    facts |= {"heldout_accuracy": accuracy, "prompts": prompts, "dropped_identical": identical}
     files.write_manifest(folder, config, inputs=inputs_of(config.data), pairs=counts, **facts)
     checkpoints.remove(folder)
     print(f"reward: held-out accuracy {accuracy:.3f} on {counts['heldout']} pairs")

@@ -3,8 +3,8 @@
     python -m stages.sft --config results/mini_base/sft/config.yaml
 
 In: a start model (folder or hub id), conversations in UltraChat's schema (a JSON file or a hub id with its split).
-Out: model/, manifest.json. Every token of a conversation is trained, as the authors did (princeton-nlp/SimPO issue 71). Every row is
-checked before the training starts: its messages, and that the chat template renders each of them.
+Out: model/, manifest.json. Every token of a conversation is trained, as the authors did (princeton-nlp/SimPO issue 71). Before the
+training starts every row is checked: its messages must be well-formed, and the chat template must render each of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.lib import checkpoints, files, models
 from stages.lib.errors import UserError
-from stages.lib.records import MESSAGES, inputs_of, messages_of, numbered, read_records
+from stages.lib.records import MESSAGES, inputs_of, keys_of, messages_of, numbered, read_records
 from stages.preference.data import check_conversation
 
 if TYPE_CHECKING:
@@ -23,13 +23,12 @@ Row = dict[str, Any]
 
 
 def conversations(rows: list[Row], path: str, tokenizer: PreTrainedTokenizerBase) -> list[Row]:
-    """``{"messages"}`` of each row; UserError names the line that has none, or one that the chat template leaves out."""
+    """``{"messages"}`` of each row; UserError names the line without messages, or with one that the chat template leaves out."""
     read = []
     for where, row in numbered(rows, path):
         if "messages" not in row:
             hint = "; ShareGPT's 'conversations' become it with from and value renamed role and content" if "conversations" in row else ""
-            keys = ", ".join(sorted(row)) or "no keys"
-            raise UserError(f"{where}: 'messages', {MESSAGES}, is missing; the row has {keys}{hint}")
+            raise UserError(f"{where}: 'messages', {MESSAGES}, is missing; the row has {keys_of(row)}{hint}")
         messages = messages_of(row["messages"], f"{where}: 'messages'")
         check_conversation(messages, tokenizer, where)
         read.append({"messages": messages})

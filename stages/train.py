@@ -2,10 +2,11 @@
 
     python -m stages.train --config results/mini_base/runs/simpo/config.yaml --runtime token_budget=1024
 
-In: the start model, the pairs, and the reference's log-probabilities where the method has ``reference: cached``; with ``live`` the start
-model computes them as training goes. Out: model/, train.jsonl (a row an optimizer step), and a manifest with the figures on the
-held-out pairs. Killed, it goes on where it was (stages/lib/checkpoints.py). A loss that is no number ends it with exit status 3, the last
-checkpoint kept. Several processes: ``python -m torch.distributed.run --standalone --nproc-per-node 4 -m stages.train …``; the first writes.
+In: the start model, the pairs, and the reference's log-probabilities if the method has ``reference: cached``. With ``reference: live`` the
+start model computes them during training. Out: model/, train.jsonl (a row an optimizer step), and a manifest with the metrics on the
+held-out pairs. A training that is killed resumes at its last checkpoint (stages/lib/checkpoints.py). A loss that is not finite ends it with
+exit status 3 and keeps the last checkpoint. Several processes: ``python -m torch.distributed.run --standalone --nproc-per-node 4 -m
+stages.train …``; rank 0 writes.
 """
 
 from __future__ import annotations
@@ -43,26 +44,15 @@ def main() -> None:
     if files.first_process():
         print(f"{label}: {len(splits['train']):,} pairs from {config.model}", flush=True)
     args = TrainingArguments(
-        output_dir=str(folder / ".work"),
         per_device_train_batch_size=method.batch_size,
-        learning_rate=method.learning_rate,
-        num_train_epochs=method.epochs,
-        lr_scheduler_type=method.scheduler,
-        warmup_steps=method.warmup_ratio,
-        weight_decay=method.weight_decay,
-        max_grad_norm=method.max_grad_norm,
         adam_beta1=method.adam_beta1,
         adam_beta2=method.adam_beta2,
         adam_epsilon=method.adam_epsilon,
         optim="adamw_torch_fused",
-        bf16=config.precision == "bf16",
         gradient_checkpointing=bool(runtime.get("gradient_checkpointing", 0)),
-        seed=config.seed,
-        logging_nan_inf_filter=False,  # a loss that is no number is an error, not a step to leave out
-        save_strategy="no",  # stages/lib/checkpoints.py saves
-        report_to="none",
-        use_cpu=models.device() == "cpu",
+        logging_nan_inf_filter=False,  # a loss that is not finite is an error, not a step to leave out
         remove_unused_columns=False,
+        **models.training_arguments(config, method, config.precision, folder),
     )
 
     def pairs_of(split: str) -> list[TrainingPair]:
@@ -82,7 +72,7 @@ def main() -> None:
             sums[split] = refcache.sums(refcache.compute(live, splits[split], *how, f"{label}, reference"))
     heldout = evaluate_pairs(model, pairs_of("heldout"), objective, runtime.token_budget, trainer.layout)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
-    # Sorted: the rows that come out of a checkpoint are, and the file shall not tell where the training was resumed.
+    # Sorted as rows from a checkpoint are: the file is the same whether or not the training was resumed.
     files.write_jsonl(folder / "train.jsonl", [{key: entry[key] for key in sorted(entry) if key != "epoch"} for entry in history])
     models.save_model(folder, model, tokenizer)
     inputs = [f"{made}/{files.MANIFEST}" for made in (config.pairs, config.reference) if made not in (None, "live")]

@@ -334,7 +334,10 @@ def test_reference_train_and_loglik_leave_out_the_same_rows(
     shared = {"setting": "tiny", "pairs": "results/tiny/data", **start, **LENGTHS, "precision": "fp32", "run": "dpo", "seed": 1}
     made = stage(reference, monkeypatch, "results/tiny/reference", "token_budget=60", stage="reference", **shared)
     assert made["dropped"] == counts
-    assert "reference: tiny: pairs left out because they say nothing as tokens: {'train': {'empty': 2" in capsys.readouterr().out
+    assert (
+        "reference: tiny: pairs left out because their answers are the same or empty as tokens: {'train': {'empty': 2"
+        in capsys.readouterr().out
+    )
     method = {"name": "dpo", "objective": "dpo", "mismatched": False, "learning_rate": 1e-3, "epochs": 1, "batch_size": 8}
     method |= {"scheduler": "cosine", "warmup_ratio": 0.1, "weight_decay": 0.0, "max_grad_norm": 1.0, "adam_beta1": 0.9}
     method |= {"adam_beta2": 0.999, "adam_epsilon": 1e-8, "hyperparameters": {"beta": 0.1, "label_smoothing": 0.0}}
@@ -396,7 +399,7 @@ def test_a_held_out_prompt_is_not_trained_on(make_pairs: Any, capsys: pytest.Cap
     assert not prompts(train) & prompts(heldout)
     assert (len(train), len(heldout)) == (12, 8)  # two prompts, as one has but four pairs
     assert made["prompts"] == {"train": 3, "heldout": 2, "in_both": 0}
-    assert "8 pairs are held out in place of 5" in capsys.readouterr().out
+    assert "8 pairs are held out instead of 5" in capsys.readouterr().out
     with pytest.raises(UserError, match="pairs.heldout=17: the 20 pairs of rows.jsonl answer 5 prompts, .* leaves none to train on"):
         make_pairs(rows, heldout=17)
 
@@ -501,7 +504,7 @@ def test_half_a_surrogate_pair_is_read_as_u_fffd(make_pairs: Any, monkeypatch: p
     assert annotate.read_answers("other.jsonl")[0]["response"] == "\ufffd"
     (row,) = sft.conversations(read_records(data("other.jsonl")), "other.jsonl", tiny.tokenizer())
     assert row["messages"][0]["content"] == "\ufffd"
-    (row,) = generate.distinct_prompts(read_records(data("other.jsonl")), "other.jsonl")
+    (row,) = generate.distinct_prompts(read_records(data("other.jsonl")), "other.jsonl").values()
     assert row["prompt"] == [user("a \ufffd b")]
 
 
@@ -526,7 +529,7 @@ GOOD = '{"a": 1, "b": "x"}\n'
         ({"train.csv": "a,b\n1,2\n1,2,3\n"}, "set/train.csv: .*Expected 2 fields in line 3, saw 3"),
         ({"train.csv": ""}, "set/train.csv is empty"),
         ({"train.jsonl": '{"a": "x \\ud83d b"}\n'}, "set/train.jsonl holds half of a surrogate pair"),
-        ({"train.jsonl": b'{"a": "x \xff b"}\n'}, "set/train.jsonl is cut off or no text file"),
+        ({"train.jsonl": b'{"a": "x \xff b"}\n'}, "set/train.jsonl is cut off or not a text file"),
         ({"train.jsonl": GOOD, "README.md": "---\nconfigs: [\n---\n"}, "while parsing a flow node"),
         ({}, "doesn't contain any data files"),
     ],

@@ -120,7 +120,7 @@ def test_a_manifest_tells_a_missing_and_a_changed_file(tmp_path: Path) -> None:
 )
 def test_an_error_names_the_command_that_makes_the_file_again(path: str, made: str) -> None:
     assert files.again(path) == f"make it again with: snakemake --cores all --forcerun {made} -- {made}"
-    assert files.again(f"/elsewhere/{path}") == "replace it by a whole file"
+    assert files.again(f"/elsewhere/{path}") == "replace it by a complete file"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(tmp_path: Path, 
     monkeypatch.setattr(files.signal, "signal", lambda *_: None)  # pytest keeps its own handlers
     for name, advice in (
         ("results/assets/arena_hard/judge_config.yaml", "snakemake --cores all --forcerun results/assets/arena_hard/manifest.json"),
-        ("my.jsonl", "replace it by a whole file"),
+        ("my.jsonl", "replace it by a complete file"),
     ):
         with pytest.raises(SystemExit) as caught:
             files.run(lambda name=name: print(files.read_text(name)))

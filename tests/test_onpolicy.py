@@ -109,7 +109,7 @@ def test_prompts_that_say_nothing_are_dropped_for_one_reason_each(tmp_path: Path
         (scored([], []), "0 'all_generated_responses' need as many"),
         (scored(["a", "b"], [1.0, math.nan]), "all numbers; it has .*nan"),
         ({"prompt_id": "1", "prompt": "Q", "all_rm_scores": [1.0]}, "'all_generated_responses' is missing"),
-        (scored(["a", "b"], [1.0, 0.0], messages=[*USER, *turn("a")]), "'messages' must be the prompt's alone"),
+        (scored(["a", "b"], [1.0, 0.0], messages=[*USER, *turn("a")]), "'messages' must hold the prompt's messages alone"),
         ({"prompt_id": "1", "chosen": [*USER, *turn("a")], "rejected": [*USER, *turn("b")]}, "'score_chosen' is missing"),
     ],
 )  # fmt: skip
@@ -132,7 +132,7 @@ def test_each_prompt_is_sampled_once_with_its_earlier_turns() -> None:
         {"prompt_id": "1", "prompt": "Q", "chosen": [*USER, *turn("A")]},
         {"prompt_id": "3", "prompt": "And then?"},  # by itself another prompt than with its earlier turns
     ]
-    prompts = generate.distinct_prompts(rows, "f")
+    prompts = list(generate.distinct_prompts(rows, "f").values())
     assert prompts == [
         {"prompt_id": "2", "prompt": TURNS},
         {"prompt_id": "1", "prompt": USER},

@@ -217,7 +217,7 @@ def test_a_second_writer_is_refused_while_the_first_lives(tree: Path, begin: Beg
     os.kill(pid, signal.SIGSTOP)
     second = subprocess.run(COMMAND + [f"{folder}/config.yaml"], cwd=tree, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert second.returncode == 1
-    assert f"process {pid} (" in second.stderr and f"kill {pid}; then give the same command again" in second.stderr
+    assert f"process {pid} (" in second.stderr and f"kill {pid}; then run the same command again" in second.stderr
     assert "Traceback" not in second.stderr
     os.kill(pid, signal.SIGKILL)
     os.kill(pid, signal.SIGCONT)

@@ -1,11 +1,11 @@
-"""Checkpoints: a training that is killed at any moment, saving included, goes on where it was, and ends with the same weights to the bit.
+"""Checkpoints: a training that is killed at any moment, even while it saves, resumes and ends with the same weights to the bit.
 
-``train`` stands where ``trainer.train()`` would. Checkpoints lie in ``.work/`` beside the slice, which Snakemake knows nothing of and so
-leaves alone before a retry. Transformers resumes from a half-saved checkpoint without a word, to another result; so a marker, written last,
-lists a whole one's files, and names the training that it belongs to: its configuration, start model and data. Only a whole checkpoint of
-the same training is resumed. What is restored is all that a step depends on: weights, optimizer, schedule, place in the data, random
-states. ``.work/attempts.log`` has a line an attempt, and the traceback of each that failed. Of several processes the first keeps house; a
-training started by one number of processes may go on with another, to the same weights within rounding.
+Call ``train`` in place of ``trainer.train()``. Checkpoints lie in ``.work/`` beside the stage configuration. Snakemake does not know that
+folder, so it does not delete it before a retry. Transformers would resume from a half-saved checkpoint without an error, and end with other
+weights. Therefore a marker is written last: it lists the files of the checkpoint and names the training (its configuration, start model and
+data). Only a complete checkpoint of the same training is resumed. It restores all that a step depends on: weights, optimizer, schedule,
+place in the data, random states. ``.work/attempts.log`` has a line an attempt, with the traceback if it failed. Rank 0 does all file
+operations. A training may resume with another number of processes; its weights are then the same within rounding.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ MARKER = "complete.json"
 
 
 def train(trainer: Trainer, config: DictConfig, label: str) -> dict[str, Any]:
-    """Train ``trainer``'s model to the end, from the newest whole checkpoint of this training where there is one; facts for the manifest.
+    """Train the model to the end, from the newest complete checkpoint of this training if there is one; facts for the manifest.
 
-    ``config.runtime.save_steps``: optimizer steps between two checkpoints; a tenth of the training where it is not given. SIGTERM
-    finishes the step, saves, and exits with status 143. A new checkpoint is whole on disk before the one before it goes.
+    SIGTERM finishes the step, saves, and exits with status 143. The previous checkpoint is removed once the new one is complete on disk.
+
+    config: the stage configuration. ``runtime.save_steps`` is the number of steps between checkpoints, by default a tenth of all steps.
+    label: begins the printed lines.
     """
     import torch
     from transformers import TrainerCallback
@@ -49,7 +51,7 @@ def train(trainer: Trainer, config: DictConfig, label: str) -> dict[str, Any]:
         raise UserError(f"--runtime save_steps={save_steps}: expected a whole number of steps, at least 1")
     work, identity = Path(trainer.args.output_dir), identify(trainer, config)
     first, together = trainer.is_world_process_zero(), trainer.accelerator
-    with together.main_process_first():  # what the first removes the others do not find
+    with together.main_process_first():  # rank 0 removes broken checkpoints before the others look
         start = newest(work, identity)
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     terminated = False
@@ -73,14 +75,14 @@ def train(trainer: Trainer, config: DictConfig, label: str) -> dict[str, Any]:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             nonlocal terminated
-            if together.num_processes > 1:  # SIGTERM reaches them at different steps: all end after the same one
+            if together.num_processes > 1:  # SIGTERM may reach them at different steps, and all must end after the same one
                 terminated = bool(together.reduce(torch.tensor(float(terminated), device=args.device), "sum"))
             every = save_steps or ceil(state.max_steps / 10)
             control.should_training_stop |= terminated
             control.should_save = terminated or state.global_step % every == 0 or state.global_step == state.max_steps
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            together.wait_for_everyone()  # each writes its own random states
+            together.wait_for_everyone()  # every process writes its random states
             if not first:
                 return
             saved = work / f"checkpoint-{state.global_step}"
@@ -102,9 +104,7 @@ def train(trainer: Trainer, config: DictConfig, label: str) -> dict[str, Any]:
     if terminated:
         note(f"ended by SIGTERM at step {steps}")
         if first:
-            print(
-                f"{label}: ended by SIGTERM at step {steps} of {trainer.state.max_steps}; the same command goes on from there", flush=True
-            )
+            print(f"{label}: ended by SIGTERM at step {steps} of {trainer.state.max_steps}; the same command resumes there", flush=True)
         sys.exit(files.TERMINATED)
     if not first:
         return {}
@@ -113,7 +113,7 @@ def train(trainer: Trainer, config: DictConfig, label: str) -> dict[str, Any]:
 
 
 def identify(trainer: Trainer, config: DictConfig) -> dict[str, str]:
-    """What a training's weights depend on, hashed: the slice without its runtime knobs, the start model, and the data as trained on."""
+    """Hashes of what a training's weights depend on: the stage configuration without runtime knobs, the start model, the tokenised data."""
     values = {key: value for key, value in plain(config).items() if key != "runtime"}
     rows = hashlib.sha256()
     for row in trainer.train_dataset:
@@ -123,7 +123,7 @@ def identify(trainer: Trainer, config: DictConfig) -> dict[str, str]:
 
 
 def weights_sha256(model: PreTrainedModel) -> str:
-    """The sha256 of a model's weights as loaded, their names, types and shapes, so that a folder and a hub id are alike."""
+    """The sha256 of a model's loaded weights, with their names, types and shapes. It is the same for a folder and a hub id."""
     import torch
 
     digest = hashlib.sha256()
@@ -134,7 +134,7 @@ def weights_sha256(model: PreTrainedModel) -> str:
 
 
 def complete(folder: Path, identity: dict[str, str], step: int) -> None:
-    """Mark a checkpoint as whole, all its files being on disk."""
+    """Mark a checkpoint as complete, after its files have reached the disk."""
     saved = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     for path in saved:
         with path.open("rb") as file:
@@ -144,7 +144,7 @@ def complete(folder: Path, identity: dict[str, str], step: int) -> None:
 
 
 def newest(work: Path, identity: dict[str, str]) -> Path | None:
-    """The newest whole checkpoint of this training below ``work``; what is none is removed, and a printed line says why."""
+    """The newest complete checkpoint of this training below ``work``. All others are removed; a printed line says why."""
     steps = {}
     for folder in sorted(work.glob("checkpoint-*")):
         if trouble := trouble_with(folder, identity):

@@ -1,6 +1,6 @@
-"""vLLM as the stages start it: one engine in this process, each prompt with a sampling seed of its own.
+"""How the stages run vLLM: one engine in this process, and a sampling seed for each prompt.
 
-With seeds made from the prompts' texts an answer depends neither on the order nor on what else is in the batch.
+The seeds are hashes of the prompts' texts, so an answer depends neither on the order of the prompts nor on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ def seed_of(text: str, seed: int) -> int:
 
 
 def generate(engine: Any, prompts: list[Any], sampling: list[Any]) -> list[Any]:
-    """What vLLM writes to each prompt, with its progress bar where TQDM_DISABLE leaves bars on: it divides by the time that a bar shows.
+    """vLLM's output for each prompt. UserError, before anything is generated, where a prompt leaves no room for an answer.
 
-    UserError where a prompt leaves no room for an answer, before anything is written.
+    vLLM divides by the bar's elapsed time, so turn its bar off when TQDM_DISABLE is set.
     """
     from tqdm import tqdm
 
     for number, prompt in enumerate(prompts, start=1):
         if (length := len(prompt["prompt_token_ids"])) >= (room := engine.model_config.max_model_len):
             raise UserError(
-                f"prompt {number} of {len(prompts)} has {length:,} tokens, and the model reads {room:,}; it needs one with a longer context"
-                " (max_position_embeddings in its config.json), or prompts that fit"
+                f"prompt {number} of {len(prompts)} has {length:,} tokens, and the model reads {room:,}; take a model with a longer context"
+                " (max_position_embeddings in its config.json), or shorter prompts"
             )
     with tqdm(file=StringIO()) as bar:
         shown = not bar.disable
@@ -43,14 +43,17 @@ def generate(engine: Any, prompts: list[Any], sampling: list[Any]) -> list[Any]:
 
 
 def cache_bytes(shape: PreTrainedConfig, max_length: int) -> int:
-    """Of a CPU's cache of keys and values, where VLLM_CPU_KVCACHE_SPACE (GiB) does not say: 64 conversations of the longest, at most 1 GiB
-    but always two. Every layer is taken to be as wide as the hidden state. vLLM writes to all of it at the start, three seconds a GiB."""
+    """The size of the cache of keys and values on a CPU, if VLLM_CPU_KVCACHE_SPACE (GiB) is not set.
+
+    It holds 64 conversations of ``max_length`` tokens in at most 1 GiB, and never less than two. Every layer counts as wide as the hidden
+    state. vLLM writes to the whole cache at the start, which takes three seconds a GiB.
+    """
     one = max_length * 2 * shape.num_hidden_layers * shape.hidden_size * 4
     return min(64 * one, max(2 * one, 2**30))
 
 
 def start_engine(config: DictConfig, max_length: int) -> Any:
-    """vLLM over the model, in this process, for conversations of ``max_length`` tokens or of the model's own limit."""
+    """vLLM with the model, for conversations of ``max_length`` tokens, or of the model's limit if that is lower."""
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # halves the start
@@ -64,7 +67,7 @@ def start_engine(config: DictConfig, max_length: int) -> Any:
     arguments: dict[str, Any] = {"model": config.model, "revision": config.revision, "max_model_len": max_length}
     arguments |= {"load_format": "safetensors", "seed": 0}
     if not torch.cuda.is_available():
-        # A CPU generator has no offset, which chunked prefill of a seeded request asks for; one thread a job, as everywhere.
+        # Chunked prefill of a seeded request needs the random generator's offset, which a CPU's does not have.
         arguments |= {
             "dtype": "float32",
             "enforce_eager": True,

@@ -1,8 +1,8 @@
-"""Files as every stage writes and reads them: whole or not at all, and with a manifest that says what made them.
+"""How every stage writes and reads files: completely or not at all, and with a manifest that records what made them.
 
-A stage reads one slice of the configuration (``config.yaml``) and writes beside it; its last act is ``manifest.json``, the
-only output that Snakemake knows of (the evaluation's files excepted). A manifest lists each file with size and sha256, so
-that a later stage, or a reader, can tell a whole result from a torn one. A slice has one writer at a time.
+A stage reads its stage configuration (``config.yaml``) and writes beside it. It writes ``manifest.json`` last. The manifest is the only
+output that Snakemake knows, except for an evaluation's files. It lists each file with size and sha256, so that a later stage, or a reader,
+detects an incomplete result. A stage configuration has one writer at a time.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ TERMINATED = 128 + signal.SIGTERM  # the exit status of a process that SIGTERM e
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` to write to; it takes its place when the block ends well, and is removed when it does not.
+    """A temporary path to write to. It replaces ``path`` when the block succeeds, and is removed when the block fails.
 
-    The bytes are on disk before the rename, so that a crash leaves the old file or the new one, never half of one. A
-    reader of the old file keeps reading it. Not safe against two writers: the last one wins.
+    The bytes are on disk before the rename, so a crash leaves either the old file or the new one. Readers of the old file can go on. Of
+    two writers the last one wins.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,14 +65,14 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The bytes of a file; UserError where there is none."""
+    """The bytes of a file; UserError where it does not exist."""
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist; {again(path)}")
     return Path(path).read_bytes()
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a file; UserError where there is none, or none in UTF-8. A BOM in front is no part of it."""
+    """The text of a file without its BOM; UserError where it does not exist or is not UTF-8."""
     try:
         return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -103,17 +103,21 @@ def write_rows(path: str | Path, rows: list[Row]) -> None:
 
 def read_json(path: str | Path) -> Any:
     """The value in a JSON file; UserError names the file and what to do when it is missing, empty, cut off or not JSON."""
+    return _parsed(read_text(path), path)
+
+
+def _parsed(text: str, path: str | Path) -> Any:
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not whole JSON ({error}); {again(path)}") from None
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """The rows of a file: a JSON list of objects or JSON lines, plain or gzipped, told apart by what the file holds and not by its name.
+    """The rows of a file: a JSON list of objects or JSON lines, plain or gzipped. The content decides which, not the name.
 
-    UserError names file and line where it is missing, empty, cut off, not JSON or not an object. A file of another stage is held against
-    that stage's manifest too: one that is cut between two lines shows in nothing else.
+    UserError names file and line where it is missing, empty, cut off, not JSON or not an object. A stage's file is also checked against its
+    manifest, because nothing else detects a cut between two lines.
     """
     if Path(path).is_file():
         verify(path)
@@ -121,10 +125,9 @@ def read_rows(path: str | Path) -> list[Row]:
 
 
 def parse_rows(path: str | Path) -> list[Row]:
-    """Likewise, without the manifest.
+    """``read_rows`` without the check against a manifest.
 
-    JSON can hold half of a surrogate pair, UTF-8 and every file that is written here cannot: each half is read as U+FFFD, and counted in
-    ``replaced``.
+    JSON can contain half of a surrogate pair, and UTF-8 cannot. Each half is read as U+FFFD, and ``replaced`` counts the texts.
     """
     path = Path(path)
     data = read_bytes(path)
@@ -132,22 +135,19 @@ def parse_rows(path: str | Path) -> list[Row]:
         data = gzip.decompress(data) if data.startswith(GZIP) else data
         text = data.decode(json.detect_encoding(data), "surrogatepass").removeprefix("\ufeff")
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} is cut off or no text file ({error}); {again(path)}") from None
+        raise UserError(f"{path} is cut off or not a text file ({error}); {again(path)}") from None
     if not text.strip():
         raise UserError(f"{path} is empty; {again(path)}")
     rows = _list_of(path, text) if text.lstrip().startswith("[") else _lines_of(path, text)
     if halves := sum(map(_halves, rows)):
         rows = [whole_characters(row) for row in rows]
         replaced[str(path)] = halves
-        print(f"{path}: {halves} texts hold half of a surrogate pair, which no UTF-8 file can; read as U+FFFD", file=sys.stderr)
+        print(f"{path}: {halves} texts hold half of a surrogate pair, which UTF-8 cannot encode; read as U+FFFD", file=sys.stderr)
     return rows
 
 
 def _list_of(path: Path, text: str) -> list[Row]:
-    try:
-        rows = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not whole JSON ({error}); {again(path)}") from None
+    rows = _parsed(text, path)
     if not rows:
         raise UserError(f"{path} holds no rows; {again(path)}")
     for number, row in enumerate(rows):
@@ -172,7 +172,7 @@ def _lines_of(path: Path, text: str) -> list[Row]:
     return rows
 
 
-replaced: dict[str, int] = {}  # by file, the texts that held half of a surrogate pair
+replaced: dict[str, int] = {}  # by file, the number of texts with half of a surrogate pair
 
 
 def _halves(value: Any) -> int:
@@ -185,7 +185,7 @@ def _halves(value: Any) -> int:
 
 
 def whole_characters(value: Any) -> Any:
-    """``value``, as JSON gives it, with U+FFFD in place of each half of a surrogate pair in its texts."""
+    """A JSON value with U+FFFD in place of each half of a surrogate pair in its texts."""
     if isinstance(value, str):
         return HALF.sub("\ufffd", value)
     if isinstance(value, dict):
@@ -194,19 +194,19 @@ def whole_characters(value: Any) -> Any:
 
 
 def again(path: str | Path) -> str:
-    """The end of an error's sentence: the command that makes a file of ours again, or the advice to replace a file of the user's.
+    """The end of an error's sentence: the command that makes a stage's file again, or the advice to replace a user's file.
 
-    A stage's manifest stands for its files (stages/plan/stage_configs.py); the files of an evaluation are outputs of their own.
+    Snakemake knows a stage's manifest in place of its files. It knows an evaluation's files by their own names.
     """
     folder = made_in(path)
     if folder is None and not _evaluated(path):
-        return "replace it by a whole file"
+        return "replace it by a complete file"
     made = folder / MANIFEST if folder else Path(path)
     return f"make it again with: snakemake --cores all --forcerun {made} -- {made}"
 
 
 def made_in(path: str | Path) -> Path | None:
-    """The folder of the stage that makes a file or folder below results/; None where no stage's manifest stands for it."""
+    """The folder of the stage that made a file or folder below results/; None where no stage's manifest lists it."""
     parts = Path(path).parts
     if parts[:1] != ("results",) or len(parts) < 3 or _evaluated(path):
         return None
@@ -223,21 +223,19 @@ def sha256(path: str | Path) -> str:
 
 
 def stage_config(docstring: str | None, *, writes: bool = True, dry: str | None = None) -> tuple[DictConfig, Path]:
-    """What every stage starts with: its slice of the configuration, and the folder it lies in, where the stage's results go.
+    """Read a stage's command line: the stage configuration, and its folder, which the stage writes to.
 
-    ``--config FILE`` holds all that the result depends on. ``--runtime KEY=VALUE …`` holds what it does not depend on
-    (micro-batch, workers): the knobs that stages/plan/schema.py has for the stage. It comes back as ``config.runtime``.
+    The file ``--config`` has everything that the result depends on. ``--runtime KEY=VALUE …`` has the stage's knobs in
+    stages/plan/schema.py, which change the speed and never the result; they come back as ``config.runtime``.
 
-    writes: whether the stage writes beside its slice; it is then the slice's only writer, and one that does not may read meanwhile.
+    writes: whether the stage writes into the folder. It then locks the configuration against a second writer.
     dry: the name of an option with which the stage writes nothing; ``config.dry`` is then true.
     """
     parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--config", required=True, type=Path, help="the stage's configuration, written by stages/plan"
-    )
-    parser.add_argument("--runtime", nargs="*", default=[], metavar="KEY=VALUE", help="what changes the speed and never the result")
+    parser.add_argument("--config", required=True, type=Path, help="the stage configuration, which snakemake writes")
+    parser.add_argument("--runtime", nargs="*", default=[], metavar="KEY=VALUE", help="knobs that change the speed and never the result")
     if dry:
-        parser.add_argument(f"--{dry}", action="store_true", dest="dry", help="say what it would take, and do nothing")
+        parser.add_argument(f"--{dry}", action="store_true", dest="dry", help="print what it would take, and do nothing")
     args = parser.parse_args()
     is_dry = bool(dry and args.dry)
     if not args.config.is_file():
@@ -247,11 +245,9 @@ def stage_config(docstring: str | None, *, writes: bool = True, dry: str | None 
     try:
         config = OmegaConf.load(args.config)
     except (YAMLError, OSError) as error:
-        raise UserError(
-            f"{args.config} is no YAML that can be read ({error}); remove it and run snakemake again, which writes it anew"
-        ) from None
+        raise UserError(f"{args.config} is not readable YAML ({error}); remove it and run snakemake again, which writes it") from None
     if not isinstance(config, DictConfig) or not config:
-        raise UserError(f"{args.config} holds no keys; remove it and run snakemake again, which writes it anew")
+        raise UserError(f"{args.config} has no keys; remove it and run snakemake again, which writes it")
     config.runtime = OmegaConf.create(read_knobs(config.get("stage"), args.runtime))
     if dry:
         config.dry = is_dry
@@ -262,11 +258,10 @@ _locks: dict[Path, IO[str]] = {}  # open for as long as this process lives
 
 
 def lock(config: Path) -> None:
-    """Make this process the only one that writes for the slice ``config``; a second one exits, naming the first.
+    """Make this process the only writer for a stage configuration; UserError names the process that is.
 
-    Of the processes of one launcher the first takes it. The lock is the kernel's, on ``.<slice>.lock`` beside the slice, and ends with the
-    process however that ends: a stage goes on when the snakemake that started it is killed, and no lock is left behind by a stage that is
-    killed itself. Children do not hold it.
+    Rank 0 takes the lock for all processes of a launcher. It is the kernel's lock on ``.<name>.lock`` beside the configuration, and it ends
+    with the process: a killed stage leaves no lock behind, and a stage whose snakemake is killed keeps its lock. Children do not hold it.
     """
     path = config.resolve().with_name(f".{config.stem}.lock")
     if path in _locks or not first_process():
@@ -279,7 +274,7 @@ def lock(config: Path) -> None:
         pid, _, since = file.read().strip().partition(" ")
         raise UserError(
             f"process {pid or '?'} ({since}) is at work on {config}, which has one writer at a time;"
-            f" wait for it to end, or end it with: kill {pid or 'PID'}; then give the same command again"
+            f" wait for it to end, or end it with: kill {pid or 'PID'}; then run the same command again"
         ) from None
     file.truncate(0)
     file.write(f"{os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
@@ -288,12 +283,12 @@ def lock(config: Path) -> None:
 
 
 def first_process() -> bool:
-    """Whether this process is the first of those that a launcher started; the only one, where there is none."""
+    """Whether this process has rank 0 among those of a launcher, or runs without a launcher."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def _let_go() -> None:
-    """A forked child's copies, whose closing leaves the parent's lock as it is."""
+    """Close a forked child's copies, which leaves the parent's locks as they are."""
     for file in _locks.values():
         file.close()
     _locks.clear()
@@ -303,9 +298,9 @@ os.register_at_fork(after_in_child=_let_go)
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command's ``main``. A UserError ends it with its sentence on standard error, any other exception with its traceback.
+    """Run a command's ``main``. A UserError ends it with a sentence on standard error, any other exception with a traceback.
 
-    SIGTERM ends it with status 143, through its ``finally`` blocks.
+    SIGTERM runs the ``finally`` blocks and ends it with status 143.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
@@ -348,7 +343,7 @@ def write_manifest(folder: Path, config: DictConfig, *, inputs: Iterable[str | P
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of a stage's folder, its files' sizes checked; UserError names what is missing or changed."""
+    """The manifest of a stage's folder. UserError names a file that is missing or has another size."""
     folder = Path(folder)
     path = folder / MANIFEST
     if not path.is_file():
@@ -363,17 +358,17 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def verify(path: str | Path) -> None:
-    """Hold a file or folder below results/ against the manifest of the stage that made it, byte for byte.
+    """Check a file or folder below results/ against the manifest of the stage that made it, by sha256.
 
-    Of a hub id or a file of the user's nobody wrote down what it holds. A GiB takes about a second, once in a process. UserError names
-    the file that is missing, cut or changed, with both hashes, and the command that makes it again.
+    Hub ids and user files have no manifest and are not checked. A GiB takes about a second, once in a process. UserError names the file
+    that is missing or changed, and the command that makes it again.
     """
     folder = made_in(path)
     if folder is None:
         return
     made = {name: facts["sha256"] for name, facts in read_manifest(folder)["outputs"].items() if (folder / name).is_relative_to(path)}
     if not made:
-        raise UserError(f"{path} is none of the files in {folder / MANIFEST}; {again(path)}")
+        raise UserError(f"{path} is not among the files in {folder / MANIFEST}; {again(path)}")
     for name, expected in made.items():
         state = (folder / name).stat()
         if (found := _sha256_of(folder / name, state.st_size, state.st_mtime_ns)) != expected:

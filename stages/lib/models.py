@@ -1,7 +1,7 @@
-"""Language models as stages load, fine-tune and save them. Supervised training is TRL's SFTTrainer; this is what stages share.
+"""How stages load, train and save language models.
 
-A model is a folder (``results/<setting>/sft/model``) or a hub id with a revision. Weights are loaded in fp32: at learning
-rates of 1e-6 a bf16 weight does not move. bf16, where asked for, is autocast.
+A model is a folder (``results/<setting>/sft/model``) or a hub id with a revision. Weights are loaded in fp32: a bf16 weight does not move
+at learning rates of 1e-6. ``precision: bf16`` means autocast.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -31,7 +32,7 @@ def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
 
     with loading(name, revision):
         config = AutoConfig.from_pretrained(name, revision=revision)
-        # sdpa leaves out the soft cap of Gemma-2's attention scores without a word; for Gemma-2 the authors, too, take eager attention.
+        # sdpa silently leaves out the soft cap of Gemma-2's attention scores. The authors, too, take eager attention for Gemma-2.
         attention = "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else "sdpa"
         how = {"dtype": torch.float32, "use_safetensors": True, "attn_implementation": attention}
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, config=config, revision=revision, **how)
@@ -39,7 +40,7 @@ def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
 
 
 def load_tokenizer(name: str, revision: str | None = None, chat_template: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, with ``chat_template`` where it is given; else it must have one of its own."""
+    """The tokenizer of a model, with ``chat_template`` in place of its own; UserError where it has neither."""
     from transformers import AutoTokenizer
 
     with loading(name, revision):
@@ -52,7 +53,7 @@ def load_tokenizer(name: str, revision: str | None = None, chat_template: str | 
 
 @contextmanager
 def loading(name: str, revision: str | None) -> Iterator[None]:
-    """A UserError in one sentence where the files of a model (``checked_model``) cannot be reached or read, or are not those of one."""
+    """Turn errors of the block into a UserError: the model's files cannot be reached or read, or are no model."""
     checked_model(name)
     try:
         yield
@@ -61,15 +62,15 @@ def loading(name: str, revision: str | None) -> Iterator[None]:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise UserError(
             f"model {name}{at} cannot be loaded: {reason}; `model` in conf/setting or conf/method must be a folder with a model, or"
-            " a hub id that this machine has in its cache or reaches (with HF_TOKEN where a licence must be accepted first), and `revision`"
-            " a commit of it, or main"
+            " a hub id that this machine has in its cache or reaches (with HF_TOKEN where a licence must be accepted first);"
+            " `revision` must be a commit of it, or main"
         ) from None
 
 
 def checked_model(name: str) -> str:
-    """``name``, if it is a hub id, a folder of the user's that exists, or a folder below results/ that is as its stage left it.
+    """``name``; UserError where it is a folder that does not exist, or a folder below results/ whose files have changed.
 
-    UserError with the next command otherwise: a flipped byte in a model of ours is found here, by its sha256 (a second a GiB).
+    A model below results/ is checked by sha256, which takes about a second a GiB.
     """
     if name.startswith(("results/", "./", "/")) and not Path(name).is_dir():
         raise UserError(f"model {name} does not exist; {files.again(name)}")
@@ -78,7 +79,7 @@ def checked_model(name: str) -> str:
 
 
 def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write ``folder/model`` (safetensors, tokenizer, configs), whole or not at all."""
+    """Write ``folder/model`` (safetensors, tokenizer, configs) completely, or leave it as it was."""
     partial, final = folder / ".model.partial", folder / "model"
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
@@ -87,41 +88,47 @@ def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokeni
     partial.rename(final)
 
 
-def trl_arguments(config: DictConfig, folder: Path) -> dict[str, Any]:
-    """What the configurations of TRL's trainers have in common, from a slice with ``training`` (stages/plan/schema.py:Supervised).
-
-    ``training.batch_size`` rows a step, ``config.runtime.micro_batch`` at a time. UserError where the one is no multiple of the other.
-    """
-    micro_batch, training = config.runtime.micro_batch, config.training
-    if training.batch_size % micro_batch:
-        raise UserError(f"batch_size={training.batch_size} is not a multiple of the runtime's micro_batch={micro_batch}")
+def training_arguments(config: DictConfig, values: DictConfig, precision: str, folder: Path) -> dict[str, Any]:
+    """The arguments that every Trainer here gets. ``values`` holds the training's numbers: ``config.training`` or ``config.method``."""
     return {
         "output_dir": str(folder / ".work"),
-        "per_device_train_batch_size": micro_batch,
-        "gradient_accumulation_steps": training.batch_size // micro_batch,
-        "learning_rate": training.learning_rate,
-        "num_train_epochs": training.epochs,
-        "lr_scheduler_type": training.scheduler,
-        "warmup_steps": training.warmup_ratio,
-        "weight_decay": training.weight_decay,
-        "max_grad_norm": training.max_grad_norm,
-        "max_length": training.max_length,
-        "bf16": training.precision == "bf16",
-        "gradient_checkpointing": training.precision == "bf16",
+        "learning_rate": values.learning_rate,
+        "num_train_epochs": values.epochs,
+        "lr_scheduler_type": values.scheduler,
+        "warmup_steps": values.warmup_ratio,
+        "weight_decay": values.weight_decay,
+        "max_grad_norm": values.max_grad_norm,
+        "bf16": precision == "bf16",
         "seed": config.seed,
-        "data_seed": config.seed,
-        "logging_steps": 1,  # a sum over several steps would be lost between two attempts
         "save_strategy": "no",  # stages/lib/checkpoints.py saves
         "report_to": "none",
         "use_cpu": device() == "cpu",
     }
 
 
+def trl_arguments(config: DictConfig, folder: Path) -> dict[str, Any]:
+    """The arguments that TRL's trainers share, from a stage configuration with ``training`` (stages/plan/schema.py:Supervised).
+
+    A step has ``training.batch_size`` rows, ``config.runtime.micro_batch`` at a time. UserError where they do not divide.
+    """
+    micro_batch, training = config.runtime.micro_batch, config.training
+    if training.batch_size % micro_batch:
+        raise UserError(f"batch_size={training.batch_size} is not a multiple of the runtime's micro_batch={micro_batch}")
+    return training_arguments(config, training, training.precision, folder) | {
+        "per_device_train_batch_size": micro_batch,
+        "gradient_accumulation_steps": training.batch_size // micro_batch,
+        "max_length": training.max_length,
+        "gradient_checkpointing": training.precision == "bf16",
+        "data_seed": config.seed,
+        "logging_steps": 1,  # an interruption loses the losses since the last log
+    }
+
+
 def sft_trainer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset, config: DictConfig, folder: Path) -> SFTTrainer:
     """TRL's SFTTrainer over every token of ``data`` (texts or conversations), packed into rows of ``training.max_length`` tokens.
 
-    Packing under sdpa is exact, whatever TRL's warning about flash attention says: position ids restart with each text, there is no
-    attention mask, and Transformers then keeps the texts apart (tests/test_models.py).
+    TRL warns that packing needs flash attention. It is exact under sdpa, too: position ids restart with each text, there is no attention
+    mask, and Transformers then keeps the texts apart (tests/test_models.py).
     """
     from trl import SFTConfig, SFTTrainer
 
@@ -132,18 +139,23 @@ def sft_trainer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data
 def supervise(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset, config: DictConfig, folder: Path
 ) -> dict[str, Any]:
-    """Train ``model`` in place with ``sft_trainer``; what the manifest says of it."""
+    """Train ``model`` in place with ``sft_trainer``; facts for the manifest."""
     trainer = sft_trainer(model, tokenizer, data, config, folder)
-    show_progress(trainer, config.stage)
     tokens = sum(len(row["input_ids"]) for row in trainer.train_dataset) * config.training.epochs  # TRL's own count starts anew on resuming
+    return {**train(trainer, config), "tokens": tokens}
+
+
+def train(trainer: Trainer, config: DictConfig) -> dict[str, Any]:
+    """Train with checkpoints and lines of progress; facts for the manifest."""
+    show_progress(trainer, config.stage)
     facts = checkpoints.train(trainer, config, config.stage)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    first, last = (sum(part) / len(part) for part in (losses[:10], losses[-10:]))
-    return {**facts, "first_loss": first, "last_loss": last, "tokens": tokens, "device": str(trainer.args.device)}
+    first, last = (fmean(part) for part in (losses[:10], losses[-10:]))
+    return {**facts, "first_loss": first, "last_loss": last, "device": str(trainer.args.device)}
 
 
 def show_progress(trainer: Trainer, label: str, lines: int = 10) -> None:
-    """Have a trainer print about ``lines`` lines on standard output, with loss and remaining time, and nothing else there."""
+    """Have a trainer print about ``lines`` lines with loss and remaining time on standard output, in place of its own output."""
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
     class Lines(TrainerCallback):
@@ -164,7 +176,7 @@ def show_progress(trainer: Trainer, label: str, lines: int = 10) -> None:
 
 
 def device() -> str:
-    """Where a model runs: the GPU where there is one."""
+    """``cuda`` where there is a GPU, else ``cpu``."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

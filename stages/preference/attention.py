@@ -1,12 +1,12 @@
 """Attention in which both answers of a pair read one prompt: an attention function for Transformers, ``shared_prompt``.
 
-In a shared pack (stages/preference/packing.py) a rejected answer's keys are the prompt's and its own, and its queries are the last of
-these: causal attention with fewer queries than keys, aligned at the right end. Two ways give the same: torch's variable-length kernel on
-CUDA in half precision, which computes nothing twice; everywhere else the keys are gathered into a rectangle of sequences. That computes the
-prompt's attention twice, a few per cent of a model's work, and keeps the fast kernel without a mask of the whole pack.
+In a shared pack (stages/preference/packing.py) the keys of a rejected answer are the prompt's and its own, and its queries are the last of
+these: causal attention with fewer queries than keys, aligned at the right end. It is computed in one of two ways, with the same result.
+CUDA in half precision takes torch's variable-length kernel, which computes nothing twice. Everything else gathers the keys into a rectangle
+of sequences. The rectangle computes the prompt's attention twice, a few per cent of a model's work, but needs no mask of the whole pack.
 
-Grouped heads, sliding windows (in positions: places in a pack are other numbers) and Gemma-2's soft cap on the scores are in both or in the
-second way, which is then taken.
+Both ways know grouped heads and sliding windows. Windows are measured in positions, not in places in the pack. Gemma-2's soft cap on the
+scores always takes the rectangle.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def shared_prompt_attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """query [1, H, T, D], key and value [1, G, T, D] of a pack's T tokens, H heads in G groups: the result [1, T, H, D].
+    """The result [1, T, H, D] of query [1, H, T, D], key and value [1, G, T, D]; T tokens of a pack, H heads in G groups.
 
-    ``shared_prompt``: the pack's, which reaches every layer as a keyword of the model's forward.
+    shared_prompt: the pack's, which reaches every layer as a keyword of the model's forward.
     """
     kind = query.device.type  # rotary embeddings leave autocast's queries and keys in fp32
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
@@ -50,7 +50,7 @@ def shared_prompt_attention(
 
 
 def _by_kernel(query: Tensor, key: Tensor, value: Tensor, plan: dict[str, Any], scaling: float, window: int | None) -> Tensor:
-    """With torch.nn.attention.varlen, whose causal mask is aligned at the right end; query [T, H, D], key and value [T, G, D]."""
+    """By torch.nn.attention.varlen, whose causal mask is aligned at the right end; query [T, H, D], key and value [T, G, D]."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -70,7 +70,7 @@ def _by_kernel(query: Tensor, key: Tensor, value: Tensor, plan: dict[str, Any], 
 def _in_a_rectangle(
     query: Tensor, key: Tensor, value: Tensor, plan: dict[str, Any], scaling: float, window: int | None, softcap: float | None
 ) -> Tensor:
-    """As S sequences of one width, padded on the right, where causal attention never looks; shapes as in ``_by_kernel``."""
+    """As S sequences padded on the right to one width: causal attention never reads the padding. Shapes as in ``_by_kernel``."""
     table = plan["table"]
     query, key, value = (
         states.index_select(0, table.flatten()).unflatten(0, table.shape).transpose(1, 2) for states in (query, key, value)
@@ -91,6 +91,6 @@ def _in_a_rectangle(
     return result.transpose(1, 2).flatten(0, 1).index_select(0, plan["places"])
 
 
-# No mask function goes with it, as the pack's plan takes the place of a mask. With one, Transformers would look whether the positions are
-# those of packed texts, and wait for the device in every pack.
+# No mask function is registered: the pack's plan replaces the mask. With one, Transformers would check in every pack whether the positions
+# are those of packed texts, and wait for the device.
 AttentionInterface.register(NAME, shared_prompt_attention)

@@ -2,12 +2,12 @@
 (``apply_chat_template``) and scripts/simpo_trainer.py (``tokenize_row``).
 
 The prompt is the chat template over all turns but the last, without generation prompt. The answer is what the template adds for the
-last turn: |y| and all averages include the assistant's header and the end-of-turn token. Prompt and answer are tokenised together;
-BOS goes in front and EOS at the end where they are missing.
+last turn: |y| and all averages include the assistant's header and the end-of-turn token. Prompt and answer are tokenised together.
+Missing BOS and EOS tokens are added.
 
-In: rows of stages/pairs.py. Out: rows {"prompt": [ids], "chosen": [ids], "rejected": [ids]}, the prompt shared by both answers.
-Pairs whose answers differ in the data and not in their tokens say nothing; they are left out and counted. So are pairs with an answer of
-which the template or the tokenizer leaves nothing. A turn whose text the template leaves out is an error.
+In: rows of stages/pairs.py. Out: rows {"prompt": [ids], "chosen": [ids], "rejected": [ids]}; both answers share the prompt.
+Two kinds of pairs are left out and counted: pairs whose answers have the same tokens, and pairs with an answer that has no tokens of its
+own. A turn whose text the template leaves out is an error.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TEMPLATE_TOKENS = 64  # more than a chat template writes around an answer
 
 
 class Tokenized(NamedTuple):
-    """The pairs of a file that say something."""
+    """The pairs of a file that can be trained on."""
 
     pairs: list[Pair]
     rows: list[int]  # each pair's row in the file, from 0
@@ -43,8 +43,7 @@ class Tokenized(NamedTuple):
 
 
 def read_splits(config: DictConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Tokenized]:
-    """The tokenised pairs of train.jsonl and heldout.jsonl in ``config.pairs``, cut to the lengths in ``config``; UserError where none
-    is left."""
+    """The tokenised pairs of train.jsonl and heldout.jsonl in ``config.pairs``; UserError where none is left."""
     limits = {key: config[key] for key in ("max_length", "max_prompt_length", "empty_system")}
     splits = {}
     for split in ("train", "heldout"):
@@ -53,39 +52,37 @@ def read_splits(config: DictConfig, tokenizer: PreTrainedTokenizerBase) -> dict[
         if not splits[split].pairs:
             raise UserError(
                 f"{path}: the answers of every pair are the same or empty once they are tokens ({splits[split].dropped});"
-                " look at the model's chat template, and raise max_length"
+                " check the model's chat template, or raise max_length"
             )
     return splits
 
 
 def dropped(splits: Mapping[str, Tokenized], label: str) -> dict[str, dict[str, int]]:
-    """What was left out of each split, for the manifest; a line is printed where that is anything."""
+    """How many pairs were left out of each split, for the manifest. Prints a line where there are any."""
     counts = {split: part.dropped for split, part in splits.items()}
     if any(any(count.values()) for count in counts.values()) and files.first_process():
-        print(f"{label}: pairs left out because they say nothing as tokens: {counts}", flush=True)
+        print(f"{label}: pairs left out because their answers are the same or empty as tokens: {counts}", flush=True)
     return counts
 
 
 def with_mismatched(splits: Mapping[str, Tokenized], config: DictConfig) -> dict[str, list[Pair]]:
-    """The pairs of the splits, and under ``mismatched train`` and ``mismatched heldout`` their prompts with other rows' answers."""
-    lengths = {"max_length": config.max_length, "max_prompt_length": config.max_prompt_length}
+    """The pairs of each split; and as ``mismatched train`` and ``mismatched heldout`` the prompts with other rows' answers."""
     pairs = {split: part.pairs for split, part in splits.items()}
-    return pairs | {f"mismatched {split}": mismatched(part, **lengths) for split, part in pairs.items()}
+    limits = {"max_length": config.max_length, "max_prompt_length": config.max_prompt_length}
+    return pairs | {f"mismatched {split}": mismatched(part, **limits) for split, part in pairs.items()}
 
 
-def tokenize_pairs(
-    rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, path: str, *, max_length: int, max_prompt_length: int, empty_system: bool
-) -> list[Pair]:
-    """The tokenised pairs of the file ``path`` that say something; UserError names the line that cannot be trained on."""
-    limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
-    return tokenize_rows(rows, tokenizer, path, empty_system=empty_system, **limits).pairs
+def tokenize_pairs(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, path: str, **limits: Any) -> list[Pair]:
+    """The pairs of ``tokenize_rows`` alone."""
+    return tokenize_rows(rows, tokenizer, path, **limits).pairs
 
 
-def tokenize_rows(
-    rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, path: str, *, max_length: int, max_prompt_length: int, empty_system: bool
-) -> Tokenized:
-    """``tokenize_pairs``, with the row of each pair and the number of those that were left out."""
-    limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
+def tokenize_rows(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, path: str, *, empty_system: bool, **limits: int) -> Tokenized:
+    """The tokenised pairs of the file ``path``; UserError names the line that cannot be trained on.
+
+    empty_system: see ``with_system``.
+    limits: ``max_length`` and ``max_prompt_length``, see ``truncate``.
+    """
     kept = Tokenized([], [], {"empty": 0, "identical": 0, "identical_when_cut": 0})
     for number, row in enumerate(rows):
         where = f"{path}, line {number + 1}"
@@ -102,19 +99,16 @@ def tokenize_rows(
     return kept
 
 
-def tokenize_pair(
-    row: Row, tokenizer: PreTrainedTokenizerBase, where: str, *, max_length: int, max_prompt_length: int, empty_system: bool
-) -> Pair:
+def tokenize_pair(row: Row, tokenizer: PreTrainedTokenizerBase, where: str, *, empty_system: bool, **limits: int) -> Pair:
     """Token ids of the prompt and of both answers, cut as the authors cut them."""
-    whole = whole_pair(row, tokenizer, where, empty_system=empty_system)
-    return cut_pair(whole, where, max_length=max_length, max_prompt_length=max_prompt_length)
+    return cut_pair(whole_pair(row, tokenizer, where, empty_system=empty_system), where, **limits)
 
 
 def whole_pair(row: Row, tokenizer: PreTrainedTokenizerBase, where: str, *, empty_system: bool) -> Pair:
     """Token ids of the prompt and of both answers, uncut.
 
     A tokenizer may merge the prompt's last token with the answer's first. The prompt is then the tokens that the prompt alone and both
-    conversations share, so that it is the same for both answers; the rest belongs to the answer.
+    conversations share. The rest belongs to the answers.
     """
     before, *after = render_pair(row, tokenizer, where, empty_system=empty_system)
     alone, chosen, rejected = tokenizer([before, *(before + text for text in after)], add_special_tokens=False)["input_ids"]
@@ -123,55 +117,59 @@ def whole_pair(row: Row, tokenizer: PreTrainedTokenizerBase, where: str, *, empt
         if len(set(tokens)) > 1:
             break
         shared += 1
-    prompt, answers = chosen[:shared], [chosen[shared:], rejected[shared:]]
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if eos is None:
-        raise UserError("the tokenizer has no EOS token, with which every answer ends; set eos_token in its tokenizer_config.json")
-    if bos is not None and prompt[:1] != [bos]:
-        prompt = [bos, *prompt]
-    answers = [answer if answer[-1:] == [eos] else [*answer, eos] for answer in answers]
-    return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
+    if tokenizer.eos_token_id is None:
+        raise UserError("the tokenizer has no EOS token, and every answer must end with one; set eos_token in its tokenizer_config.json")
+    chosen, rejected = (_ended(answer[shared:], tokenizer) for answer in (chosen, rejected))
+    return {"prompt": _begun(alone[:shared], tokenizer), "chosen": chosen, "rejected": rejected}
+
+
+def _begun(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens with BOS in front, if the tokenizer has one."""
+    bos = tokenizer.bos_token_id
+    return tokens if bos is None or tokens[:1] == [bos] else [bos, *tokens]
+
+
+def _ended(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens with EOS at the end."""
+    return tokens if tokens[-1:] == [tokenizer.eos_token_id] else [*tokens, tokenizer.eos_token_id]
 
 
 def cut_pair(pair: Pair, where: str, *, max_length: int, max_prompt_length: int) -> Pair:
-    """The pair cut by ``truncate``; UserError where that leaves nothing of an answer."""
-    limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
-    prompt, *answers = truncate(pair["prompt"], pair["chosen"], pair["rejected"], **limits)
-    if not all(answers):
+    """The pair cut by ``truncate``; UserError where that leaves an answer without tokens."""
+    sides = pair["prompt"], pair["chosen"], pair["rejected"]
+    prompt, chosen, rejected = truncate(*sides, max_length=max_length, max_prompt_length=max_prompt_length)
+    if not (chosen and rejected):
         raise UserError(
-            f"{where}: nothing is left of the answers after truncation, which leaves them max_length - max_prompt_length ="
-            f" {max_length} - {max_prompt_length} tokens; lower max_prompt_length or raise max_length"
+            f"{where}: nothing is left of the answers: they are cut to max_length - max_prompt_length = {max_length} - {max_prompt_length}"
+            " tokens; lower max_prompt_length or raise max_length"
         )
-    return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
 def has_empty_answer(pair: Pair, row: Row, tokenizer: PreTrainedTokenizerBase, *, empty_system: bool) -> bool:
-    """Whether an answer has the tokens that an answer without text has. Only answers about as short as a template's own text are tried."""
+    """Whether an answer has the tokens of an answer without text. Longer answers than a template's own text are not tried."""
     short = [side for side in ("chosen", "rejected") if len(pair[side]) <= TEMPLATE_TOKENS]
     if not short:
         return False
     prompt = opened(row, tokenizer, empty_system=empty_system)
     try:
         text = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": ""}], tokenize=False)
-    except TemplateError:  # a template that refuses an empty answer makes none
+    except TemplateError:  # the template refuses an empty answer, so it renders none
         return False
     (tokens,) = tokenizer([text], add_special_tokens=False)["input_ids"]
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    tokens = tokens if bos is None or tokens[:1] == [bos] else [bos, *tokens]
-    tokens = tokens if tokens[-1:] == [eos] else [*tokens, eos]
-    return any(pair["prompt"] + pair[side] == tokens for side in short)
+    empty = _ended(_begun(tokens, tokenizer), tokenizer)
+    return any(pair["prompt"] + pair[side] == empty for side in short)
 
 
 def render_pair(row: Row, tokenizer: PreTrainedTokenizerBase, where: str, *, empty_system: bool) -> tuple[str, str, str]:
     """The texts of prompt, chosen and rejected answer under the tokenizer's chat template.
 
-    The authors render the last turn by itself. Many templates refuse that, or put a default system turn in front of it; the difference of
-    the renderings with and without the turn is the same text wherever theirs works. ``empty_system``: the authors'
-    ``auto_insert_empty_system_msg``.
+    The authors render the last turn alone. Many templates refuse that, or put a default system turn in front of it. We take the difference
+    of the renderings with and without the turn: it is the same text wherever the authors' way works.
     """
     prompt = opened(row, tokenizer, where, empty_system=empty_system)
     answers = [_answer(row, side, where) for side in ("chosen", "rejected")]
-    hint = "; where it knows no system turn set pairs.empty_system=false" if empty_system else ""
+    hint = "; set pairs.empty_system=false if it knows no system turn" if empty_system else ""
     before, *after = (render(turns, tokenizer, where, hint) for turns in (prompt, *([*prompt, answer] for answer in answers)))
     if not all(text.startswith(before) for text in after):
         raise UserError(f"{where}: the model's chat template renders the prompt differently once an answer follows; change the template")
@@ -181,7 +179,7 @@ def render_pair(row: Row, tokenizer: PreTrainedTokenizerBase, where: str, *, emp
 
 
 def opened(row: Row, tokenizer: PreTrainedTokenizerBase, where: str = "", *, empty_system: bool) -> list[Message]:
-    """The prompt's messages, with the authors' empty system turn where it is asked for."""
+    """The prompt's messages, through ``with_system`` if ``empty_system``."""
     prompt = messages_of(row["prompt"], f"{where}: 'prompt'")
     return with_system(prompt, tokenizer) if empty_system else prompt
 
@@ -211,7 +209,7 @@ def check_conversation(messages: list[Message], tokenizer: PreTrainedTokenizerBa
 def check_turns(messages: list[Message], text: str, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
     """UserError where ``text``, the rendering of ``messages``, lacks a turn.
 
-    Templates strip turns, and some drop an assistant's thoughts: of an assistant's turn what follows ``</think>`` must be there.
+    Templates strip turns. Some drop an assistant's thoughts, so only what follows ``</think>`` is required.
     """
     gone = left_out(tokenizer, str(tokenizer.chat_template), tuple(message["role"] for message in messages))
     for number, message in enumerate(messages):
@@ -225,9 +223,11 @@ def check_turns(messages: list[Message], text: str, tokenizer: PreTrainedTokeniz
 
 @lru_cache(maxsize=256)
 def left_out(tokenizer: PreTrainedTokenizerBase, template: str, roles: tuple[str, ...]) -> frozenset[int]:
-    """The turns, from 0, whose text ``template``, the tokenizer's, leaves out of a conversation of these roles, whatever the text is.
+    """The turns (from 0) that the chat template leaves out of every conversation with these roles.
 
-    A short text may stand in another turn too, and be missed by a search for it: each turn here has a text of its own.
+    Each turn gets a text of its own here: a search for a row's short text could find it in another turn.
+
+    template: the tokenizer's, as a key of the cache.
     """
     texts = [f"(the text of turn {number})" for number in range(len(roles))]
     turns = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
@@ -239,12 +239,12 @@ def left_out(tokenizer: PreTrainedTokenizerBase, template: str, roles: tuple[str
 
 
 def _holds(rendered: str, text: str) -> bool:
-    """Whether a text stands in a rendering, as it is or, as Llama 3.1 renders a tool's, as JSON."""
+    """Whether a text stands in a rendering: as it is, or as JSON (Llama 3.1 renders a tool's text so)."""
     return text in rendered or json.dumps(text, ensure_ascii=False)[1:-1] in rendered
 
 
 def with_system(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> list[Message]:
-    """The authors' ``auto_insert_empty_system_msg``: an empty system turn in front, if there is none and the template mentions such."""
+    """The authors' ``auto_insert_empty_system_msg``: an empty system turn in front, if there is none and the template knows such turns."""
     template = str(tokenizer.chat_template)
     if messages[0]["role"] == "system" or not ("system" in template or "<|im_start|>" in template):
         return messages
@@ -254,25 +254,23 @@ def with_system(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> 
 def question_tokens(
     messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, empty_system: bool, where: str | None = None
 ) -> list[int]:
-    """Token ids of a conversation that the model shall answer, as ``tokenize_pair`` opens it: BOS in front where the template has none.
+    """Token ids of a conversation that the model shall answer; BOS in front, as in ``whole_pair``.
 
-    ``where`` names the row of a data set; UserError where the template leaves out a turn of it.
+    where: the row of a data set; given, a turn that the template leaves out is a UserError.
     """
     asked = with_system(messages, tokenizer) if empty_system else messages
     if where is not None:
         check_conversation(asked, tokenizer, where)
-    tokens: list[int] = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
-    bos = tokenizer.bos_token_id
-    return tokens if bos is None or tokens[:1] == [bos] else [bos, *tokens]
+    return _begun(tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"], tokenizer)
 
 
 def truncate(
     prompt: list[int], chosen: list[int], rejected: list[int], *, max_length: int, max_prompt_length: int
 ) -> tuple[list[int], list[int], list[int]]:
-    """The authors' rule, whose traps are part of the replication: one long answer cuts both sides, and may cut BOS and EOS.
+    """The authors' rule, with its traps: one long answer cuts both sides, and BOS and EOS may be cut.
 
-    If the prompt and the longer answer exceed ``max_length`` the prompt keeps its last ``max_prompt_length`` tokens. If they still do, each
-    answer keeps its first ``max_length - max_prompt_length``, even where a shorter prompt would leave room for more.
+    If the prompt and the longer answer exceed ``max_length``, the prompt keeps its last ``max_prompt_length`` tokens. If they still do,
+    each answer keeps its first ``max_length - max_prompt_length`` tokens, even where a shorter prompt would leave room for more.
     """
     longer = max(len(chosen), len(rejected))
     if len(prompt) + longer > max_length:
@@ -284,15 +282,15 @@ def truncate(
 
 
 def mismatched(pairs: Sequence[Pair], *, max_length: int, max_prompt_length: int) -> list[Pair]:
-    """Each row's prompt with the next row's answers, the last with the first's, cut as pairs are but to a token at least: for KTO's KL.
+    """Each row's prompt with the next row's answers (the last row's with the first's), for KTO's KL. Cut as pairs are, to a token at least.
 
-    KTO's authors and TRL draw them from the micro-batch; fixed by the row of the data, the reference's sums of them can be computed once.
+    KTO's authors and TRL draw other answers from the micro-batch. Here they depend on the row alone, so that the reference's sums are
+    computed once.
     """
-    limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
     rows = []
-    for number, pair in enumerate(pairs):
-        other = pairs[(number + 1) % len(pairs)]
-        prompt, chosen, rejected = truncate(pair["prompt"], other["chosen"], other["rejected"], **limits)
+    for pair, other in zip(pairs, [*pairs[1:], *pairs[:1]], strict=True):
+        sides = pair["prompt"], other["chosen"], other["rejected"]
+        prompt, chosen, rejected = truncate(*sides, max_length=max_length, max_prompt_length=max_prompt_length)
         rows.append({"prompt": prompt, "chosen": chosen or other["chosen"][:1], "rejected": rejected or other["rejected"][:1]})
     return rows
 

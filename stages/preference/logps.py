@@ -1,8 +1,8 @@
 """Sums of the log-probabilities of answers under a causal language model.
 
-Only hidden states that predict a trained token reach the output layer, in tiles: the largest tensor of logits has ``TILE`` elements,
-whatever the batch, the prompts and the vocabulary. In: a model and a pack of stages/preference/packing.py. Out: tensors [2n].
-Log-probabilities are float32 under fp32 and bf16; in a float64 model all is float64.
+Only hidden states that predict a trained token reach the output layer. They reach it in tiles: the largest tensor of logits has ``TILE``
+elements, whatever the batch, the prompts and the vocabulary. In: a model and a pack of stages/preference/packing.py. Out: tensors [2n].
+Log-probabilities are float32 under fp32 and bf16, and float64 in a float64 model.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from stages.preference.packing import LAYOUTS, collate, to_device, tokens_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Elements of a tile. CPU: 128 MiB of float32, 1,024 tokens of a vocabulary of 32,768. CUDA: 1 GiB, 2,092 tokens of Llama-3's, as large
-# products are the fast ones.
+# Elements of a tile. CPU: 128 MiB of float32, 1,024 tokens of a vocabulary of 32,768. CUDA: 1 GiB, 2,092 tokens of Llama-3's vocabulary;
+# larger products are faster.
 TILE = {"cpu": 2**25, "cuda": 2**28}
 
 
@@ -38,14 +38,14 @@ def answer_logps(
     position_ids: Tensor | None = None,
     shared_prompt: dict[str, Any] | None = None,
 ) -> Tensor:
-    """log π(y|x) of each sequence, summed over its trained tokens, [2n]; the arguments after ``model`` are a pack's tensors.
+    """log π(y|x) of each sequence, summed over its trained tokens, [2n]. The arguments after ``model`` are a pack's tensors.
 
-    The model computes under the attention of the pack's layout (``attention_layout``). bf16 is the caller's autocast, over fp32 weights.
+    The caller sets the attention of the pack's layout (``attention_layout``), and autocast for bf16.
     """
     config, head = model.config.get_text_config(), model.get_output_embeddings()
     if getattr(config, "logit_scale", 1.0) != 1.0 or getattr(config, "logits_scaling", 1.0) != 1.0 or head.bias is not None:
         raise UserError(
-            f"model type {config.model_type} scales or shifts its logits, which this module does not; use Llama, Mistral or Gemma-2"
+            f"model type {config.model_type} scales or shifts its logits, which is not supported; use Llama, Mistral or Gemma-2"
         )
     shared = {} if shared_prompt is None else {"shared_prompt": shared_prompt}
     hidden = model.base_model(input_ids, position_ids=position_ids, use_cache=False, **shared).last_hidden_state
@@ -56,7 +56,13 @@ def answer_logps(
 
 
 def token_logps(hidden: Tensor, weight: Tensor, target: Tensor, softcap: float | None, tile: int) -> Tensor:
-    """The log-probability of each target, [N]; hidden [N, h], weight [V, h] of the output layer, softcap: Gemma-2's c tanh(logits / c)."""
+    """The log-probability of each target, [N].
+
+    hidden: [N, h].
+    weight: of the output layer, [V, h].
+    softcap: Gemma-2's c in c tanh(logits / c).
+    tile: elements of the largest tensor of logits.
+    """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     logps: Tensor = _TokenLogps.apply(hidden, weight, target, softcap, max(1, tile // len(weight)), dtype)
@@ -64,7 +70,7 @@ def token_logps(hidden: Tensor, weight: Tensor, target: Tensor, softcap: float |
 
 
 class _TokenLogps(torch.autograd.Function):
-    """In tiles of ``rows`` tokens, in place. One tile alone keeps its probabilities for the backward pass; several are computed again."""
+    """In tiles of ``rows`` tokens, in place. A single tile keeps its probabilities for the backward pass; several are computed again."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, softcap: float | None, rows: int, dtype: torch.dtype) -> Tensor:
@@ -112,7 +118,7 @@ class _TokenLogps(torch.autograd.Function):
 
 
 def _logits(hidden: Tensor, head: Tensor, softcap: float | None) -> Tensor:
-    """In float32 at least; [rows, V]."""
+    """[rows, V] in float32 or float64."""
     logits = hidden.to(head.dtype) @ head.T
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
@@ -120,7 +126,7 @@ def _logits(hidden: Tensor, head: Tensor, softcap: float | None) -> Tensor:
 
 @contextmanager
 def attention_layout(model: PreTrainedModel, layout: str) -> Iterator[None]:
-    """Within the block ``model`` computes under the attention of a layout: ``shared_prompt``, or the one that it came with."""
+    """Give ``model`` the attention of a layout for the block: ``shared_prompt`` in ``shared``, else the one that it was loaded with."""
     before = model.config._attn_implementation
     if layout == "shared":
         model.set_attn_implementation(attention.NAME)
@@ -132,10 +138,11 @@ def attention_layout(model: PreTrainedModel, layout: str) -> Iterator[None]:
 
 @torch.no_grad()
 def fastest_correct_layout(model: PreTrainedModel, pairs: Sequence[Pair], precision: str) -> str:
-    """The first of LAYOUTS in which ``model`` gives the log-probabilities of its own eager attention, padded; and a line that says which.
+    """The first of LAYOUTS in which ``model`` has the log-probabilities of its eager attention. Prints which one it is.
 
-    Held on the longest pair and the shortest, so that a window or a soft cap that a layout leaves out shows; eager attention itself, by the
-    layout ``padded``, is what is left. Weights where they are; the tolerance is a mean per token of 1e-4, under bf16 of 0.05.
+    The longest and the shortest pair are compared: a window or a soft cap that a layout leaves out would show there. The mean
+    log-probability a token may differ by 1e-4, under bf16 by 0.05. If no layout passes, the model gets eager attention and the layout
+    ``padded``.
     """
     sample = [min(pairs, key=lambda pair: tokens_of(pair, "shared")), max(pairs, key=lambda pair: tokens_of(pair, "shared"))]
     before, training = model.config._attn_implementation, model.training

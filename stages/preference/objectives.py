@@ -2,11 +2,11 @@
 
     losses_B, chosen_rewards_B, rejected_rewards_B = dpo(sums, beta=0.1, label_smoothing=0.0)
 
-In: ``Sums`` of B pairs. Out: three tensors [B]: the loss, and the implicit rewards of both answers as they are logged, without gradient:
-what the objective ranks the answers by, so that the pairs with the higher chosen reward are its accuracy. The mean of the losses over a
-global batch is the batch's loss. The equations are those of SimPO's Table 3 (arXiv 2405.14734), in its order; DEVIATIONS.md says where
-one is read differently. An objective of one's own is one function here, which ``named`` finds, and one file in conf/method.
-Hyperparameters are keyword-only and have no defaults: that file holds every one of them, and stages/plan/schema.py reads their names here.
+In: ``Sums`` of B pairs. Out: ``Losses``, or a plain tuple of the same three tensors [B]: the loss, and the implicit rewards of both
+answers. An objective ranks answers by its rewards, and its accuracy is the share of pairs whose chosen reward is higher. The mean of the
+losses over a global batch is the batch's loss. The equations are those of SimPO's Table 3 (arXiv 2405.14734), in its order; DEVIATIONS.md
+says where one is read differently. Your own objective is one function here, which ``named`` finds, and one file in conf/method.
+Hyperparameters are keyword-only and have no defaults: that file has all of them. stages/plan/schema.py reads their names and types here.
 
 Letters: B pairs, y_w the chosen and y_l the rejected answer, π the policy, ref the reference, |y| the number of trained tokens,
 Δ = log π(y|x) - log ref(y|x). log π(y|x) is a sum over the answer's trained tokens, log π(y|x) / |y| their mean.
@@ -46,8 +46,8 @@ class Sums:
     rejected_logps: Tensor  # [B] log π(y_l|x)
     chosen_length: Tensor  # [B] |y_w|
     rejected_length: Tensor  # [B] |y_l|
-    # Mean |y_w| over the global batch, not over these B pairs: what a mean over all of the batch's tokens is normalised with,
-    # so that the mean of the pairs' losses does not depend on how the batch is split.
+    # Mean |y_w| over the global batch, not over these B pairs. It normalises a mean over all of the batch's tokens, so that the mean of
+    # the pairs' losses does not depend on how the batch is split.
     mean_chosen_length: float
     reference_chosen_logps: Tensor | None = None  # [B] log ref(y_w|x)
     reference_rejected_logps: Tensor | None = None  # [B] log ref(y_l|x)

@@ -1,16 +1,15 @@
 """Preference pairs as the batches that a model reads: packs under a token budget, each prompt once for both answers.
 
-A global batch of pairs is split into packs, whatever their order; how it is split never changes a loss, only its speed. A pack of n pairs
-lies in memory in one of three layouts:
+A global batch of pairs is split into packs. The split changes the speed and never a loss. A pack of n pairs has one of three layouts:
 
-    shared   one row; of each pair prompt, chosen, rejected: the prompt is computed once, and stages/preference/attention.py lets the
-             rejected answer read the prompt and itself alone, at the positions that it has behind the prompt
-    packed   one row; of each pair prompt, chosen, prompt, rejected, kept apart by Transformers from their position ids
-    padded   2n rows, the chosen first, padded on the right; causal attention never looks there
+    shared   one row; of each pair prompt, chosen, rejected. The prompt is computed once. stages/preference/attention.py lets the rejected
+             answer read the prompt and itself alone, at the positions directly after the prompt
+    packed   one row; of each pair prompt, chosen, prompt, rejected. Transformers keeps them apart by their position ids
+    padded   2n rows, the chosen first, padded on the right, where causal attention does not read
 
 In: rows {"prompt": [ids], "chosen": [ids], "rejected": [ids]} (stages/preference/data.py). Out: dicts of tensors,
 
-    input_ids     [R, T]   an answer's last token predicts nothing, and is left out
+    input_ids     [R, T]   without each answer's last token, which predicts nothing
     position_ids  [R, T]   not in padded
     source        [N]      positions in the flattened [R * T] whose hidden state predicts a trained token
     target        [N]      that token
@@ -18,7 +17,7 @@ In: rows {"prompt": [ids], "chosen": [ids], "rejected": [ids]} (stages/preferenc
     length        [2n]     trained tokens of each sequence
     shared_prompt dict     in shared: the sequences as attention needs them (below)
 
-The index plan is made here, on the host: a boolean mask on a GPU would wait for it in every pack.
+The indices are made here, on the host. A boolean mask on the GPU would make the host wait in every pack.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Batch = dict[str, Any]
 
 
 def tokens_of(pair: Pair, layout: str) -> int:
-    """The tokens of a pair that a model reads in a layout; in padded, one row of two as wide as the longer answer needs."""
+    """The tokens of a pair that a model reads in a layout; in padded, two rows as wide as the longer answer needs."""
     prompt, *answers = len(pair["prompt"]), len(pair["chosen"]) - 1, len(pair["rejected"]) - 1
     if layout == "shared":
         return prompt + sum(answers)
@@ -44,11 +43,11 @@ def tokens_of(pair: Pair, layout: str) -> int:
 
 
 def pack(pairs: Sequence[Pair], budget: int, layout: str, multiple: int = 1) -> list[list[int]]:
-    """The rows of ``pairs`` in packs of at most ``budget`` tokens, as few as make a multiple of ``multiple``, and about equally long.
+    """The rows of ``pairs`` in packs of at most ``budget`` tokens. There are as few packs as make a multiple of ``multiple``.
 
-    Sorted by length and cut into equal shares: the sequences of a pack are of about one length, and processes that take the packs in
-    turn have about the same to do. A pair longer than the budget has a pack of its own. Where there are not enough pairs some packs are
-    empty.
+    The pairs are sorted by length and cut into equal shares. The sequences of a pack have about one length, and processes that take the
+    packs in turn have about the same work. A pair longer than the budget has a pack of its own. If there are not enough pairs, some packs
+    are empty.
     """
     sizes = [tokens_of(pair, layout) for pair in pairs]
     order = sorted(range(len(pairs)), key=lambda row: -sizes[row])
@@ -122,9 +121,10 @@ def _targets(pairs: Sequence[Pair], sources: list[list[int]]) -> Batch:
 def _shared_prompt(sequences: list[list[int]], queries: list[int]) -> dict[str, Any]:
     """The sequences of a shared pack, for both ways to compute attention (stages/preference/attention.py).
 
-    Sequence by sequence: ``keys`` [K] the places in the pack that it reads, ``key_ends`` and ``query_ends`` [S + 1] where each
-    sequence's keys and queries end, ``longest`` the longest of each. Queries stand in the pack in this order, each sequence's being the
-    last of its keys. As a rectangle: ``table`` [S, longest] the same places, and ``places`` [T] where in it each token's result stands.
+    For the kernel: ``keys`` [K], the places in the pack that each sequence reads, one sequence after the other; ``key_ends`` and
+    ``query_ends`` [S + 1], where each sequence's keys and queries end; ``longest``, the most queries and keys of a sequence. A sequence's
+    queries are the last of its keys, and stand in the pack in this order. For the rectangle: ``table`` [S, longest], the same places;
+    ``places`` [T], where each token's result stands in it.
     """
     longest = max(map(len, sequences))
     ends = [0]
@@ -143,7 +143,7 @@ def _shared_prompt(sequences: list[list[int]], queries: list[int]) -> dict[str, 
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """A batch on another device, without waiting for it where the host's memory is pinned."""
+    """The batch on another device. The host does not wait where its memory is pinned."""
 
     def move(value: Any) -> Any:
         if isinstance(value, Tensor):

@@ -1,8 +1,8 @@
 """The reference's log-probabilities of the pairs: computed once for a setting, kept on disk, used by every method, β and γ.
 
-They are keyed by what they depend on, the reference's weights, the token ids and the precision; never by a hyperparameter, nor by how
-the pairs were batched. On disk: ``logps.parquet`` with ``split, row, chosen_logps, chosen_length, rejected_logps, rejected_length``
-(sums over the trained tokens, and their number), and the key in the manifest beside it.
+Their key is what they depend on: the reference's weights, the token ids and the precision. Neither a hyperparameter nor the batching is
+part of it. On disk: ``logps.parquet`` with ``split, row, chosen_logps, chosen_length, rejected_logps, rejected_length`` (sums over the
+trained tokens, and their number); the manifest beside it has the key.
 """
 
 from __future__ import annotations
@@ -28,14 +28,19 @@ FILE = "logps.parquet"
 
 
 def identity(model: PreTrainedModel, splits: Mapping[str, Sequence[Pair]], precision: str) -> dict[str, str]:
-    """What the log-probabilities depend on. The weights are hashed as loaded, so that a folder and a hub id are alike."""
+    """The key: what the log-probabilities depend on. ``splits``: the token ids of the pairs, by split."""
     tokens = {f"token ids of {split}": tokens_sha256(pairs) for split, pairs in splits.items()}
     return {"weights": weights_sha256(model), **tokens, "precision": precision}
 
 
 @torch.no_grad()
 def compute(model: PreTrainedModel, pairs: Sequence[Pair], token_budget: int, layout: str, precision: str, label: str) -> pd.DataFrame:
-    """A row a pair, in the order of ``pairs``, without ``split``; ``layout`` and packs of ``token_budget`` tokens as in training."""
+    """A row a pair, in the order of ``pairs``, without ``split``.
+
+    token_budget, layout: as in training (stages/preference/packing.py).
+    precision: ``bf16`` computes under autocast.
+    label: begins the lines of progress.
+    """
     values: dict[int, tuple[float, float, int, int]] = {}
     packs, lines = pack(pairs, token_budget, layout), 10
     with attention_layout(model, layout), torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -55,11 +60,10 @@ def write(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
 
 
 def read(folder: str | Path, wanted: Mapping[str, str]) -> dict[str, list[tuple[float, float]]]:
-    """The sums (chosen, rejected) of each split, in order; UserError where ``folder`` belongs to another identity than ``wanted``."""
+    """The sums (chosen, rejected) of each split, in order; UserError where the key of ``folder`` is not ``wanted``."""
     found = files.read_manifest(folder).get("identity", {})
-    if different := [key for key in wanted if found.get(key) != wanted[key]]:
-        other = " and ".join(different)
-        raise UserError(f"{folder} was computed from other {other} than this run starts from; {files.again(folder)}")
+    if different := " and ".join(key for key in wanted if found.get(key) != wanted[key]):
+        raise UserError(f"{folder} was computed from other {different} than this run starts from; {files.again(folder)}")
     frame = pd.read_parquet(Path(folder) / FILE).sort_values(["split", "row"])
     return {str(split): sums(part) for split, part in frame.groupby("split")}
 

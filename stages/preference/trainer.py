@@ -1,10 +1,10 @@
 """The preference trainer: ``transformers.Trainer`` with exact global batches, whatever the packs and the number of processes.
 
-The data loader yields a whole global batch in packs under a token budget (stages/preference/packing.py), to each process its share;
-``training_step`` walks through them, and every pair's loss counts 1 / (pairs in the global batch). Weights are fp32 always, bf16 is
-autocast. In: tokenised pairs (stages/preference/data.py) with the reference's sums, and an objective of stages/preference/objectives.py
-with its hyperparameters bound. Loss, gradient norm and metrics are fetched once a step, before the step is applied: a loss that is no
-number leaves the weights as they are. An epoch's last batch may be smaller; its loss is the mean over the pairs it has.
+In: tokenised pairs (stages/preference/data.py) with the reference's sums, and an objective of stages/preference/objectives.py with its
+hyperparameters bound. The data loader yields a whole global batch in packs under a token budget (stages/preference/packing.py), and each
+process gets its share of the packs. ``training_step`` computes them all. Every pair's loss counts 1 / (pairs in the global batch). The last
+batch of an epoch may have fewer pairs; its loss is their mean. Weights are always fp32; bf16 is autocast. Loss, gradient norm and metrics
+are fetched once a step, before the step is applied, so a loss that is not finite never reaches the weights.
 """
 
 from __future__ import annotations
@@ -32,19 +32,22 @@ Objective = Callable[[Sums], tuple[Tensor, Tensor, Tensor]]  # ``Losses``, or a 
 
 @dataclass(frozen=True)
 class TrainingPair:
-    """A tokenised pair, the reference's sums of log-probabilities of its chosen and its rejected answer, and what KTO's KL is estimated
-    on: the same prompt with another row's answers, and the reference's sums of these."""
+    """A tokenised pair with what the objectives need of the reference."""
 
     tokens: Pair
-    reference: tuple[float, float] | None = None
-    mismatched: Pair | None = None
-    mismatched_reference: tuple[float, float] | None = None
+    reference: tuple[float, float] | None = None  # the reference's log-probabilities of the chosen and the rejected answer, summed
+    mismatched: Pair | None = None  # the same prompt with another row's answers: KTO's KL is estimated on these
+    mismatched_reference: tuple[float, float] | None = None  # as ``reference``, of ``mismatched``
 
 
 def global_batch(pairs: Sequence[TrainingPair], budget: int, layout: str, process: int = 0, processes: int = 1) -> dict[str, Any]:
-    """The packs of a global batch that one of ``processes`` computes, as many as each other's, with what is common to all of them.
+    """The share of ``process``, one of ``processes``, in the packs of a global batch, and what all shares have in common.
 
-    A pack's ``count`` is the number of its pairs. Where there are too few packs to go round a process repeats a pair that counts nothing.
+    Every process gets the same number of packs. A pack's ``count`` is the number of its pairs; a pack without pairs computes one pair that
+    counts nothing.
+
+    budget: tokens of a pack.
+    layout: see stages/preference/packing.py.
     """
     mismatched = [TrainingPair(pair.mismatched, pair.mismatched_reference) for pair in pairs if pair.mismatched is not None]
     shares = {}
@@ -64,12 +67,16 @@ def _pack(pairs: Sequence[TrainingPair], dummy: TrainingPair, layout: str) -> Ba
 
 
 def model_inputs(batch: Batch) -> Batch:
-    """What ``answer_logps`` takes of a pack."""
+    """The part of a pack that ``answer_logps`` takes."""
     return {name: value for name, value in batch.items() if name not in ("count", "reference")}
 
 
 def pair_sums(logps: Tensor, batch: Batch, mean_chosen_length: float, kl: Tensor | None = None) -> Sums:
-    """What the objectives see of a pack with these sums of log-probabilities [2n]: its pairs that count."""
+    """The ``Sums`` of a pack's pairs that count.
+
+    logps: the policy's sums of log-probabilities, [2n].
+    mean_chosen_length, kl: of the global batch.
+    """
     count = batch["count"]
     chosen, rejected = (part[:count] for part in logps.chunk(2))
     chosen_length, rejected_length = (part[:count] for part in batch["length"].chunk(2))
@@ -78,7 +85,7 @@ def pair_sums(logps: Tensor, batch: Batch, mean_chosen_length: float, kl: Tensor
 
 
 def log_ratios(logps: Tensor, batch: Batch) -> Tensor:
-    """The sum over the counting pairs' answers of log π(y|x) - log ref(y|x), a scalar."""
+    """log π(y|x) - log ref(y|x), summed over both answers of the pairs that count; a scalar."""
     sums = pair_sums(logps, batch, 0.0)
     if sums.reference_chosen_logps is None or sums.reference_rejected_logps is None:
         raise UserError("the KL estimate needs the reference's log-probabilities; set method.reference=cached, or live")
@@ -86,7 +93,7 @@ def log_ratios(logps: Tensor, batch: Batch) -> Tensor:
 
 
 def pair_metrics(sums: Sums, result: Losses) -> dict[str, Tensor]:
-    """The logged metrics of each pair, [n], rewards and logps under the names that TRL and the authors use; a tie is not accurate."""
+    """The logged metrics of each pair, [n], under the names that TRL and the authors use. A tie is not accurate."""
     losses, chosen_rewards, rejected_rewards = result
     return {
         "loss": losses.detach(),
@@ -121,7 +128,7 @@ def evaluate_pairs(
 
 
 class Shuffled(Sampler[list[int]]):
-    """Whole global batches of rows, shuffled anew each epoch: a function of the seed and the epoch alone, the same in every process."""
+    """Whole global batches of rows, shuffled anew each epoch. The order depends on the seed and the epoch alone, in every process."""
 
     def __init__(self, rows: int, batch_size: int, seed: int) -> None:
         self.rows, self.batch_size, self.seed, self.epoch = rows, batch_size, seed, 0
@@ -138,7 +145,7 @@ class Shuffled(Sampler[list[int]]):
 
 
 class GlobalBatches(DataLoader[Any]):
-    """A loader that tells its ``Shuffled`` which epoch Trainer begins."""
+    """A loader that passes the epoch from Trainer to its ``Shuffled``."""
 
     batch_sampler: Shuffled
 
@@ -147,7 +154,7 @@ class GlobalBatches(DataLoader[Any]):
 
 
 class Logger(TrainerCallback):
-    """Logs each step's figures when the step is done, before a checkpoint that shall hold them is saved."""
+    """Logs a step's metrics at its end, so that a checkpoint of this step contains them."""
 
     def __init__(self, trainer: PreferenceTrainer) -> None:
         self.trainer = trainer
@@ -157,11 +164,12 @@ class Logger(TrainerCallback):
 
 
 class PreferenceTrainer(Trainer):
-    """Trains ``model`` on ``pairs``. ``args.per_device_train_batch_size`` is the global batch in pairs, of all processes together.
+    """Trains ``model`` on ``pairs`` with ``objective``.
 
-    ``token_budget``: tokens of a pack, which the speed and the memory depend on and nothing else. ``reference``: a model whose sums
-    are computed as training goes, in place of those in ``pairs``. ``layout``: one of stages/preference/packing.py; the best that is right
-    where it is not given.
+    args: ``per_device_train_batch_size`` is the global batch in pairs, of all processes together.
+    token_budget: tokens of a pack; it changes speed and memory alone.
+    reference: a model that computes the reference's sums during training; without it they are in ``pairs``.
+    layout: one of stages/preference/packing.py; by default the fastest that is correct.
     """
 
     def __init__(
@@ -176,15 +184,15 @@ class PreferenceTrainer(Trainer):
         layout: str | None = None,
     ) -> None:
         if low := sorted({str(p.dtype) for p in model.parameters() if p.dtype in (torch.bfloat16, torch.float16)}):
-            raise UserError(f"the model's weights are {', '.join(low)}: a step of 1e-6 is lost in them; load them as torch.float32")
+            raise UserError(f"the model's weights are {', '.join(low)}, which lose a step of 1e-6; load them as torch.float32")
         if token_budget < 1:
             raise UserError(f"--runtime token_budget={token_budget}: expected at least 1")
         if args.n_gpu > 1 or args.gradient_accumulation_steps > 1:
             raise UserError(
-                "a process trains on one device, a whole global batch a step: start one process a GPU with runtime.train.processes, or set"
-                " CUDA_VISIBLE_DEVICES=0; and gradient_accumulation_steps=1"
+                "a process trains on one device, and a step is a whole global batch: start one process a GPU with runtime.train.processes,"
+                " or set CUDA_VISIBLE_DEVICES=0; set gradient_accumulation_steps=1"
             )
-        args.logging_strategy, args.ddp_find_unused_parameters = "no", False  # ``Logger`` logs; every weight has a part in every pack
+        args.logging_strategy, args.ddp_find_unused_parameters = "no", False  # ``Logger`` logs; every pack uses every weight
         without_dropout(model)
         super().__init__(model=model, args=args, train_dataset=pairs)
         self.objective, self.token_budget, self.reference = objective, token_budget, reference
@@ -195,7 +203,7 @@ class PreferenceTrainer(Trainer):
         self.add_callback(Logger(self))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Whole global batches; each process packs them all alike and keeps its share."""
+        """Whole global batches. Every process makes the same packs and keeps its share."""
         share = {"process": self.args.process_index, "processes": self.args.world_size}
         return GlobalBatches(
             self.train_dataset,
@@ -206,7 +214,7 @@ class PreferenceTrainer(Trainer):
         )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """``Trainer.train``, with ``answer_logps`` as the model's forward: what DDP and autocast wrap is the forward."""
+        """``Trainer.train`` with ``answer_logps`` as the model's forward, because DDP and autocast wrap the forward."""
         self.model.forward = partial(answer_logps, self.model)
         try:
             with (
@@ -223,7 +231,7 @@ class PreferenceTrainer(Trainer):
                 self.model.__dict__.pop(name, None)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """Forward and backward of this process's packs; the mean of the global batch's losses. NotFinite where it is no number."""
+        """Forward and backward of this process's packs; returns the global batch's mean loss. NotFinite where a metric is not finite."""
         model.train()
         pairs, processes = inputs["pairs"], self.args.world_size
         kl = self._kl(model, inputs)
@@ -244,13 +252,13 @@ class PreferenceTrainer(Trainer):
         if wrong := [name for name, value in self.step_metrics.items() if not math.isfinite(value)]:
             raise NotFinite(
                 f"step {self.state.global_step + 1}: {', '.join(wrong)} is not finite; the step was not applied, and the last checkpoint is"
-                " kept; lower method.learning_rate, or look at the pairs of that batch"
+                " kept; lower method.learning_rate, or check the pairs of that batch"
             )
         return gathered[0].to(self.args.device, torch.float32)
 
     @torch.no_grad()
     def _kl(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor | None:
-        """The mean of log π/ref over the mismatched answers of the global batch, two a pair, before the first pack needs it."""
+        """The mean of log π/ref over the global batch's mismatched answers, two a pair; None without any."""
         if not inputs["mismatched"]:
             return None
         ratios = []
@@ -262,7 +270,7 @@ class PreferenceTrainer(Trainer):
 
     @torch.no_grad()
     def _with_reference(self, batch: Batch) -> Batch:
-        """The batch with the sums of the live reference, where there is one."""
+        """The batch with the sums of the live reference, if there is one."""
         if self.reference is None:
             return batch
         with self.accelerator.autocast():
@@ -270,20 +278,20 @@ class PreferenceTrainer(Trainer):
         return batch | {"reference": torch.stack(logps.chunk(2), dim=1)}
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """None are counted: Transformers' estimate takes every token for a trained one."""
+        """Not counted: Transformers' estimate takes every token for a trained one."""
         return 0
 
 
 def out_of_memory(token_budget: int) -> str:
-    """What to do about it, the global batch as it is."""
+    """What to do when memory runs out; the global batch stays as it is."""
     return (
-        f"out of memory with packs of {token_budget:,} tokens; set runtime.train.token_budget to less in conf/scale (a pair that is longer"
-        " has a pack of its own), or runtime.train.gradient_checkpointing to 1: the batch and the results stay the same"
+        f"out of memory with packs of {token_budget:,} tokens; set runtime.train.token_budget in conf/scale to less (a longer pair has a"
+        " pack of its own), or runtime.train.gradient_checkpointing to 1: the batch and the results stay the same"
     )
 
 
 def without_dropout(model: nn.Module) -> None:
-    """Set every dropout probability to 0, those that attention modules copied from the configuration included; the configuration stays."""
+    """Set every dropout probability to 0, also the copies in attention modules. The model's configuration keeps its values."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
