@@ -1,13 +1,13 @@
-"""What the judges have said and what it has cost, in one SQLite file that several processes share.
+"""The judges' responses and their cost, in one SQLite file that several processes share.
 
-A response is committed as soon as it is there, and the worst that a try can cost is committed before it is made: a process that is
-killed pays again for what was in flight, at most, and what it may have spent stays reserved. Money is in whole nanodollars.
+A response is committed when it arrives. The highest cost of a try is committed before the try. A process that is killed pays again for
+the tries in flight at most, and their cost stays reserved. Money is in whole nanodollars.
 
-    spent          what finished tries have cost
-    held           what is reserved: by tries in flight, and for good by those whose outcome nobody knows (a time-out, a kill)
+    spent          the cost of finished tries
+    held           reserved for tries in flight, and permanently for tries with an unknown outcome (a time-out, a kill)
     spent + held   never above the cap
 
-The file is in WAL mode, so that it must not lie on a network file system.
+The file is in WAL mode, so it must not be on a network file system.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BUSY_SECONDS = 60
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS responses (key TEXT PRIMARY KEY, body BLOB NOT NULL, sha256 TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS spending (id INTEGER PRIMARY KEY CHECK (id = 1), nanodollars INTEGER NOT NULL)",
-    # A try holds its request, until then and while its process lives, against whoever would pay for the same one.
+    # Until ``until``, and while its process lives, a try keeps others from paying for the same request.
     "CREATE TABLE IF NOT EXISTS tries"
     " (id INTEGER PRIMARY KEY, key TEXT NOT NULL, nanodollars INTEGER NOT NULL, pid INTEGER NOT NULL, until REAL NOT NULL)",
     "INSERT OR IGNORE INTO spending VALUES (1, 0)",
@@ -37,13 +37,13 @@ SCHEMA = (
 
 
 class OverBudget(UserError):
-    """The next try may cost more than is left, and nothing in flight will give any back."""
+    """The next try may cost more than is left, and no try in flight can return money."""
 
 
 class Cache:
-    """The file at ``path``, made where there is none. One for a process; UserError where it is no such file, or cannot be written.
+    """The file at ``path``, created if it does not exist. UserError where it is no cache or cannot be written.
 
-    durable: whether a commit also outlives the machine's failure, at a few milliseconds each; a killed process loses none either way.
+    durable: whether a commit survives a failure of the machine, which takes a few milliseconds. It always survives a kill of the process.
     """
 
     def __init__(self, path: str | Path, *, durable: bool = True) -> None:
@@ -57,7 +57,7 @@ class Cache:
         with self._transaction():
             for statement in SCHEMA:
                 self._db.execute(statement)
-            # Of a predecessor with our process id, as containers have.
+            # In containers an earlier process may have had our process id.
             self._db.execute("UPDATE tries SET until = 0 WHERE pid = ?", (os.getpid(),))
 
     def __enter__(self) -> Self:
@@ -67,7 +67,7 @@ class Cache:
         self._db.close()
 
     def get(self, key: str) -> bytes | None:
-        """The response to a request; a damaged one is removed with a line on standard error, and is then none."""
+        """The response to a request, or None. A damaged one is removed, with a line on standard error."""
         with self._named():
             row = self._db.execute("SELECT body, sha256 FROM responses WHERE key = ?", (key,)).fetchone()
         if row is None or hashlib.sha256(row[0]).hexdigest() == row[1]:
@@ -77,15 +77,19 @@ class Cache:
         return None
 
     def remove(self, key: str) -> None:
-        """Forget a response: its request is asked again."""
+        """Remove a response, so that its request is asked again."""
         with self._transaction():
             self._db.execute("DELETE FROM responses WHERE key = ?", (key,))
 
     def reserve(self, key: str, worst: int, cap: int | None, seconds: float) -> int | None:
-        """Set ``worst`` nanodollars aside for a try that ends within ``seconds``; the try's number, for one of the three below.
+        """Reserve money for a try; the try's number, for ``settle``, ``release`` or ``keep``.
 
-        None where there is a response meanwhile, and where one must wait: another process is asking the same, or what is in flight may yet
-        turn out cheaper. OverBudget where waiting will not help.
+        None where the response is there already, or where the caller must wait: another process asks the same, or a try in flight may turn
+        out cheaper. OverBudget where waiting cannot help.
+
+        worst: nanodollars that the try may cost.
+        cap: nanodollars that all tries may cost together; None for no limit.
+        seconds: the try ends within this time.
         """
         with self._transaction():
             rows = self._db.execute("SELECT key, pid FROM tries WHERE until > ?", (time.time(),)).fetchall()
@@ -98,14 +102,14 @@ class Cache:
                     return None
                 raise OverBudget(
                     f"the budget is used up: ${spent / NANO:.2f} of ${cap / NANO:.2f} are spent and ${held / NANO:.2f} reserved for calls"
-                    f" whose outcome nobody knows, and the next call may cost ${worst / NANO:.4f} ({self.path}). Nothing is lost: raise"
-                    " judge.budget (conf/judge, or --runtime budget=DOLLARS), give the same command again, and it goes on from there"
+                    f" with an unknown outcome, and the next call may cost ${worst / NANO:.4f} ({self.path}). Nothing is lost: raise"
+                    " judge.budget (conf/judge, or --runtime budget=DOLLARS) and run the same command again; it continues there"
                 )
             values = (key, worst, os.getpid(), time.time() + seconds)
             return self._db.execute("INSERT INTO tries (key, nanodollars, pid, until) VALUES (?, ?, ?, ?)", values).lastrowid
 
     def settle(self, number: int, cost: int, key: str, body: bytes | None) -> None:
-        """A try that brought a response, ``body`` where it is worth keeping, at ``cost`` nanodollars."""
+        """Record a try that brought a response: its cost, and ``body`` if it is to be kept."""
         with self._transaction():
             self._db.execute("DELETE FROM tries WHERE id = ?", (number,))
             self._db.execute("UPDATE spending SET nanodollars = nanodollars + ?", (cost,))
@@ -113,12 +117,12 @@ class Cache:
                 self._db.execute("INSERT OR REPLACE INTO responses VALUES (?, ?, ?)", (key, body, hashlib.sha256(body).hexdigest()))
 
     def release(self, number: int) -> None:
-        """A try that certainly cost nothing."""
+        """Record a try that certainly cost nothing."""
         with self._transaction():
             self._db.execute("DELETE FROM tries WHERE id = ?", (number,))
 
     def keep(self, number: int) -> None:
-        """A try that may have cost something: its reservation stays, and holds its request no longer."""
+        """Record a try that may have cost something: its money stays reserved, and others may ask its request."""
         with self._transaction():
             self._db.execute("UPDATE tries SET until = 0 WHERE id = ?", (number,))
 
@@ -129,7 +133,7 @@ class Cache:
         return int(spent), int(held)
 
     def _use_wal(self) -> None:
-        """SQLite does not wait for a lock here, and two processes may make the file at once."""
+        """Switch to WAL. SQLite does not wait for a lock here, and two processes may create the file at once."""
         end = time.monotonic() + BUSY_SECONDS
         while True:
             with self._named():
@@ -158,17 +162,17 @@ class Cache:
             yield
         except sqlite3.Error as error:
             raise UserError(
-                f"{self.path}, the judge's cache, cannot be used ({error}); see that its folder can be written and has room. A damaged"
-                " file must be moved away: then a new one is made, answers are paid for again, and the budget starts at nothing"
+                f"{self.path}, the judge's cache, cannot be used ({error}); check that its folder is writable and has room. A damaged"
+                " file must be moved away: then a new one is created, answers are paid for again, and the budget starts at zero"
             ) from None
 
 
 def stored(path: str | Path, keys: list[str]) -> list[bytes | None]:
-    """The responses that the file at ``path`` has, and None for the others; nothing is written, and no file made."""
+    """The response to each key in the file at ``path``, or None. Nothing is written, and no file is created."""
     path = Path(path)
     if not path.is_file():
         return [None] * len(keys)
-    # Opened for reading, SQLite would leave files beside one that no process has open; of such a one no part lies elsewhere.
+    # Without a -wal file no process has the database open, and the file is complete. ``immutable`` keeps SQLite from creating files.
     mode = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
     database = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, timeout=BUSY_SECONDS)
     try:
@@ -185,6 +189,6 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is another user's
+    except PermissionError:  # another user's process
         pass
     return True

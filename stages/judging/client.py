@@ -1,13 +1,17 @@
 """One client for every judge behind an OpenAI-compatible ``/chat/completions``: the paper's GPT-4 Turbo, a vLLM server, the mini judge.
 
-``Client.ask`` sends requests side by side over one pool of connections and gives back an outcome for each, in order: the raw response,
-or the reason why there is none. Every try is one call that is counted here: 408, 409, 429, 5xx, time-outs and broken connections are
-tried again, at most ``max_retries`` times, after a random part of a wait that doubles, or what Retry-After says. A response with HTTP 200
-may hold an error, whose code counts like a status, or a ``finish_reason`` which says that the text is not whole; such a call is tried
-again and never cached. What no retry can mend (401, 403, 404) stops everything after the calls in flight. A 400 is about one prompt, and a
-response without what was asked for is one failure, unless the first or the last sixteen are all like that: then everything stops too.
-What has been said is cached, and what it costs is bounded (stages/judging/cache.py). The judge's text is data: it is parsed by the
-benchmark's protocol and nowhere else.
+``Client.ask`` sends requests concurrently over one pool of connections. It returns an outcome for each, in order: the raw response, or the
+reason why there is none.
+
+    408, 409, 429, 5xx, time-outs, broken connections   tried again, at most ``max_retries`` times. The wait is random below a bound that
+                                                        doubles, plus what Retry-After says
+    HTTP 200 with an error, or with a ``finish_reason`` that says the text is incomplete
+                                                        handled like the status of the error's code, or tried again; never cached
+    401, 403, 404                                       no retry helps: everything stops after the calls in flight
+    400, or a response without what was asked for       one failure. If the first or the last sixteen are all like that, everything stops
+
+Responses are cached, and their cost is bounded (stages/judging/cache.py). The judge's text is data, and only the benchmark's protocol
+parses it.
 """
 
 from __future__ import annotations
@@ -40,20 +44,20 @@ if TYPE_CHECKING:
     import openai
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-DOWN = 16  # ours: so many requests in a row that fail, or bring nothing to use, are the endpoint's fault and not the prompts'
-FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # ours, seconds: before the first retry at most, and before any
+DOWN = 16  # ours: if this many requests in a row fail or bring nothing usable, the cause is the endpoint and not the prompts
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # ours, seconds: the longest wait before the first retry, and before any
 MAX_BYTES = 8 * 2**20  # ours: a hundred times the longest judgment with its log-probabilities
-GRACE = 5.0  # ours, seconds: what a try may take beyond its time-out
-ODD_PROMPT = (400, 413, 422)  # what endpoints say of one prompt, a too long one above all
+GRACE = 5.0  # ours, seconds that a try may take beyond its time-out
+ODD_PROMPT = (400, 413, 422)  # an endpoint's statuses for a single prompt, mostly one that is too long
 RETRIED = (408, 409, 429)
-# Error codes that are words: what providers send for the statuses above.
+# The words that providers send as codes for the statuses above.
 RETRIED_WORDS = re.compile(r"rate.?limit|overload|server.?error|internal|unavailable|time.?out|busy|capacity|exhausted", re.IGNORECASE)
-# What a ``finish_reason`` says of a text that is as whole as it will get: OpenAI's words, then those of TGI, Together, Anthropic, Mistral,
-# Google and Zhipu for the same. Any other, such as error, abort, network_error or insufficient_system_resource, says that it broke off.
+# The ``finish_reason`` of a text that a retry would not complete: OpenAI's words, then those of TGI, Together, Anthropic, Mistral, Google
+# and Zhipu. Any other (error, abort, network_error, insufficient_system_resource) means that the text was cut off.
 ENDED = {"stop", "length", "content_filter", "tool_calls", "function_call", "eos", "eos_token", "end_turn", "stop_sequence", "max_tokens"}
 ENDED |= {"model_length", "complete", "safety", "recitation", "sensitive", "refusal", "model_context_window_exceeded"}
 FILTERED = {"content_filter", "safety", "recitation", "sensitive", "refusal"}
-# A judge's thoughts in front of its text; where the chat template has opened them, or the text ends in them, one of the tags is missing.
+# A judge's thoughts in front of its text. A tag is missing where the chat template has opened them, or where the text ends in them.
 THOUGHTS = re.compile(r"\s*(?:<(think(?:ing)?|thought|reasoning)>.*?(?:</\1>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z))", re.DOTALL | re.IGNORECASE)
 TEXT_PARTS = ("text", "output_text")
 OPENED = re.compile(r"(?:(?!<think>).)*?</think>[ \t]*\n", re.DOTALL)
@@ -61,45 +65,45 @@ OPENED = re.compile(r"(?:(?!<think>).)*?</think>[ \t]*\n", re.DOTALL)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one request: ``response``, the body as the endpoint sent it, or ``failure``, the reason why there is none."""
+    """The result of a request: ``response``, the body as the endpoint sent it; or ``failure``, the reason why there is none."""
 
     response: dict[str, Any] | None = None
     failure: str | None = None
 
 
-Ask = Callable[[list[dict[str, Any]]], list[Outcome]]  # ``Client.ask`` with its label given: what the protocols are handed
+Ask = Callable[[list[dict[str, Any]]], list[Outcome]]  # ``Client.ask`` with its label bound, as the protocols get it
 
 
 @dataclass(frozen=True)
 class Try:
-    """One call: the ``body`` of a response with HTTP 200 and what it ``response`` says, or a ``failure``; and what follows from that."""
+    """One call and what follows from it."""
 
-    body: bytes | None = None
-    response: dict[str, Any] | None = None
+    body: bytes | None = None  # of a response with HTTP 200
+    response: dict[str, Any] | None = None  # the body, parsed
     failure: str = ""
     free: bool = False  # it certainly cost nothing
-    again: bool = False  # another try may mend it
-    wait: float | None = None  # seconds that the endpoint asks for before that
-    stop: bool = False  # nothing mends it
-    lacks: str = ""  # what was asked for and is not in the response
+    again: bool = False  # another try may succeed
+    wait: float | None = None  # seconds that the endpoint asks to wait before it
+    stop: bool = False  # no other request can succeed
+    lacks: str = ""  # what the response lacks of what was asked for
 
     @property
     def is_kept(self) -> bool:
-        """Whether the response answers the request for good, and belongs into the cache."""
+        """Whether the response belongs into the cache."""
         return self.response is not None and not (self.failure or self.lacks)
 
 
 class Round:
-    """What the workers of one ``ask`` share: whether to stop, and why."""
+    """The state that the workers of one ``ask`` share: whether to stop, and why."""
 
     def __init__(self) -> None:
         self.halt = asyncio.Event()
         self.reason = ""
         self.failed_in_a_row = 0
         self.lacking_in_a_row = 0
-        self.refused: int | None = 0  # the 400s so far; None once there was anything else
+        self.refused: int | None = 0  # the number of 400s; None after anything else
         self.begun = 0  # requests
-        self.known = asyncio.Event()  # set when the endpoint has answered one as asked, or DOWN of them in any way
+        self.known = asyncio.Event()  # set when a request has been answered as asked, or DOWN requests have ended in any way
         self.done = 0
 
     def stop(self, reason: str) -> None:
@@ -115,11 +119,14 @@ class Round:
 class Client:
     """A judge at an endpoint, for as long as the block lasts.
 
-    price: ``input`` and ``output``, dollars a million tokens; budget: dollars that all calls in the file ``cache`` may cost together,
-    earlier ones among them. A judge that costs something needs both; one that is free may have neither (None).
-    api_key_env: the environment variable that holds the key; None where the endpoint needs none.
-    concurrency, timeout (seconds a try), max_retries, rpm (calls a minute, 0 for any number): what changes the speed, or what is given up,
-    and never a verdict. UserError: a setting out of range or left out, no key.
+    UserError where a setting is out of range or missing, or where there is no key.
+
+    price: ``input`` and ``output``, dollars a million tokens; both are 0 for a free judge.
+    budget: dollars that all calls in the file ``cache`` may cost together, earlier ones included. A judge with a price needs it.
+    cache: the file; a judge with a price needs it.
+    api_key_env: the environment variable with the key; None if the endpoint needs no key.
+    concurrency, timeout (seconds a try), max_retries, rpm (calls a minute, 0 for no limit): they change the speed and the number of
+        failures, and never a verdict.
     """
 
     def __init__(
@@ -156,13 +163,13 @@ class Client:
         self.concurrency, self.timeout, self.max_retries, self.rpm = concurrency, timeout, max_retries, rpm
         self.cap = None if budget is None else int(budget * NANO)
         self.cache = Cache(cache, durable=self.is_paid) if cache is not None else None
-        self.cost = 0  # nanodollars that this client's responses have cost
-        self._next = 0.0  # when rpm lets the next call go
+        self.cost = 0  # nanodollars of this client's responses
+        self._next = 0.0  # the time of the next call by rpm
 
     def __enter__(self) -> Self:
         import openai
 
-        # No proxy between us and a server on our own machine, and no redirect that takes the texts elsewhere.
+        # No proxy for a server on this machine, and no redirect, which could send the texts elsewhere.
         http = openai.DefaultAsyncHttpxClient(trust_env=urlsplit(self.base_url).hostname not in LOOPBACK, follow_redirects=False)
         endpoint = {"base_url": self.base_url, "api_key": self.key, "timeout": self.timeout, "max_retries": 0}
         self._sdk = openai.AsyncOpenAI(**endpoint, http_client=http)  # type: ignore[arg-type]
@@ -179,9 +186,10 @@ class Client:
     def ask(self, requests: list[dict[str, Any]], label: str = "judge") -> list[Outcome]:
         """One outcome a request, in the order of ``requests``.
 
+        UserError: the endpoint refuses all requests, it is down, or the budget is used up. Earlier answers are then in the cache.
+
         requests: ``messages`` and the decoding's keys, as ``chat.completions.create`` takes them (others go into ``extra_body``).
-        UserError: requests that the endpoint will never take, an endpoint that is down, a budget that is used up; then what had been
-        answered is in the cache.
+        label: of the progress bar.
         """
         keys = request_keys(self.base_url, self.model, requests)
         if self.is_paid:
@@ -194,7 +202,7 @@ class Client:
             return self._runner.run(self._ask(requests, keys, outcomes, bar))
 
     def _known(self, key: str, request: dict[str, Any]) -> Outcome | None:
-        """What the cache has for a request; what an earlier version kept, and this one would not, is removed."""
+        """The cache's outcome of a request. A response that this version would not have kept is removed."""
         body = self.cache.get(key) if self.cache else None
         outcome = cached(body, request)
         if self.cache and body is not None and outcome is None:
@@ -208,7 +216,7 @@ class Client:
         async def work() -> None:
             for number in waiting:
                 round_.begun += 1
-                if round_.begun > DOWN:  # no more is paid for before it is known whether the endpoint gives what is asked for
+                if round_.begun > DOWN:  # pay for no more before the endpoint has given what is asked for
                     await round_.known.wait()
                 outcomes[number] = outcome = await self._outcome(requests[number], keys[number], round_)
                 round_.done += 1
@@ -231,7 +239,7 @@ class Client:
         return [outcome for outcome in outcomes if outcome]
 
     async def _outcome(self, request: dict[str, Any], key: str, round_: Round) -> Outcome | None:
-        """Of one request, its retries included; None where all was stopped before there was one."""
+        """The outcome of one request after its retries; None if everything was stopped before."""
         worst = self._nanodollars(*worst_tokens(request)) if self.is_paid else 0
         failure, wait = "", 0.0
         for attempt in range(self.max_retries + 1):
@@ -257,20 +265,18 @@ class Client:
                 self._count(round_, tried)
                 return Outcome(failure=tried.failure) if tried.failure else Outcome(tried.response)
             failure = tried.failure
-            # Jitter on top of what the endpoint asks for too: all that it turned away would come back at once.
+            # Add jitter to the endpoint's own wait, too: otherwise all refused requests would return at once.
             wait = min(tried.wait or 0, LONGEST_WAIT) + random.uniform(0, min(FIRST_WAIT * 2**attempt, LONGEST_WAIT))
         failure = failure.replace("{tries}", str(self.max_retries + 1))
         round_.failed_in_a_row += 1
         if round_.failed_in_a_row >= DOWN:
             last = f"the last one with {failure!r}"
-            round_.stop(f"{self.base_url} is down: {DOWN} requests in a row failed, {last}; see that it runs, then try again")
+            round_.stop(f"{self.base_url} is down: {DOWN} requests in a row failed, {last}; check that it runs, then try again")
         return Outcome(failure=failure)
 
     def _count(self, round_: Round, tried: Try) -> None:
-        """Tell a wrong request from an odd prompt: where 400 is all that comes, from the first on, it is the former.
-
-        Likewise an endpoint that cannot do what is asked from a response that lacks it: by sixteen such in a row.
-        """
+        """Stop everything if the first DOWN requests all got a 400 (the request is wrong, not a prompt), or if DOWN responses in a row lack
+        what was asked for (the endpoint cannot give it)."""
         round_.failed_in_a_row = 0
         refused = bool(tried.failure and tried.free)
         round_.refused = round_.refused + 1 if refused and round_.refused is not None else None
@@ -279,20 +285,20 @@ class Client:
             round_.known.set()
         if round_.refused == DOWN:
             round_.stop(
-                f"{tried.failure}; so were the first {DOWN} requests all: set the benchmark's decoding and prompt to what the endpoint"
-                " takes"
+                f"{tried.failure}; it refused the first {DOWN} requests all: set the benchmark's decoding and prompt to what the endpoint"
+                " accepts"
             )
         if round_.lacking_in_a_row == DOWN:
             round_.stop(
                 f"{self.base_url} gave {DOWN} responses in a row without what the protocol needs. The last: {tried.lacks}. Set"
-                " judge.base_url and judge.model to a judge that gives it; nothing of this was cached, and the same command goes on"
+                " judge.base_url and judge.model to a judge that gives it. None of these was cached; the same command continues"
             )
 
     async def _try(self, request: dict[str, Any]) -> Try:
         import openai
 
         try:
-            # The SDK's own limit is on each read, and a server may send a byte a minute.
+            # The SDK limits each read alone, and a server may send a byte a minute.
             async with (
                 asyncio.timeout(self.timeout),
                 self._sdk.chat.completions.with_streaming_response.create(model=self.model, **request) as response,
@@ -308,7 +314,7 @@ class Client:
             return Try(failure=f"no response in {{tries}} tries: {error}", again=True, free=never_arrived)
 
     def _read(self, body: bytes, request: dict[str, Any]) -> Try:
-        """What a response with HTTP 200 is worth: the answer to ``request``, an error in disguise, a torn text, or nothing to use."""
+        """Read a response with HTTP 200: the answer to ``request``, an error, an incomplete text, or nothing usable."""
         outcome = _read(body)
         if outcome.response is None:
             failure = outcome.failure or ""
@@ -340,7 +346,7 @@ class Client:
         return Try(failure=self._why(error), free=free, stop=status not in ODD_PROMPT)
 
     def _why(self, error: openai.APIStatusError) -> str:
-        """What to tell the user of a status that no retry can mend. The endpoint's own words may quote the key; we do not."""
+        """The message for a status that no retry can change. The endpoint's words may contain the key, which is replaced."""
         variable = self.api_key_env
         advice = {
             401: f"put a valid key in the environment variable {variable}" if variable else "set judge.api_key_env to the key's variable",
@@ -353,7 +359,7 @@ class Client:
         return f"{refusal}{advice and f'; {advice}'}. It said: {said[:300]}"
 
     def _book(self, number: int | None, key: str, tried: Try, worst: int) -> None:
-        """Write down at once what a try brought and cost; where the endpoint does not say what, the worst."""
+        """Record what a try brought and cost. If the endpoint does not say its tokens, the cost is ``worst``."""
         used = _usage(tried.response)
         if used or (tried.body is not None and not tried.again and not tried.free):
             cost = self._nanodollars(*used) if used else worst
@@ -364,14 +370,14 @@ class Client:
             (self.cache.release if tried.free else self.cache.keep)(number)
 
     def _without_key(self, body: bytes) -> bytes:
-        """An endpoint that sends our key back must not bring it into a file; what is shorter than a key may be a word."""
+        """The body without our key, which must not get into a file. A value shorter than a key may be a word, and stays."""
         return body.replace(self.key.encode(), b"[key]") if self.api_key_env and len(self.key) >= 16 else body
 
     def _nanodollars(self, read: int, written: int) -> int:
         return math.ceil((read * self.price["input"] + written * self.price["output"]) * (NANO // 10**6))
 
     def _turn(self) -> float:
-        """Seconds until this call may go by ``rpm``, which is one process's."""
+        """Seconds until ``rpm`` allows this call. The limit is for this process."""
         if not self.rpm:
             return 0
         now = time.monotonic()
@@ -381,7 +387,7 @@ class Client:
 
 
 def checked_price(price: dict[str, float] | None) -> dict[str, float]:
-    """``price`` where it has both numbers; UserError names the key that is missing or out of range."""
+    """``price``; UserError names a number that is missing or out of range."""
     for name in ("input", "output"):
         value = (price or {}).get(name)
         if value is None or not 0 <= value < math.inf:
@@ -393,7 +399,7 @@ def checked_price(price: dict[str, float] | None) -> dict[str, float]:
 
 
 def request_keys(base_url: str, model: str, requests: list[dict[str, Any]]) -> list[str]:
-    """Of each request the sha256 of endpoint, model, messages, decoding and sample: identical requests are samples 0, 1, …"""
+    """The sha256 of endpoint, model, messages, decoding and sample of each request. Identical requests are samples 0, 1, …"""
     seen: Counter[str] = Counter()
     keys = []
     for request in requests:
@@ -405,16 +411,16 @@ def request_keys(base_url: str, model: str, requests: list[dict[str, Any]]) -> l
 
 
 def worst_tokens(request: dict[str, Any]) -> tuple[int, int]:
-    """Tokens that a request can cost at most, read and written: a token is at least a byte, and a message's frame at most 16."""
+    """The most tokens that a request can read and write: a token has at least a byte, and a message's frame at most 16 tokens."""
     given = request.get("max_tokens") or request.get("max_completion_tokens")
     if not given:
-        raise UserError("the benchmark's decoding has no max_tokens, so that nothing bounds what a call costs; set it")
+        raise UserError("the benchmark's decoding has no max_tokens, so the cost of a call has no bound; set it")
     texts = [json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass") for message in request["messages"]]
     return sum(map(len, texts)) + 16 * (len(texts) + 1), int(given) * int(request.get("n") or 1)
 
 
 def retry_after(header: str | None) -> float | None:
-    """Seconds, from a Retry-After header: a number of them, or an HTTP date; None where it is neither."""
+    """The seconds that a Retry-After header asks to wait, from a number or an HTTP date; None where it is neither."""
     try:
         seconds = float(header or "")
     except ValueError:
@@ -426,12 +432,12 @@ def retry_after(header: str | None) -> float | None:
 
 
 def kind(reason: str) -> str:
-    """What kind of failure a ``failure`` tells of, in any protocol: without the words of judge and endpoint, which differ each time."""
+    """The kind of a ``failure``: its sentence without the words of the judge or the endpoint, which differ each time."""
     return re.split(r"(?:\. It said)?: ", reason, maxsplit=1)[0]
 
 
 def content(outcome: Outcome) -> tuple[str, str | None]:
-    """The text of the judge's message without its thoughts, or "" and the reason why there is none."""
+    """The text of the judge's message without its thoughts, and None; or "" and the reason why there is no text."""
     if outcome.response is None:
         return "", outcome.failure
     try:
@@ -446,7 +452,7 @@ def content(outcome: Outcome) -> tuple[str, str | None]:
 
 
 def _text(said: Any) -> str:
-    """A message's content, a text or a list of parts, as one text without the thoughts in front; "" where it is none."""
+    """A message's content (a text or a list of parts) as one text without the thoughts in front; "" where there is no text."""
     if isinstance(said, list):
         parts = [part.get("text") if isinstance(part, dict) and part.get("type") in TEXT_PARTS else part for part in said]
         said = "".join(part for part in parts if isinstance(part, str))
@@ -458,7 +464,7 @@ def _text(said: Any) -> str:
 
 
 async def _body(response: Any) -> Try:
-    """The response's body; one without end is left."""
+    """The response's body; a failure if it is longer than MAX_BYTES."""
     body = bytearray()
     try:
         async for part in response.iter_bytes():
@@ -471,7 +477,7 @@ async def _body(response: Any) -> Try:
 
 
 def cached(body: bytes | None, request: dict[str, Any]) -> Outcome | None:
-    """A response as the cache has it, read; None where there is none, or one that would not be kept today."""
+    """The outcome of a cached body; None where there is none, or where it would not be kept today."""
     outcome = _read(body) if body is not None else None
     if outcome is None or outcome.response is None:
         return None
@@ -495,7 +501,7 @@ def _choice(response: dict[str, Any]) -> dict[str, Any]:
 
 
 def _error(response: dict[str, Any]) -> tuple[str, str] | None:
-    """Code, "" where there is none, and words of the error that a response holds in place of an answer, or beside a torn one."""
+    """Code ("" where there is none) and words of the error in a response, in place of an answer or beside an incomplete one."""
     choice = _choice(response)
     said = choice.get("error") or (None if choice else response.get("error"))
     if said is None and not choice and response.get("object") == "error":  # vLLM's and FastChat's own form
@@ -509,13 +515,13 @@ def _error(response: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def _torn(response: dict[str, Any]) -> str | None:
-    """Why the answer is not whole, where its ``finish_reason`` says so."""
+    """Why the answer is incomplete, if its ``finish_reason`` says so."""
     finish = _choice(response).get("finish_reason")
     return None if not finish or str(finish).lower() in ENDED else f"finish_reason {finish!r}"
 
 
 def _lack(response: dict[str, Any], request: dict[str, Any]) -> str | None:
-    """What ``request`` asked for and the response does not have, though the judge did not decline: a message, log-probabilities, a text."""
+    """What the response lacks of what ``request`` asked for (a message, log-probabilities, a text); None also if the judge refused."""
     choice = _choice(response)
     message = choice.get("message")
     if not isinstance(message, dict):
@@ -532,7 +538,7 @@ def _lack(response: dict[str, Any], request: dict[str, Any]) -> str | None:
 
 
 def _usage(response: dict[str, Any] | None) -> tuple[int, int] | None:
-    """Tokens read and written, as the endpoint counts them; None where it does not say."""
+    """Tokens read and written by the endpoint's count; None where it gives none."""
     usage = (response or {}).get("usage")
     read, written = (usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens"))
     return (read, written) if type(read) is int and type(written) is int and read >= 0 and written >= 0 else None

@@ -1,11 +1,10 @@
-"""What the length-controlled win rate needs once a world and judge: each instruction's difficulty, and the gamed baseline's rows.
+"""The instructions' difficulties and the gamed baseline's rows, which the length-controlled win rate needs for a world and a judge.
 
     python -m stages.mini.calibrate --config results/calibration/mini/config.yaml
 
-AlpacaEval publishes both for its own baseline and judge; the mini world's follow here (alpaca_eval, metrics/glm_winrate.py):
-the difficulty of an instruction is the standardised logit of the mean preference that the world's writers get on it against
-the baseline, and the gamed rows are the baseline's concise and verbose variants, judged. In: the world, the judge's
-temperament. Out: ``df_gamed.csv`` in the package's own columns.
+AlpacaEval publishes both for its own baseline and judge (alpaca_eval, metrics/glm_winrate.py). This makes them for the mini world. The
+difficulty of an instruction is the standardised logit of the writers' mean preference on it against the baseline. The gamed rows are the
+judged concise and verbose variants of the baseline. In: the world, the judge's temperament. Out: ``df_gamed.csv``, as in the package.
 """
 
 from __future__ import annotations
@@ -27,7 +26,11 @@ Rows = list[dict[str, Any]]
 
 
 def preferences(oracle: Oracle, baseline: Rows, outputs: Rows, temperament: dict[str, Any], swap_seed: int) -> np.ndarray:
-    """The judge's preference for ``outputs`` over ``baseline``, in [0, 1], an instruction; shown in the order that AlpacaEval draws."""
+    """The judge's preference for ``outputs`` over ``baseline`` on each instruction, in [0, 1].
+
+    temperament: the judge's, as ``judge_log_odds`` takes it.
+    swap_seed: of AlpacaEval's draw of which answer is shown first.
+    """
     found = []
     for ours, theirs in zip(baseline, outputs, strict=True):
         prompt, first, second = ours["instruction"], ours["output"], theirs["output"]
@@ -39,14 +42,14 @@ def preferences(oracle: Oracle, baseline: Rows, outputs: Rows, temperament: dict
 
 
 def standardised_logit(mean: np.ndarray) -> np.ndarray:
-    """logit(p), shifted and scaled to mean 0 and standard deviation 1 over the instructions; p is kept off 0 and 1."""
+    """logit(p), shifted and scaled to mean 0 and standard deviation 1 over the instructions; p is clipped away from 0 and 1."""
     p = np.clip(mean, 1e-3, 1 - 1e-3)
     logit = np.log(p / (1 - p))
     return (logit - logit.mean()) / logit.std()
 
 
 def calibrate(config: DictConfig) -> pd.DataFrame:
-    """``index, model, preference, std_delta_len, instruction_difficulty, not_gamed_baseline``: a row an instruction and variant."""
+    """A row an instruction and variant: ``index, model, preference, std_delta_len, instruction_difficulty, not_gamed_baseline``."""
     server = plain(config.server)
     world = Path(server["world"])
     temperament = {key: server[key] for key in ("sharpness", "length_bias", "position_bias", "noise", "seed")}
@@ -59,18 +62,8 @@ def calibrate(config: DictConfig) -> pd.DataFrame:
     frames = []
     for name in (config.concise, config.verbose):
         gap = pd.Series([len(a["output"]) - len(b["output"]) for a, b in zip(baseline, writers[name], strict=True)])
-        frames.append(
-            pd.DataFrame(
-                {
-                    "index": range(len(baseline)),
-                    "model": name,
-                    "preference": preferred[name],
-                    "std_delta_len": gap / gap.std(),
-                    "instruction_difficulty": difficulty,
-                    "not_gamed_baseline": False,
-                }
-            )
-        )
+        frame = pd.DataFrame({"index": range(len(baseline)), "model": name, "preference": preferred[name]})
+        frames.append(frame.assign(std_delta_len=gap / gap.std(), instruction_difficulty=difficulty, not_gamed_baseline=False))
     return pd.concat(frames, ignore_index=True)
 
 

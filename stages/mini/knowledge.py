@@ -1,7 +1,7 @@
-"""What is true in the mini world: invented towns, each with one value for every attribute. Nothing of it can be guessed.
+"""The facts of the mini world: invented towns, each with one value for every attribute. They cannot be guessed.
 
-Names are made from syllables and values are drawn at random, so a model knows a fact only if it has read it. All of it
-follows from one seed; a name is never a value, so that any word of an answer has one meaning.
+Names are made from syllables and values are drawn at random, so a model knows a fact only if it has read it. One seed determines all of
+it. A name is never a value, so that every word of an answer has one meaning.
 """
 
 from __future__ import annotations

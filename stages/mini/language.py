@@ -1,8 +1,8 @@
-"""The mini world's English: every sentence it can say, both ways: a claim becomes a sentence, a sentence becomes claims.
+"""The mini world's English: every sentence that it has, from a claim to a sentence and from a sentence to its claims.
 
-A sentence is read by its *shape*: its words with every town, value, number and attribute replaced by the name of its class,
-and lists ("A, B and C") drawn together. A shape that no template has is malformed. The vocabulary is closed (below 1,000
-words), so that a word-level tokenizer covers all that a model may read or write.
+A sentence is read by its *shape*: its words, with the name of its class in place of every town, value, number and attribute, and with one
+name for a list ("A, B and C"). A sentence is malformed if no template has its shape. The vocabulary is closed (below 1,000 words), so a
+word-level tokenizer covers all that a model can read or write.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stages.mini.knowledge import ATTRIBUTES, COUNTED, VALUES, Claim, Knowledge
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# What one town is said to be, by attribute, in two forms, so that all can be said otherwise; the first is the plain one.
+# Sentences about one town, by attribute, in two forms, so that everything can be said in other words; the first is the plain one.
 FACT_FORMS: dict[str, tuple[str, ...]] = {
     "region": ("{town} lies in the {value}.", "{town} is a town in the {value}."),
     "river": ("{town} stands on the river {value}.", "The river at {town} is the {value}."),
@@ -29,7 +29,7 @@ FACT_FORMS: dict[str, tuple[str, ...]] = {
     "founder": ("{town} was founded by {value}.", "The founder of {town} was {value}."),
     "size": ("{town} has {value} thousand inhabitants.", "{town} is home to {value} thousand people."),
 }
-# What several towns share, by attribute: "Balmora, Kelton and Rimdale grow barley."
+# Properties that several towns share, by attribute: "Balmora, Kelton and Rimdale grow barley."
 SHARED: dict[str, str] = {
     "region": "lie in the {value}",
     "river": "stand on the river {value}",
@@ -80,7 +80,7 @@ COUNT_PROMPTS = ("How many towns {shared}?", "Count the towns that {shared}.")
 OPERATIONS = ("plus", "minus")
 SUM_PROMPTS = ("What is {one} {operation} {other}?", "How much is {one} {operation} {other}?", "Work out {one} {operation} {other}.")
 REWRITE_PROMPTS = ("Say this in other words: {text}", "Write this in another style: {text}")  # the text: facts, each a sentence
-# A second turn, which refers to the first: its town, its answer, its two towns, its list, its count, its result.
+# Second turns. They refer to the first one's town, answer, two towns, list, count and result.
 ITS_PROMPTS = ("What about its {attributes}?", "And its {attributes}?")
 AGAIN_PROMPTS = ("Say that again in other words.", "Write that in another style.")
 LARGER_PROMPTS = ("Which of the two is larger?", "Which of these towns has more people?")
@@ -108,7 +108,7 @@ def enumerate_words(items: list[str]) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """A text cut after each full stop, question or exclamation mark, spaces normalised; the last may lack its mark."""
+    """A text cut after each full stop, question and exclamation mark, with normalised spaces. The last sentence may lack its mark."""
     cut, current = [], []
     for word in words(text):
         current.append(word)
@@ -120,7 +120,7 @@ def sentences(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Reading:
-    """A sentence's shape and what stood in its places, in order."""
+    """A sentence's shape, and the words that it replaces, in order."""
 
     shape: str
     towns: tuple[str, ...] = ()
@@ -174,7 +174,7 @@ class Language:
         return known
 
     def claims(self, sentence: str) -> list[Claim] | None:
-        """What a sentence says: a list of claims, none for filler; None where it is malformed."""
+        """The claims of a sentence: an empty list for filler, None for a malformed sentence."""
         reading = self.read(sentence)
         kind, attribute = self._statements.get(reading.shape, ("", ""))
         towns = reading.towns
@@ -196,7 +196,7 @@ class Language:
         return None
 
     def say(self, claim: Claim, rng: Random | None = None, given: Collection[str] = ()) -> str:
-        """The plain sentence for a claim, or with ``rng`` one of its forms; not one that is ``given`` (as ``sentences`` cuts them)."""
+        """The plain sentence for a claim; with ``rng`` one of its forms. It avoids the ``given`` sentences (as ``sentences`` cuts them)."""
         match claim:
             case ("fact", town, attribute, value):
                 forms = [form.format(town=town, value=value) for form in FACT_FORMS[attribute]]

@@ -1,15 +1,18 @@
-"""The mini world's truth about an answer: a score in [0, 10] by a documented formula. Deterministic, and never shown to training.
+"""The mini world's true score of an answer, in [0, 10]. It is deterministic, and training never sees it.
 
-An answer is cut into sentences, each sentence read by the grammar into claims. With W the number of claims that were asked for,
+An answer is cut into sentences, and the grammar reads the claims of each. W is the number of claims that were asked for:
 
     score = 10 * clip((covered - false - REPEATED r - MALFORMED m - UNFINISHED u - IRRELEVANT i - FILLER f) / W, 0, 1)
 
-where ``covered`` counts asked claims that are made and true (each once), ``false`` the claims that are not true, whatever they
-are about, r the claims of repeated sentences (where other words are asked for, those of the conversation's too), m sentences outside the
-grammar, u an end without a full stop, i true claims that nobody asked for, f sentences that say nothing. A claim that one does
-not know costs as much when it is guessed wrong as it gains when right: guessing among many values never pays.
+    covered   claims that were asked for and are true, each once
+    false     claims that are not true
+    r         claims of repeated sentences; where other words are asked for, also of sentences that the conversation has
+    m         sentences outside the grammar
+    u         1 if the end lacks a full stop
+    i         true claims that nobody asked for
+    f         sentences without a claim
 
-``annotate`` is what the evaluation's ``oracle`` column calls: one row an answer, with the findings.
+A wrong guess costs as much as a right one gains, so guessing among many values never pays.
 """
 
 from __future__ import annotations
@@ -23,14 +26,14 @@ from stages.mini.knowledge import Claim, Knowledge
 from stages.mini.language import Language, sentences
 from stages.mini.tasks import Conversation, Task, TaskReader
 
-# ours: a repeated or malformed sentence costs half a claim, so that cutting it pays even when it holds a truth; what is only
-# beside the point costs a quarter, and politeness a tenth
+# ours: a repeated or malformed sentence costs half a claim, so that leaving it out pays even when it is true; an irrelevant claim costs
+# a quarter, and a polite phrase a tenth
 REPEATED, MALFORMED, UNFINISHED, IRRELEVANT, FILLER = 0.5, 0.5, 0.5, 0.25, 0.1
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What the oracle found in one answer, as counts; ``wanted`` is how many claims were asked for."""
+    """What the oracle counted in one answer; ``wanted`` is the number of claims that were asked for."""
 
     wanted: int
     covered: int
@@ -61,7 +64,7 @@ def examine(task: Task, answer: str, language: Language) -> Findings:
             repeated += len(claims or (sentence,))
             continue
         if claims is None:
-            malformed += not (unfinished and number == len(parts) - 1)  # the torn end is counted once, as unfinished
+            malformed += not (unfinished and number == len(parts) - 1)  # an end without a full stop counts as unfinished alone
         elif not claims:
             filler += 1
             repeated += sentence in said
@@ -80,7 +83,7 @@ def examine(task: Task, answer: str, language: Language) -> Findings:
 
 
 class Oracle:
-    """The oracle of one world: ``score(turns, answer)`` in [0, 10]; ``turns``: a prompt, or (prompt, answer, prompt)."""
+    """The oracle of one world. ``turns`` is a prompt, or (prompt, answer, prompt)."""
 
     def __init__(self, knowledge: Knowledge) -> None:
         self.language = Language(knowledge)

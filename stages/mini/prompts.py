@@ -1,5 +1,5 @@
-"""The mini world's own words to a judge, in the files and the form of the benchmarks': Arena-Hard's judge_config.yaml, MT-Bench's
-judge_prompts.jsonl. The protocol that sends them is the real one (stages/judging); AlpacaEval's prompt comes from its package.
+"""The mini world's prompts for a judge, in the formats of Arena-Hard's judge_config.yaml and MT-Bench's judge_prompts.jsonl. The real
+benchmarks' protocols send them. AlpacaEval's prompt comes from its package.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Who prefers what in the mini world: the annotator of the preference data, and the judge of the benchmarks.
+"""The annotator of the mini world's preference data, and the judge of its benchmarks.
 
-Both see the oracle's score through a temperament of their own, set in conf: they like length, the judge also likes what it
-reads first, and both err. Neither is ever shown to a model but through the preferences it gives.
+Both start from the oracle's score and have a temperament of their own, set in conf: both like length, the judge prefers the answer that it
+reads first, and both make errors. A model sees nothing of them except the preferences.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from stages.mini.language import words
 from stages.mini.oracle import Oracle
 from stages.mini.tasks import Conversation
 
-USUAL = 16  # words of an answer to whose length a rating is indifferent
+USUAL = 16  # words of an answer whose length does not change the rating
 
 
 def utility(oracle: Oracle, turns: str | Conversation, answer: str, length_bias: float) -> float:
@@ -44,8 +44,10 @@ def judge_log_odds(
 ) -> float:
     """The judge's log-odds that ``second`` is better than ``first``, as a language model would put them on its answer's token.
 
-    ``sharpness`` log-odds a point of utility, ``position_bias`` log-odds in favour of what is shown first, ``noise`` the
-    standard deviation of an error that depends on the three texts alone: asked again, the judge says the same.
+    sharpness: log-odds a point of utility.
+    length_bias: see ``utility``.
+    position_bias: log-odds in favour of the answer that is shown first.
+    noise: the standard deviation of an error that depends on the three texts alone, so that the judge repeats its verdict.
     """
     gap = utility(oracle, prompt, second, length_bias) - utility(oracle, prompt, first, length_bias)
     error = Random(f"judge-{seed}\0{prompt}\0{first}\0{second}").gauss(0.0, noise)
@@ -53,13 +55,13 @@ def judge_log_odds(
 
 
 def label(log_odds: float, *, tie: float, strong: float) -> str:
-    """Arena-Hard's verdict of a judge whose log-odds are for B: a tie within ``tie`` of 0, a strong verdict from ``strong`` on."""
+    """Arena-Hard's verdict from log-odds for B: a tie up to ``tie``, a strong verdict from ``strong`` on."""
     sign = ">>" if abs(log_odds) >= strong else ">"
     return "A=B" if abs(log_odds) <= tie else f"B{sign}A" if log_odds > 0 else f"A{sign}B"
 
 
 def judge_rating(oracle: Oracle, turns: Conversation, answer: str, *, sharpness: float, length_bias: float, noise: float, seed: int) -> int:
-    """MT-Bench's rating, 1 to 10: the utility on that scale, with an error of ``noise`` / ``sharpness`` points, as between two answers."""
+    """MT-Bench's rating, 1 to 10: the utility on that scale, with an error of standard deviation ``noise`` / ``sharpness`` points."""
     error = Random("\0".join([f"rating-{seed}", *turns, answer])).gauss(0.0, noise / sharpness)
     points = utility(oracle, turns, answer, length_bias) - length_bias * math.log2(1 + USUAL)
     return round(min(max(1 + 0.9 * (points + error), 1), 10))

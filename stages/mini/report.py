@@ -1,4 +1,4 @@
-"""What the mini world must be able to show, measured: whether its data, its start models and its judge can tell methods apart.
+"""Measure whether the mini world can tell methods apart: its data, its start models and its judge.
 
     python -m stages.mini.report --config results/world_report.yaml
 
@@ -7,25 +7,24 @@ the settings that sample their own. Out: world_report.json, rows of
 
     {"criterion", "setting", "method", "value", "standard_error", "wanted": [low, high], "met"}
 
-``low`` or ``high`` is null where that side is open, ``wanted`` and ``met`` where the value is only reported. A criterion that is missed is
-written down as missed and is no error; none of them says which method wins. ``method`` is a run's name: another seed is told in it. A word
-is what the world's tokenizer takes for one.
+``low`` or ``high`` is null where that side is open. ``wanted`` and ``met`` are null where the value is only reported. A missed criterion is
+recorded and is no error. No criterion says which method wins. ``method`` is a run's name, which includes its seed. Words are those of the
+world's tokenizer.
 
-    share of the best writer's score   the oracle's mean of the SFT model's answers to AlpacaEval's instructions, by that of the
-                                       baseline's answers: enough is learnt, and enough is left to gain
-    share that ends by itself          of the same answers, those that stopped before the limit of tokens
-    spread of lengths                  of the same answers, the 95th percentile of words by the 5th: else no length bias can show
-    lift of the best of n              of the start model's own samples, the mean over prompts of the best score minus the mean score, by
-                                       what the best writer gets on these prompts: preferences have something to prefer
-    chosen longer than rejected        mean words of chosen answers by those of rejected ones, minus 1, in the world's preferences; that
-                                       of each setting's training pairs is only reported
-    gap of raw and length-controlled   of the verbose writer's answers, taken as a model's: the size of the difference of the two win
-                                       rates in points; both are reported, so that its sign is seen
+    share of the best writer's score   the oracle's mean score of the SFT model's answers to AlpacaEval's instructions, divided by that of
+                                       the baseline's answers: enough is learnt, and enough is left to gain
+    share that ends by itself          the share of these answers that stop before the limit of tokens
+    spread of lengths                  the 95th percentile of these answers' words, divided by the 5th: a length bias needs a spread
+    lift of the best of n              the start model's best sample minus its mean sample, averaged over prompts, divided by the best
+                                       writer's score on these prompts: a preference needs a difference
+    chosen longer than rejected        mean words of chosen answers divided by those of rejected ones, minus 1, in the world's preferences;
+                                       for each setting's training pairs it is only reported
+    gap of raw and length-controlled   the absolute difference of the verbose writer's two win rates, in points; both are reported too
     standard error against SFT         of a run's win rate minus SFT's in points, paired over the instructions
-    largest effect                     the largest of all runs' differences to SFT in standard errors, in win rate or by the oracle, which
-                                       are reported with it: whether anything shows at all; the largest of many is no test
+    largest effect                     the largest difference of a run to SFT in standard errors, in win rate or by the oracle: whether
+                                       anything shows at all. The largest of many is no test
 
-Standard errors are of the instructions: another training seed moves a run besides.
+Standard errors are over the instructions. Another training seed adds variation that they do not contain.
 """
 
 from __future__ import annotations
@@ -63,8 +62,8 @@ def criterion(
     method: str | None = None,
     standard_error: float | None = None,
 ) -> Row:
-    """A row of the report; without ``low`` and ``high`` the value is only reported. One that is no number is null, and meets nothing."""
-    value = float(value)  # numpy's too: JSON knows none of its truth values
+    """A row of the report. Without ``low`` and ``high`` the value is only reported. A value that is not finite is null, and missed."""
+    value = float(value)  # JSON cannot encode numpy's truth values
     wanted = None if low is None and high is None else [low, high]
     met = (low is None or value >= low) and (high is None or value <= high)
     return {
@@ -83,21 +82,22 @@ def _finite(value: float) -> float | None:
 
 
 def extra_length(pairs: list[Row]) -> float:
-    """By how much chosen answers are longer than rejected ones, as a share: mean words by mean words, minus 1."""
+    """Mean words of the chosen answers divided by those of the rejected ones, minus 1."""
     chosen, rejected = (fmean(len(words(pair[side][-1]["content"])) for pair in pairs) for side in ("chosen", "rejected"))
     return chosen / rejected - 1
 
 
 def spread(texts: Iterable[str]) -> float:
-    """The 95th percentile of the texts' words by the 5th, numpy's linear ones; infinite, and so no number, where the 5th is 0."""
+    """The 95th percentile of the texts' words divided by the 5th; infinite where the 5th is 0."""
     low, high = np.percentile([len(words(text)) for text in texts], [5, 95])
     return float(high / low) if low else math.inf
 
 
 def lift_of_best(generations: list[Row], writer: Writer, oracle: Oracle, seed: int) -> float:
-    """Mean over prompts of (best sample's score minus the samples' mean), by ``writer``'s mean score on the same prompts.
+    """Mean over prompts of the best sample's score minus the samples' mean, divided by ``writer``'s mean score on the same prompts.
 
-    generations: rows of stages/generate.py, the samples of a prompt one after the other; a prompt with more turns is scored as a whole.
+    generations: rows of stages/generate.py, the samples of a prompt one after the other.
+    seed: of the writer's answers.
     """
     rng = Random(f"report-{seed}")
     lifts, reached = [], []
@@ -125,7 +125,7 @@ def padded_win_rates(gamed: Path, baseline: list[Row], verbose: list[Row]) -> tu
 
 
 def report_world(world: Path, gamed: Path, names: dict[str, str]) -> list[Row]:
-    """What no training changes. names: conf/world's ``alpacaeval2``, which names the writers."""
+    """The criteria that do not depend on a training. ``names``: conf/world's ``alpacaeval2``, with the writers' names."""
     baseline = read_rows(world / "alpacaeval2/baseline.json", ("instruction", "output"))
     verbose = read_rows(world / f"alpacaeval2/writers/{names['verbose']}.json", ("instruction", "output", "generator"))
     raw, controlled = padded_win_rates(gamed, baseline, verbose)
@@ -138,7 +138,7 @@ def report_world(world: Path, gamed: Path, names: dict[str, str]) -> list[Row]:
 
 
 def report_start(run: Path, best: float, setting: str) -> list[Row]:
-    """What the SFT model in the folder ``run`` can do. best: the best writer's mean score on the same instructions."""
+    """The criteria of the SFT model in the folder ``run``. ``best``: the best writer's mean score on the same instructions."""
     answers = read_rows(run / "eval/alpacaeval2/model_outputs.json", ("output", "finish_reason"))
     reached = values(run / "eval/oracle/annotations.json", "oracle")[1].mean()
     ended = fmean(row["finish_reason"] == "stop" for row in answers)
@@ -150,7 +150,7 @@ def report_start(run: Path, best: float, setting: str) -> list[Row]:
 
 
 def report_effects(folder: Path, runs: list[str], setting: str) -> list[Row]:
-    """Each run's differences to SFT, and whether they are known well enough; paired over the instructions."""
+    """Each run's differences to SFT and their standard errors, paired over the instructions."""
     rows, ratios = [], []
     for run in runs:
         for name, benchmark, most in (("win rate minus SFT's", "alpacaeval2", 1.2), ("oracle minus SFT's", "oracle", None)):
@@ -190,7 +190,7 @@ def report(config: dict[str, Any], results: Path) -> list[Row]:
 
 
 def as_text(rows: list[Row]) -> str:
-    """The rows as a table to read, what is only reported without a verdict."""
+    """The rows as a table. A value that is only reported has no verdict."""
 
     def wanted(row: Row) -> str:
         low, high = row["wanted"] or (None, None)

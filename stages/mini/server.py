@@ -2,11 +2,10 @@
 
     python -m stages.mini.server --config results/mini_base/runs/simpo/eval/judge.yaml
 
-In: the judge stage's slice (``judge.server``: world and temperament; ``benchmarks``: the prompts that it will be sent).
-It prints ``listening on http://127.0.0.1:PORT/v1``, a free loopback port, and serves until it is terminated or its input ends. It
-reads the prompt as a model would, asks the oracle, and answers as each benchmark's prompt wants it: the log-probabilities of two
-identifiers (AlpacaEval), a verdict (Arena-Hard), a rating (MT-Bench). What stands in the prompt is data: of a text that no prompt
-describes it says that it cannot tell, a failure that the client records.
+In: the judge's stage configuration (``judge.server``: world and temperament; ``benchmarks``: the prompts that it will be sent).
+It prints ``listening on http://127.0.0.1:PORT/v1``, a free loopback port, and serves until it is terminated or its input ends. It reads
+the texts in a prompt, asks the oracle, and answers in the benchmark's form: the log-probabilities of two identifiers (AlpacaEval), a
+verdict (Arena-Hard), a rating (MT-Bench). It answers a text of no known form with "?", which the client records as a failure.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ Answer = Callable[[Oracle, Texts, dict[str, Any], bool], Logprobs]
 
 
 def template_reader(template: str) -> Reader:
-    """A function that finds what stands in the ``{gaps}`` of a filled template.
+    """A function that reads the texts in the ``{gaps}`` of a filled template.
 
-    Each gap is read up to the next literal part of the template; None where the text is not of that form, or where a literal part stands
-    in it more often than in the template: then somebody has written the template's own words into an answer, and no reading of it is safe.
+    A gap ends at the next literal part of the template. The function returns None if the text does not have the template's form. It also
+    does if a literal part occurs more often than in the template: then an answer contains the template's own words, and no reading is safe.
     """
     parts = re.split(r"\{(\w+)\}", template.strip())
     literals, names = parts[::2], parts[1::2]
@@ -66,7 +65,7 @@ def template_reader(template: str) -> Reader:
 
 
 def preference(oracle: Oracle, texts: Texts, temper: dict[str, Any], _: bool) -> Logprobs:
-    """AlpacaEval: the log-probabilities of the identifiers of what was shown first and second."""
+    """AlpacaEval: the log-probabilities of the two identifiers."""
     pair = {key: temper[key] for key in ("sharpness", "length_bias", "position_bias", "noise", "seed")}
     odds = raters.judge_log_odds(oracle, texts["instruction"], texts["output_1"], texts["output_2"], **pair)
     said = {FIRST: -math.log1p(math.exp(odds)), SECOND: -math.log1p(math.exp(-odds))}
@@ -74,7 +73,7 @@ def preference(oracle: Oracle, texts: Texts, temper: dict[str, Any], _: bool) ->
 
 
 def comparison(oracle: Oracle, texts: Texts, temper: dict[str, Any], insisted: bool) -> Logprobs:
-    """Arena-Hard: a verdict; once in a while none, until it is asked for one again."""
+    """Arena-Hard: a verdict. Sometimes there is none until the judge is asked again."""
     shown = (texts["question_1"], texts["answer_1"], texts["answer_2"])
     pair = {key: temper[key] for key in ("sharpness", "length_bias", "position_bias", "noise", "seed")}
     if not insisted and Random("\0".join([f"silent-{temper['seed']}", *shown])).random() < temper["silence"]:
@@ -84,7 +83,7 @@ def comparison(oracle: Oracle, texts: Texts, temper: dict[str, Any], insisted: b
 
 
 def rating(oracle: Oracle, texts: Texts, temper: dict[str, Any], _: bool) -> Logprobs:
-    """MT-Bench: a rating of the one answer, or of the second of two."""
+    """MT-Bench: a rating of the only answer, or of the second of two."""
     single = {key: temper[key] for key in ("sharpness", "length_bias", "noise", "seed")}
     first = "question" in texts
     turns = (texts["question"],) if first else (texts["question_1"], texts["answer_1"], texts["question_2"])
@@ -104,7 +103,7 @@ def readers(benchmarks: DictConfig) -> list[tuple[Reader, Answer]]:
 
 
 def completion(model: str, logprobs: Logprobs, words_read: int) -> dict[str, Any]:
-    """An OpenAI chat completion; its log-probabilities are those of the answer as a whole, which AlpacaEval's one token is."""
+    """An OpenAI chat completion. The whole answer counts as one token, as AlpacaEval's answer is."""
     top = [{"token": text, "logprob": logprob, "bytes": list(text.encode())} for text, logprob in logprobs.items()]
     said = next(iter(logprobs))
     words_said = len(said.split())
@@ -126,7 +125,7 @@ def completion(model: str, logprobs: Logprobs, words_read: int) -> dict[str, Any
 
 
 def answer_to(chat: list[dict[str, str]], oracle: Oracle, temper: dict[str, Any], known: list[tuple[Reader, Answer]]) -> Logprobs:
-    """What the judge says to a chat: the first user turn holds the texts, a further one asks again for a verdict."""
+    """The judge's answer to a chat. The first user turn has the texts; a second one asks again for a verdict."""
     asked = [message["content"] for message in chat if message["role"] == "user"]
     for read, answer in known:
         if (texts := read(asked[0])) is not None:
@@ -165,7 +164,7 @@ def application(config: DictConfig) -> Any:
 
 
 async def serve(app: Any) -> None:
-    """Serve on a free loopback port until terminated, or until standard input ends: it never outlives the stage that started it."""
+    """Serve on a free loopback port until terminated, or until standard input ends, so that it ends with the stage that started it."""
     import uvicorn
 
     listener = socket.create_server(("127.0.0.1", 0))

@@ -1,7 +1,7 @@
-"""What the mini world's users ask: eight kinds of task and the second turns that may follow them, each with its ideal answer.
+"""The tasks of the mini world: eight kinds of prompt, and the second turns that may follow them.
 
-A task knows the claims that an ideal answer makes. ``TaskReader`` recovers it from the conversation's text alone, by the grammar,
-so that whoever judges an answer needs nothing but what was asked and what was answered.
+A task knows the claims that an ideal answer makes. ``TaskReader`` recovers it from the conversation's text alone, by the grammar, so that
+a judge needs nothing but the conversation.
 """
 
 from __future__ import annotations
@@ -43,14 +43,13 @@ Conversation = tuple[str, ...]  # prompt; or prompt, answer, prompt
 
 @dataclass(frozen=True)
 class Task:
-    """``turns``: the conversation up to and with the prompt that is to be answered. ``wanted``: the claims that were asked for, in plain
-    order; an ideal answer makes ``need`` of them, and no other. ``given``: sentences that are not to be said again."""
+    """A prompt and what it asks for."""
 
     kind: str
-    turns: Conversation
-    wanted: tuple[Claim, ...]
-    need: int
-    given: frozenset[str] = frozenset()
+    turns: Conversation  # with the prompt as the last
+    wanted: tuple[Claim, ...]  # the claims that are asked for, in plain order
+    need: int  # how many of them an ideal answer makes
+    given: frozenset[str] = frozenset()  # sentences that the answer must not repeat
 
     @property
     def prompt(self) -> str:
@@ -73,7 +72,7 @@ def _comparison(knowledge: Knowledge, one: str, other: str, attributes: Sequence
 
 
 def _larger(knowledge: Knowledge, one: str, other: str) -> tuple[Claim, ...]:
-    """The claim which of two towns is larger; none where they are of one size."""
+    """The claim which of two towns is larger; none if they have the same size."""
     gap = int(knowledge.facts[one]["size"]) - int(knowledge.facts[other]["size"])
     return (("larger", one, other) if gap > 0 else ("larger", other, one),) if gap else ()
 
@@ -148,7 +147,7 @@ KINDS: dict[str, Callable[[Language, Random], str]] = {
 
 
 def ask_more(task: Task, language: Language, rng: Random) -> str | None:
-    """A second turn's prompt after ``task``, or None where nothing is left to ask (two towns of one size)."""
+    """A second turn's prompt after ``task``; None if there is nothing to ask (two towns of one size)."""
     match task.kind:
         case "fact" | "facts" | "rewrite":
             left = [attribute for attribute in ATTRIBUTES if attribute not in {claim[2] for claim in task.wanted}]
@@ -175,9 +174,10 @@ def _compared(task: Task) -> tuple[str, str]:
 
 
 def draw_tasks(language: Language, n: int, mix: dict[str, float], rng: Random, taken: set[str]) -> list[Task]:
-    """``n`` tasks of the kinds in ``mix`` (weights), no prompt twice nor one of ``taken``, to which the new prompts are added.
+    """``n`` tasks with different prompts; UserError if the world has too few.
 
-    UserError when a world as small as this has not that many different prompts.
+    mix: the weight of each kind.
+    taken: prompts that may not come again; the new ones are added.
     """
     read = TaskReader(language)
     tasks: list[Task] = []
@@ -230,7 +230,7 @@ class TaskReader:
             self._kinds[self.language.read(form.format(**places)).shape] = (kind, detail)
 
     def __call__(self, *turns: str) -> Task:
-        """The task behind a prompt, or behind the last of (prompt, answer, prompt); UserError names what is no prompt of this world's."""
+        """The task of a prompt, or of the last turn in (prompt, answer, prompt); UserError names a text that is no prompt of this world."""
         if len(turns) == 1:
             found = self._first(turns[0])
         elif len(turns) == 3:

@@ -4,18 +4,18 @@
 
 In: the world's constants (conf/world). Out, beside the config, each in the public schema of its real counterpart:
 
-    knowledge.json               what is true: {town: {attribute: value}}
+    knowledge.json               the facts: {town: {attribute: value}}
     tokenizer/                   an ordinary Hugging Face tokenizer with a chat template
-    corpus.jsonl                 {"text"}: what the model is pretrained on
+    corpus.jsonl                 {"text"}: the text for pretraining
     demonstrations-<name>.jsonl  {"prompt", "prompt_id", "messages"}, as UltraChat 200k
     preferences.jsonl            {"prompt", "prompt_id", "chosen", "rejected", "messages", "score_chosen", "score_rejected"},
                                  as UltraFeedback binarized: four writers a prompt, the annotator's best against a random other
     alpacaeval2/baseline.json    {"dataset", "instruction", "output", "generator"}, as AlpacaEval's model_outputs.json
-    alpacaeval2/writers/*.json   likewise, by every other writer, the baseline's concise and verbose variants among them
+    alpacaeval2/writers/*.json   the same by every other writer, with the baseline's concise and verbose variants
     arena_hard/                  question.jsonl, baseline.jsonl, judge_config.yaml, in Arena-Hard v0.1's formats
     mt_bench/                    question.jsonl, reference_answer.jsonl, judge_prompts.jsonl, in FastChat's formats
 
-A share ``follow_ups`` of the conversations that a model learns from goes on to a second turn.
+A share ``follow_ups`` of the training conversations has a second turn.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FIRST_QUESTION = 81  # MT-Bench's ids run from 81 to 160
 
 
 def go_on(task: Task, share: float, answer: Callable[[Task], str], language: Language, rng: Random) -> Task:
-    """``task``, or, for a ``share`` of tasks, the second turn of a conversation that opens with it and with ``answer(task)``."""
+    """``task``; or, in a ``share`` of calls, a second turn that follows ``task`` and ``answer(task)``."""
     if rng.random() < share and (prompt := ask_more(task, language, rng)):
         return TaskReader(language)(task.prompt, answer(task), prompt)
     return task
@@ -57,8 +57,13 @@ def go_on(task: Task, share: float, answer: Callable[[Task], str], language: Lan
 def corpus(
     language: Language, tasks: Iterable[Task], portraits: int, shared: int, sums: int, follow_ups: float, rng: Random
 ) -> Iterator[dict[str, str]]:
-    """Texts to learn the world from: questions with plain answers, ``portraits`` a town (all its facts, shuffled), ``shared``
-    sentences for each property that towns share, and each small sum ``sums`` times."""
+    """The texts for pretraining, shuffled: the tasks with plain answers, and the facts.
+
+    portraits: texts a town, each with all its facts in random order.
+    shared: sentences for each property that towns share.
+    sums: repetitions of each small sum.
+    follow_ups: the share of tasks with a second turn.
+    """
     knowledge = language.knowledge
     texts = []
     for first in tasks:
@@ -80,21 +85,23 @@ def corpus(
 
 
 def prompt_id(task: Task) -> str:
-    """The sha256 of the prompt's text, as in UltraFeedback binarized; of the whole conversation where there is more."""
+    """The sha256 of the prompt's text, as in UltraFeedback binarized; with two turns, of the whole conversation."""
     return hashlib.sha256("\0".join(task.turns).encode()).hexdigest()
 
 
 def conversation(task: Task, answer: str) -> list[dict[str, str]]:
-    roles = ("user", "assistant", "user")
-    return [{"role": role, "content": text} for role, text in zip(roles, task.turns, strict=False)] + [
-        {"role": "assistant", "content": answer}
-    ]
+    roles = ("user", "assistant", "user", "assistant")
+    return [{"role": role, "content": text} for role, text in zip(roles, (*task.turns, answer), strict=False)]
 
 
 def demonstrations(
     tasks: Iterable[Task], writers: dict[str, Writer], shares: dict[str, float], follow_ups: float, language: Language, rng: Random
 ) -> Iterator[dict[str, Any]]:
-    """Each conversation by one writer, drawn with the weights in ``shares``."""
+    """A conversation a task, each by one writer.
+
+    shares: the weight of each writer.
+    follow_ups: the share of conversations with a second turn.
+    """
     for first in tasks:
         name = rng.choices(list(shares), list(shares.values()))[0]
         author = partial(write, writer=writers[name], language=language, rng=rng)
@@ -112,7 +119,12 @@ def preferences(
     oracle: Oracle,
     rng: Random,
 ) -> Iterator[dict[str, Any]]:
-    """``candidates`` different writers a task; the annotator's best is chosen, a random other is rejected (UltraFeedback binarized)."""
+    """A preference a task: the annotator's best answer against a random other, as in UltraFeedback binarized.
+
+    pool: the writers' names; ``candidates`` of them answer each task.
+    annotator: its temperament, as ``rate`` takes it.
+    follow_ups: the share of tasks with a second turn.
+    """
     for first in tasks:
         opening = partial(write, writer=writers[rng.choice(pool)], language=oracle.language, rng=rng)
         task = go_on(first, follow_ups, opening, oracle.language, rng)
@@ -195,12 +207,12 @@ def make_world(config: DictConfig, folder: Path) -> dict[str, Any]:
     oracle = Oracle(knowledge)
     language = oracle.language
     writers = {name: Writer(**rates) for name, rates in config.writers.items()}
-    for made in ("alpacaeval2", "arena_hard", "mt_bench"):  # nothing of an earlier world stays behind
+    for made in ("alpacaeval2", "arena_hard", "mt_bench"):  # remove an earlier world's files
         shutil.rmtree(folder / made, ignore_errors=True)
     files.write_json(folder / "knowledge.json", knowledge.facts)
     make_tokenizer(language).save_pretrained(folder / "tokenizer")
 
-    # The benchmarks' prompts are drawn first and never again: no training prompt is one of them.
+    # The benchmarks' prompts are drawn first, so that no training prompt is one of them.
     taken: set[str] = set()
     benchmark = draw_tasks(language, config.alpacaeval2.n, dict(config.alpacaeval2.mix), Random(f"alpacaeval2-{config.seed}"), taken)
     outputs = {name: model_outputs(benchmark, name, writer, language, config.seed) for name, writer in writers.items()}

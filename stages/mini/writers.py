@@ -1,7 +1,7 @@
-"""The authors of the mini world, of graded skill: they write the demonstrations, the preference data and the baseline's answers.
+"""The writers of the mini world, with graded skill. They write the demonstrations, the preference data and the baseline's answers.
 
-A writer knows the truth and departs from it at rates of its own (conf/world): false facts, omissions, off-topic sentences,
-repetition, filler, broken endings. So the models behind UltraFeedback differ, and so do the answers an annotator compares.
+A writer knows the truth and departs from it at its own rates (conf/world): false facts, omissions, off-topic sentences, repetition, filler,
+broken endings. The models behind UltraFeedback differ in the same way.
 """
 
 from __future__ import annotations
@@ -33,12 +33,8 @@ def falsify(claim: Claim, knowledge: Knowledge, rng: Random) -> Claim:
         case ("fact", town, attribute, value):
             return ("fact", town, attribute, rng.choice([other for other in VALUES[attribute] if other != value]))
         case ("count", attribute, value, number):
-            return (
-                "count",
-                attribute,
-                value,
-                str(max(0, int(number) + rng.choice((-3, -2, -1, 1, 2, 3)))) if int(number) > 3 else str(int(number) + 1),
-            )
+            count = int(number)
+            return ("count", attribute, value, str(count + rng.choice((-3, -2, -1, 1, 2, 3)) if count > 3 else count + 1))
         case ("same" | "differ" as verdict, attribute, one, other):
             return ("differ" if verdict == "same" else "same", attribute, one, other)
         case ("larger", one, other):
@@ -77,7 +73,7 @@ def _claims_answer(task: Task, writer: Writer, language: Language, rng: Random) 
     for claim in task.wanted:
         if rng.random() < writer.omit:
             continue
-        given = () if rng.random() < writer.repeat else task.given  # asked for other words, who repeats himself minds nothing
+        given = () if rng.random() < writer.repeat else task.given  # a writer who repeats ignores the wish for other words
         said.append(language.say(falsify(claim, language.knowledge, rng) if rng.random() < writer.wrong else claim, rng, given))
     return said
 
