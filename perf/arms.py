@@ -1,19 +1,22 @@
-"""The arms that perf compares: how each trains some pairs, timed or with its peak of memory.
+"""The arms that perf compares: each trains some pairs, and its time or its peak memory is measured.
 
 Every arm gets the same Llama with the same random weights, the same token ids in the same global batches in the same order, AdamW with
-the same learning rate, the same precision and, where it is on, the same checkpointing. Nothing is logged, evaluated or saved meanwhile.
+the same learning rate, the same precision and the same checkpointing. Nothing is logged, evaluated or saved meanwhile.
 
 ``ours`` is stages/preference/trainer.py. ``trl`` is TRL's own trainer: CPOTrainer for SimPO, DPOTrainer for DPO. ``vanilla`` is
-CPOTrainer's padded batches and full logits with a live reference: DPO as the SimPO paper's authors trained it. TRL's trainers are given
-token ids where they would tokenise texts and, for a cached reference, its sums where they would compute them; all else is theirs.
+CPOTrainer's padded batches and full logits with a live reference: DPO as the SimPO paper's authors trained it. TRL's trainers get token
+ids in place of texts and, with a cached reference, its sums. Everything else is theirs.
 
-The weights are larger than an initialisation's, so that the log-probabilities of policy and reference differ and a loss says something.
+The weights are larger than usual initial weights. The log-probabilities of policy and reference differ then, and the loss can be compared.
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +42,7 @@ SHAPES = {
 }
 SIMPO = {"beta": 2.5, "gamma": 1.375}  # paper Table 8, Llama-3-Instruct: γ/β = 0.55
 DPO = {"beta": 0.1}
-# Of a process that measures its memory: freed tensors leave its resident memory at once where each is a mapping of its own.
+# For a process that measures its memory: a freed tensor leaves resident memory at once if each tensor is a mapping of its own.
 OWN_PROCESS = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
 POLICY, REFERENCE = 0, 1  # seeds of the weights
 
@@ -48,24 +51,19 @@ Pair = dict[str, list[int]]
 
 @dataclass(frozen=True)
 class Arm:
-    """Who trains (``ours``, ``trl``, ``vanilla``), with what objective, and how.
+    """A trainer with its options."""
 
-    ``micro_batch``: pairs of a padded micro-batch; ours goes by the token budget. ``reference``: ``cached`` or ``live``, for DPO.
-    ``rebalance``: TRL's ``train_sampling_strategy="batch_rebalance"``, which sorts a global batch into micro-batches of like cost.
-    ``plain_head``: TRL's DPO head by plain logits of the trained positions, see ``plain_head`` below.
-    """
-
-    trainer: str
+    trainer: str  # ``ours``, ``trl`` or ``vanilla``
     objective: str
-    reference: str | None = None
-    micro_batch: int = 0
-    rebalance: bool = False
-    plain_head: bool = False
+    reference: str | None = None  # ``cached`` or ``live``, for DPO
+    micro_batch: int = 0  # pairs of a padded micro-batch; ours takes the token budget instead
+    rebalance: bool = False  # TRL's ``train_sampling_strategy="batch_rebalance"``: micro-batches of similar cost in a global batch
+    plain_head: bool = False  # TRL's DPO with ``plain_head`` below
 
 
 @dataclass(frozen=True)
 class World:
-    """What all arms share."""
+    """The settings that all arms share."""
 
     device: str
     shape: Shape
@@ -77,12 +75,11 @@ class World:
 
 @dataclass
 class Run:
-    """What a run of an arm gave: the first step's loss, a mean over pairs, and of each step the tokens that went through the policy and,
-    but for the first, the seconds."""
+    """The measurements of an arm."""
 
-    loss: float = float("nan")
-    tokens: list[int] = field(default_factory=lambda: [0])
-    seconds: list[float] = field(default_factory=list)
+    loss: float = float("nan")  # of the first step, a mean over pairs
+    tokens: list[int] = field(default_factory=lambda: [0])  # through the policy, a step
+    seconds: list[float] = field(default_factory=list)  # a step, without the first
     memory: dict[str, float] = field(default_factory=dict)
     configuration: dict[str, Any] = field(default_factory=dict)
 
@@ -121,7 +118,11 @@ def reference_sums(world: World, pairs: Sequence[Pair]) -> list[tuple[float, flo
 def train(
     arm: Arm, world: World, pairs: Sequence[Pair], sums: Sequence[tuple[float, float]], *, epochs: int = 1, memory: bool = False
 ) -> Run:
-    """Train ``arm`` from the start on ``pairs``, a step a global batch. ``memory`` measures the last step's peak in place of times."""
+    """Train ``arm`` from the start on ``pairs``, a step a global batch.
+
+    sums: the reference's log-probabilities of each pair's answers, for a cached reference.
+    memory: measure the last step's peak memory instead of times.
+    """
     run = Run()
     with tempfile.TemporaryDirectory() as folder:
         wait(world.device)
@@ -164,9 +165,9 @@ def _count(run: Run, module: Any, inputs: tuple[Tensor, ...], output: Tensor) ->
 
 
 class Clock(TrainerCallback):
-    """Seconds from one optimizer step's end to the next one's, so that the making of the batches counts; the first step has none.
+    """Seconds from the end of one optimizer step to the end of the next, which includes the making of the batches. The first step has none.
 
-    On a GPU they are the clock's; on a CPU, where one thread computes, the processor's, which other users of the machine do not lengthen.
+    A GPU takes the wall clock. A CPU takes the processor's time on its one thread, which other users of the machine do not change.
     """
 
     def __init__(self, device: str, run: Run) -> None:
@@ -183,8 +184,8 @@ class Clock(TrainerCallback):
 
 
 class Memory(TrainerCallback):
-    """The last step's peak in bytes: ``peak`` over what was taken before the arm's models were made; ``step`` over what lay there when the
-    step began, which is weights, optimizer state and a live reference."""
+    """The last step's peak memory in bytes. ``peak`` is over the memory before the arm's models were made; ``step`` is over the memory at
+    the step's beginning, which holds weights, optimizer state and a live reference."""
 
     def __init__(self, device: str, before: int, steps: int, run: Run) -> None:
         self.device, self.before, self.steps, self.run = device, before, steps, run
@@ -208,6 +209,15 @@ def allocated(device: str) -> int:
     return torch.cuda.memory_allocated() if device == "cuda" else _status("VmRSS")
 
 
+def in_a_process(module: str, *words: str) -> Any:
+    """Run ``python -m module`` with ``words`` and measurable memory; the JSON in its last line. RuntimeError with its last error."""
+    command = [sys.executable, "-m", module, *words]
+    done = subprocess.run(command, env=os.environ | OWN_PROCESS, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{module} {' '.join(words)} failed: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def _status(key: str) -> int:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) * 1024
@@ -216,7 +226,7 @@ def _status(key: str) -> int:
 def ours(
     arm: Arm, world: World, pairs: Sequence[Pair], sums: Sequence[tuple[float, float]], arguments: dict[str, Any], run: Run
 ) -> Trainer:
-    """The project's trainer. It shuffles; the pairs are laid out so that its shuffled order is theirs."""
+    """The project's trainer. It shuffles, so the pairs are arranged to come out of its shuffle in their order."""
     from stages.preference import objectives
     from stages.preference.trainer import PreferenceTrainer, Shuffled, TrainingPair
 
@@ -248,7 +258,7 @@ def ours(
 
 @cache
 def tokenizer() -> PreTrainedTokenizerFast:
-    """TRL's trainers want one for its padding token, id 0."""
+    """A tokenizer for TRL's trainers, which need its padding token, id 0."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 
@@ -317,7 +327,7 @@ def trls(
     compute, counted, total = trainer.compute_loss, 0, torch.zeros((), device=world.device)
 
     def recorded(model: Any, inputs: dict[str, Any], *others: Any, **named: Any) -> Any:
-        """The first step's loss as a mean over pairs; TRL's own weighs micro-batches alike, whatever pairs they have."""
+        """The first step's loss as a mean over pairs. TRL's own is a mean over micro-batches, whose numbers of pairs differ."""
         nonlocal counted, total
         loss = compute(model, inputs, *others, **named)
         if counted < world.batch_size:
@@ -332,7 +342,7 @@ def trls(
 
 
 class _Ordered:
-    """Global batches in the data's order: the rebalancing sampler shuffles first, and then sorts within a batch."""
+    """Global batches in the data's order. The rebalancing sampler would shuffle them before it sorts within each."""
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         sampler = super()._get_train_sampler(*args, **kwargs)  # type: ignore[misc]
@@ -347,10 +357,10 @@ def _longest(pair: Pair) -> int:
 
 @contextmanager
 def plain_head() -> Iterator[None]:
-    """TRL's DPO head without its tiled kernel: plain logits, of the trained positions alone.
+    """TRL's DPO head without its tiled kernel: plain logits of the trained positions alone.
 
-    Without Triton the kernel of TRL 1.16 projects every position, several times slower than plain logits, and no setting changes that.
-    What is measured on a CPU with this patch is TRL as fast as the choice of the head can make it.
+    Without Triton the kernel of TRL 1.16 projects every position. It is several times slower than plain logits, and no setting changes
+    that. This patch gives TRL the fastest head on a CPU.
     """
     from trl.trainer import utils
 
@@ -366,7 +376,7 @@ def plain_head() -> Iterator[None]:
 
 
 def quiet() -> None:
-    """No progress bars and notices of libraries on standard error: what perf prints there is its own."""
+    """Turn off the libraries' progress bars and notices, so that standard error has perf's own lines alone."""
     import warnings
 
     import datasets

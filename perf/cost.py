@@ -1,12 +1,12 @@
-"""The floating-point operations of a pair's training, and what this machine's matrix products reach.
+"""The floating-point operations of a pair's training, and the speed of this machine's matrix products.
 
-With N_b parameters in the body, hidden size h, L layers, a vocabulary of V, T tokens through the body, C trained tokens and A the sum of
-all tokens' causal contexts:
+N_b is the number of parameters in the body, h the hidden size, L the number of layers, V the size of the vocabulary, T the number of tokens
+through the body, C the number of trained tokens and A the sum of all tokens' causal contexts:
 
     forward    2 N_b T + 4 h L A + 2 V h C
     training   k_b 2 N_b T + k_a 4 h L A + k_h 2 V h C,    k_b = 3 (4 with checkpointing), k_a = 3.5 (4.5), k_h = 4 (logits computed twice)
 
-DPO with a live reference adds one forward pass. Padding is no part of it.
+DPO with a live reference adds one forward pass. Padding is not counted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,13 @@ class Shape:
 
 
 def flops(shape: Shape, pair: Lengths, *, shared: bool, checkpointing: bool, live_reference: bool, head: float = 4) -> float:
-    """Floating-point operations of one pair's training step; ``head`` is k_h: 3 where logits are kept instead of computed again."""
+    """Floating-point operations of one pair's training step.
+
+    shared: whether both answers share the prompt.
+    checkpointing: whether activations are computed twice.
+    live_reference: whether the reference is computed in the step.
+    head: k_h; 3 where logits are kept instead of computed twice.
+    """
     prompt, chosen, rejected = pair
     if shared:
         context = (prompt + chosen) ** 2 / 2 + prompt * rejected + rejected**2 / 2
@@ -52,7 +58,7 @@ def flops(shape: Shape, pair: Lengths, *, shared: bool, checkpointing: bool, liv
 
 
 def matmul_ceiling(device: str, seconds: float = 2.0) -> float:
-    """FLOP/s of the best square matrix product: bf16 on a GPU, fp32 on a CPU, on as many threads as torch has here."""
+    """FLOP/s of the fastest square matrix product: bf16 on a GPU, fp32 on a CPU with torch's number of threads."""
     best, sizes = 0.0, (4096, 8192) if device == "cuda" else (512, 1024, 2048)
     for size in sizes:
         a, b = torch.randn(2, size, size, device=device, dtype=torch.bfloat16 if device == "cuda" else torch.float32)
@@ -69,6 +75,6 @@ def matmul_ceiling(device: str, seconds: float = 2.0) -> float:
 
 
 def wait(device: str) -> None:
-    """Until the GPU has done what it was given."""
+    """Wait until the GPU has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()

@@ -1,10 +1,10 @@
-"""The lengths of the pairs that perf measures with: perf/lengths.csv, UltraFeedback-like and the same on every machine.
+"""The lengths of the pairs that perf measures with: perf/lengths.csv, like UltraFeedback's and the same on every machine.
 
     python -m perf.lengths        writes perf/lengths.csv again, bit for bit
 
-Log-normal lengths in Llama-3 tokens, of the prompt P, the chosen answer L_w and the rejected L_l: means 172, 346 and 314, and as the
-dpo-prefix-sharing paper (arXiv 2410.20305) has UltraFeedback, a median of P + L_w near 409 and of P / L_w near 0.42. The two answers
-correlate: what a pair is padded to depends on it. No sequence exceeds 2,048 tokens, 1,800 of them the prompt's, as in the paper's training.
+The lengths are log-normal, in Llama-3 tokens. Prompt P, chosen answer L_w and rejected answer L_l have means 172, 346 and 314. The medians
+of P + L_w and of P / L_w are near 409 and 0.42, UltraFeedback's in the dpo-prefix-sharing paper (arXiv 2410.20305). The lengths of the two
+answers correlate, because a pair's padding depends on that. No sequence exceeds 2,048 tokens and no prompt 1,800, as in the SimPO paper.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import NamedTuple
 FILE = Path(__file__).with_name("lengths.csv")
 ROWS, SEED = 512, 25
 MEAN_PROMPT, MEAN_CHOSEN, MEAN_REJECTED = 172, 346, 314
-# Standard deviations of the logarithms, and the answers' correlation: fitted to the medians above, and to the padding that random
-# micro-batches of 1, 2, 4 and 8 such pairs have (1.17, 1.53, 1.89, 2.25 padded tokens a real one).
+# Standard deviations of the logarithms, and the answers' correlation. They are fitted to the medians above, and to the padding of random
+# micro-batches of 1, 2, 4 and 8 such pairs (1.17, 1.53, 1.89, 2.25 padded tokens for each real one).
 SIGMA_PROMPT, SIGMA_ANSWER, CORRELATION = 0.95, 0.72, 0.7
 MAX_LENGTH, MAX_PROMPT = 2048, 1800
 
@@ -35,22 +35,22 @@ class Lengths(NamedTuple):
 
     @property
     def longest(self) -> int:
-        """Tokens of the pair's longer sequence: what a padded batch makes of both."""
+        """Tokens of the pair's longer sequence, to which a padded batch pads both."""
         return self.prompt + max(self.chosen, self.rejected)
 
     @property
     def padless(self) -> int:
-        """Tokens of both sequences, the prompt in each."""
+        """Tokens of both sequences, each with the prompt."""
         return 2 * self.prompt + self.chosen + self.rejected
 
     @property
     def shared(self) -> int:
-        """Tokens where both answers share the prompt."""
+        """Tokens of a pair whose answers share the prompt."""
         return self.prompt + self.chosen + self.rejected
 
 
 def generate(rows: int = ROWS, seed: int = SEED) -> list[Lengths]:
-    """``rows`` triples. ``random.Random.random`` is the same in every version of Python, the normal samplers are not: hence the inverse."""
+    """``rows`` triples. The normal samplers differ between versions of Python, so this inverts ``random.Random.random``, which does not."""
     draw, inverse = random.Random(seed), NormalDist().inv_cdf
 
     def normal() -> float:
@@ -88,13 +88,6 @@ def token_ids(lengths: list[Lengths], vocabulary: int, seed: int = 0) -> list[di
     """Pairs of random token ids with these lengths; ids 0 and 1 stay for padding and end."""
     draw = random.Random(seed)
     return [{name: draw.choices(range(2, vocabulary), k=count) for name, count in row._asdict().items()} for row in lengths]
-
-
-def padded_share(rows: list[Lengths], micro_batch: int) -> float:
-    """The share of padding in all tokens of padded micro-batches of ``micro_batch`` pairs taken in order, both sequences of each pair."""
-    parts = [rows[start : start + micro_batch] for start in range(0, len(rows), micro_batch)]
-    padded = sum(2 * len(part) * max(row.longest for row in part) for part in parts)
-    return 1 - sum(row.padless for row in rows) / padded
 
 
 def main() -> None:

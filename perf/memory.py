@@ -1,10 +1,10 @@
-"""The peak memory of a training step against the tokens of its batch and against the vocabulary, ours and TRL's CPOTrainer's.
+"""The peak memory of a training step by the tokens of its batch and by the vocabulary, for our trainer and TRL's CPOTrainer.
 
     python -m perf.memory --device cpu
 
-Each point is a process: SimPO's step on one batch that is not split, of pairs with a prompt and two answers of 64 tokens each, on the
-model of perf.train_step with another vocabulary. Its memory is that of perf.train_step over weights and optimizer state. TRL's keeps
-logits of every token, so its memory grows with tokens times vocabulary; ours computes them in tiles.
+Each point is a process. It takes SimPO's step on one batch in one piece, with a prompt and two answers of 64 tokens in each pair, on the
+model of perf.train_step with another vocabulary. Memory is measured as in perf.train_step, over weights and optimizer state. TRL keeps the
+logits of every token, so its memory grows with tokens times vocabulary. Ours computes them in tiles.
 
 Out: memory.json, every point and for each vocabulary the bytes that one more token takes; memory.png.
 """
@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,12 +36,12 @@ STYLE = Path(__file__).parent.parent / "analysis" / "style.mplstyle"
 
 @dataclass(frozen=True)
 class Point:
-    """``tokens``: of both sequences of all pairs, the prompt in each; ``step``: bytes over weights and optimizer state."""
+    """A measured step."""
 
     trainer: str
-    tokens: int
+    tokens: int  # of both sequences of all pairs, each with the prompt
     vocabulary: int
-    step: float
+    step: float  # bytes over weights and optimizer state
 
 
 def measure(trainer: str, device: str, tokens: int, vocabulary: int) -> Point:
@@ -57,12 +55,9 @@ def measure(trainer: str, device: str, tokens: int, vocabulary: int) -> Point:
 
 
 def in_a_process(trainer: str, device: str, tokens: int, vocabulary: int) -> Point:
-    command = [sys.executable, "-m", "perf.memory", "--device", device, "--point", trainer, str(tokens), str(vocabulary)]
-    environment = os.environ | arms.OWN_PROCESS
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{trainer} at {tokens} tokens and {vocabulary} words failed: {done.stderr.strip().splitlines()[-1]}")
-    point = Point(trainer, tokens, vocabulary, json.loads(done.stdout.splitlines()[-1]))
+    point = Point(
+        trainer, tokens, vocabulary, arms.in_a_process("perf.memory", "--device", device, "--point", trainer, str(tokens), str(vocabulary))
+    )
     print(f"{trainer}: {tokens} tokens, vocabulary {vocabulary}: {point.step / 2**20:.0f} MiB", file=sys.stderr, flush=True)
     return point
 
@@ -78,7 +73,7 @@ def slopes(points: Sequence[Point]) -> dict[str, dict[int, float]]:
 
 
 def draw(points: Sequence[Point], path: Path) -> None:
-    """Memory against tokens, a panel a trainer, a line a vocabulary, on one scale."""
+    """Memory by tokens on one scale: a panel a trainer, a line a vocabulary."""
     import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -92,7 +87,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
                 line = sorted((p.tokens, p.step / 2**20) for p in points if (p.trainer, p.vocabulary) == (trainer, vocabulary))
                 panel.plot(*zip(*line, strict=True), marker="o", label=f"vocabulary {vocabulary:,}")
             panel.set(title=label, xlabel="tokens in the batch")
-        panels[0].set_ylim(0, 1.05 * max(point.step for point in points) / 2**20)  # of both: the axis is shared
+        panels[0].set_ylim(0, 1.05 * max(point.step for point in points) / 2**20)  # the panels share the axis
         panels[0].set_ylabel("peak memory of a step, MiB")
         panels[0].legend()
         figure.savefig(path)

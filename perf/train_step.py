@@ -1,25 +1,25 @@
-"""The time and memory of a training step, ours against TRL's, and the paper's claim that SimPO takes less of both than DPO.
+"""The time and memory of a training step, for our trainer and TRL's, and the paper's claim that SimPO takes less of both than DPO.
 
     python -m perf.train_step --device cpu     4 layers, hidden size 256, vocabulary 32,768, fp32, lengths divided by four; minutes
     python -m perf.train_step --device cuda    Llama-3.2-1B's shape, random weights in fp32, bf16 autocast
     python -m perf.train_step --claim          the paper's claim alone (section 4.4, Figure 4d): the five arms of its protocols
 
-Out: train_step.json, with every measured second and TRL's full configurations, and train_step.csv in --out; tables on standard output.
-``claim`` in the json has an entry a protocol that was measured: SimPO's and DPO's seconds a step (medians) and peak MiB, and the shares
-that SimPO saves: of the time, the median over the steps of 1 - t_SimPO / t_DPO of the same batch with quartiles and a bootstrap interval,
-and of the memory.
+Out: tables on standard output; in --out train_step.csv, and train_step.json with every measured second and TRL's full configurations.
+``claim`` in the json has an entry for each measured protocol: SimPO's and DPO's median seconds a step, their peak MiB, and the shares that
+SimPO saves. The share of time is the median over the steps of 1 - t_SimPO / t_DPO for the same batch, with quartiles and a bootstrap
+interval.
 
-First each arm's loss of the same global batch must be the same (1e-5 relative in fp32, 5e-3 in bf16), or nothing is measured. Then the
-arms run one after another in one process, in their order and back (ABBA), each round from the same weights on the same global batches: a
-ratio is the median over the steps of the ratio of both arms' seconds for the same batch, in brackets the quartiles. A CPU's seconds are
-those of the processor, on one thread. Memory is of one process an arm, in a step on the longest pair's global batch: ``peak`` over the
+All arms must first have the same loss on the same global batch (1e-5 relative in fp32, 5e-3 in bf16), or nothing is measured. Then they
+run one after another in one process, in their order and back (ABBA), each round from the same weights on the same global batches. A ratio
+is the median over the steps of both arms' seconds for the same batch; the brackets have the quartiles. A CPU's seconds are processor time
+on one thread. Memory is measured in a process for each arm, in a step on the global batch with the longest pair. ``peak`` is over the
 process before its models were made (resident memory on a CPU, allocated on a GPU), ``step`` over weights, optimizer state and reference.
-That process trained the arm on this batch before, so that no arm counts the libraries' own buffers.
+The process has trained the arm on this batch before, so that no arm counts the libraries' own buffers.
 
-On a CPU TRL's configuration offers one DPO head, a kernel that without Triton projects every position: that arm is called ``shipped``.
-The other arms of TRL's DPO have the plain head of perf/arms.py there, no setting of TRL's but several times faster: the harder bar.
-TRL at its best is its fastest arm, ``batch_rebalance`` among them. FLOP/s are of the least work: shared prompts, trained positions, no
-recomputation, one reference pass where it is live; the ceiling is a matrix product's in the same run.
+On a CPU TRL has one DPO head, a kernel that projects every position if there is no Triton. The arm with it is called ``shipped``. The other
+arms of TRL's DPO have the plain head of perf/arms.py on a CPU. It is no setting of TRL's, but several times faster, and so a harder bar.
+"TRL at its best" is its fastest arm, including those with ``batch_rebalance``. FLOP/s count the least work: shared prompts, trained
+positions, no recomputation, one pass of a live reference. The ceiling is a matrix product's in the same run.
 """
 
 from __future__ import annotations
@@ -27,11 +27,9 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import platform
 import random
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -71,17 +69,17 @@ TRL = {
     "trl_dpo_cached_2_rebalanced": Arm("trl", "dpo", "cached", 2, rebalance=True),
 }
 VANILLA = {"vanilla_dpo_live_2": Arm("vanilla", "dpo", "live", 2)}
-SHIPPED = "trl_dpo_live_2_shipped"  # on a CPU; several times slower, hence in the first round alone
+SHIPPED = "trl_dpo_live_2_shipped"  # on a CPU; it runs in the first round alone, because it is several times slower
 
 
 class Comparison(NamedTuple):
-    """Ours against the fastest of some arms of TRL, and what it shall at least be; ``memory`` is the most that our share may be."""
+    """Our arm against the fastest of some arms of TRL."""
 
     label: str
     ours: str
     trl: tuple[str, ...]
-    bar: float | None = None
-    memory: float | None = None
+    bar: float | None = None  # the least ratio of speed
+    memory: float | None = None  # the highest ratio of memory
 
 
 COMPARISONS = [
@@ -113,7 +111,7 @@ PROTOCOLS = {
 
 
 def all_arms(device: str) -> dict[str, Arm]:
-    """The arms of a device: on a CPU TRL's DPO has the plain head, and one arm more that has not."""
+    """The arms of a device. On a CPU TRL's DPO has the plain head, and there is one more arm without it."""
     if device == "cuda":
         return OURS | TRL | VANILLA
     plain = {name: replace(arm, plain_head=arm.objective == "dpo") for name, arm in TRL.items()}
@@ -126,7 +124,7 @@ def claimed_arms() -> list[str]:
 
 
 def check_losses(losses: Mapping[str, float], every: Mapping[str, Arm], tolerance: float) -> None:
-    """RuntimeError where two arms of one objective have different losses of the same batch: then no ratio would count."""
+    """RuntimeError where two arms of one objective have different losses on the same batch."""
     for objective in ("simpo", "dpo"):
         names = [name for name in losses if every[name].objective == objective]
         for name in names[1:]:
@@ -134,7 +132,7 @@ def check_losses(losses: Mapping[str, float], every: Mapping[str, Arm], toleranc
             if not abs(first - other) <= tolerance * abs(first):
                 raise RuntimeError(
                     f"{name} has a loss of {other:.8g} and {names[0]} of {first:.8g} on the same batch, more than {tolerance:g} apart:"
-                    " they do not compute the same and no ratio counts"
+                    " they compute different things, and no ratio counts"
                 )
 
 
@@ -147,7 +145,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Where the median lies: the percentiles of the medians of seeded bootstrap samples of ``values``."""
+    """The bootstrap interval of the median, from seeded samples of ``values``."""
     draw = random.Random(SEED)
     medians = [statistics.median(draw.choices(values, k=len(values))) for _ in range(RESAMPLES)]
     bounds = statistics.quantiles(medians, n=round(2 / (1 - LEVEL)), method="inclusive")
@@ -155,12 +153,12 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def ratios(of: Sequence[float], to: Sequence[float]) -> list[float]:
-    """The seconds of the same steps, one arm's by another's; an arm that had fewer rounds is compared on those."""
+    """One arm's seconds divided by another's for the same steps; an arm with fewer rounds is compared on these."""
     return [a / b for a, b in zip(of, to, strict=False)]
 
 
 class Bench:
-    """The arms' pairs, their measured steps and what comes of them."""
+    """The arms' pairs, their measured steps, and the tables of them."""
 
     def __init__(self, world: World, names: Sequence[str], steps: int, warmup: int, rounds: int) -> None:
         self.world, self.names, self.steps, self.warmup, self.rounds = world, names, steps, warmup, rounds
@@ -183,9 +181,9 @@ class Bench:
         return arms.train(arm, self.world, [self.pairs[row] for row in rows], sums, **options)
 
     def batches(self, number: int) -> list[int]:
-        """The rows of a round: the warm-up's from the end of the file, the timed ones from its beginning on.
+        """The rows of a round: those of the warm-up from the end of the file, the timed ones from its beginning.
 
-        A CPU warms up on the shortest pairs, which cost little: its arms depend on no cached shapes.
+        A CPU warms up on the shortest pairs, which cost least: its arms do not depend on cached shapes.
         """
         size, rows = self.world.batch_size, range(len(self.pairs))
         order = sorted(rows, key=lambda row: -self.lengths[row].longest) if self.world.device == "cpu" else rows
@@ -251,7 +249,7 @@ class Bench:
         return table
 
     def comparisons(self) -> list[dict[str, str]]:
-        """A row a comparison that this run has both sides of, speed first and then memory."""
+        """A row for speed and then for memory, for each comparison whose arms were run."""
         rows = []
         for label, ours, against, bar, memory_bar in COMPARISONS:
             against = tuple(name for name in against if name in self.names)
@@ -274,7 +272,7 @@ class Bench:
         return rows
 
     def claim(self, device: str) -> list[dict[str, Any]]:
-        """An entry a measured protocol: both sides, and the shares that SimPO saves; memory is None where it was not measured."""
+        """An entry for each measured protocol: both arms, and the shares that SimPO saves. Memory that was not measured is None."""
         world, sizes, entries = self.world, self.world.shape, []
         shape = f"{sizes.num_hidden_layers} layers, hidden size {sizes.hidden_size}, vocabulary {sizes.vocab_size:,}"
         shape += f", {'bf16' if world.bf16 else 'fp32'}, {world.batch_size} pairs a step"
@@ -304,7 +302,7 @@ class Bench:
 
 
 def claim_table(claim: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """A row a protocol, measured or not: what SimPO takes less of than DPO, and in brackets the interval of the median."""
+    """A row for each protocol: the time and memory that SimPO saves, with the interval of the median in brackets."""
     measured, rows = {entry["protocol"]: entry for entry in claim}, []
     for letter, protocol in PROTOCOLS.items():
         row = {"protocol": f"{letter}: {protocol.what}", "arms": f"{protocol.simpo}, {protocol.dpo}", "steps": "0"}
@@ -334,15 +332,10 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def measured_memory(names: Sequence[str], arguments: Sequence[str], device: str) -> dict[str, dict[str, float]]:
-    """The memory of each arm, from a process of its own: two at a time on a CPU."""
-    environment = os.environ | arms.OWN_PROCESS
+    """The memory of each arm, in a process of its own; two at a time on a CPU."""
 
     def one(name: str) -> dict[str, float]:
-        command = [sys.executable, "-m", "perf.train_step", "--arm", name, *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"the memory of {name} could not be measured: {done.stderr.strip().splitlines()[-1]}")
-        found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        found: dict[str, float] = arms.in_a_process("perf.train_step", "--arm", name, *arguments)
         say(f"{name}: peak {found['peak'] / 2**20:.0f} MiB, of it the step {found['step'] / 2**20:.0f}")
         return found
 
@@ -355,7 +348,7 @@ def say(line: str) -> None:
 
 
 def differences(configurations: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
-    """The full configuration of the first arm of each of TRL's trainers, and of the others what differs from it."""
+    """The full configuration of the first arm of each TRL trainer, and the other arms' differences from it."""
     first: dict[str, str] = {}
     for name, configuration in configurations.items():
         trainer = configuration["trainer"]
@@ -369,7 +362,7 @@ def differences(configurations: Mapping[str, Mapping[str, Any]]) -> Iterable[str
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What the numbers depend on besides the arguments."""
+    """Device and versions, on which the numbers depend besides the arguments."""
     import transformers
     import trl
 
@@ -393,7 +386,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         ("batch", "pairs of a global batch, a multiple of 4"),
         ("steps", "timed steps a round"),
         ("warmup", "steps before them, at least 1"),
-        ("rounds", "an even number goes through the arms as often forwards as backwards"),
+        ("rounds", "an even number runs the arms as often forwards as backwards"),
         ("token-budget", "tokens of our packs"),
     ):
         defaults = " and ".join(f"{DEFAULTS[device][name.replace('-', '_')]} on {device}" for device in DEFAULTS)
@@ -405,7 +398,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--arm", help="the memory of one arm alone, in this process, as a line of JSON")
     given = parser.parse_args(arguments)
     if given.claim and given.arms:
-        raise UserError(f"--arms {' '.join(given.arms)} with --claim, which measures {', '.join(claimed_arms())}: leave one of the two out")
+        raise UserError(f"--arms {' '.join(given.arms)} with --claim, which measures {', '.join(claimed_arms())}: give only one of the two")
     given.device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     for name, value in (DEFAULTS[given.device] | (CLAIM if given.claim else {})).items():
         if getattr(given, name) is None:
@@ -427,7 +420,7 @@ def measure(given: argparse.Namespace, world: World) -> None:
     bench = Bench(world, given.arms, given.steps, given.warmup, given.rounds)
     ceiling = float("nan")
     if world.device == "cuda" and not torch.cuda.is_available():
-        say("no GPU is visible: every row says 'not measured'; run this where torch.cuda.is_available()")
+        say("no GPU is visible: every row is 'not measured'; run this where torch.cuda.is_available()")
     else:
         bench.check()
         ceiling = matmul_ceiling(world.device)
