@@ -21,22 +21,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from stages.lib import files
+from stages.lib import files, records
 from stages.lib.errors import UserError
-from stages.lib.records import (
-    Message,
-    inputs_of,
-    is_number,
-    keys_of,
-    messages_of,
-    number_of,
-    numbered,
-    preference_of,
-    prompt_key,
-    read_records,
-    text_of,
-    value_of,
-)
+from stages.lib.records import Message
 
 Row = dict[str, Any]
 
@@ -50,18 +37,18 @@ def read_pair(row: Row, where: str) -> Row:
         return best_and_worst(row, where)
     raise UserError(
         f"{where}: neither 'chosen' and 'rejected' (UltraFeedback binarized) nor 'all_generated_responses' with 'all_rm_scores'"
-        f" (stages.annotate); the row has {keys_of(row)}"
+        f" (stages.annotate); the row has {records.keys_of(row)}"
     )
 
 
 def split_turns(row: Row, where: str) -> Row:
     """The pair in a preference; UserError names the row that is none."""
-    prompt, chosen, rejected = preference_of(row, where)
+    prompt, chosen, rejected = records.preference_of(row, where)
     if row.get("all_rm_scores") and not ("score_chosen" in row and "score_rejected" in row):
         scores = _scores(row, where)
         row = {"score_chosen": max(scores), "score_rejected": min(scores), **row}
-    kept = {"prompt_id": value_of(row, "prompt_id", where)}
-    kept |= {key: number_of(value_of(row, key, where), f"{where}: {key!r}") for key in ("score_chosen", "score_rejected")}
+    kept = {"prompt_id": records.value_of(row, "prompt_id", where)}
+    kept |= {key: records.number_of(records.value_of(row, key, where), f"{where}: {key!r}") for key in ("score_chosen", "score_rejected")}
     return {**kept, "prompt": prompt, "chosen": [chosen], "rejected": [rejected]}
 
 
@@ -70,28 +57,28 @@ def best_and_worst(row: Row, where: str) -> Row:
 
     If all scores are equal, the rejected answer has another text where there is one: the pair then counts as tied, not as identical.
     """
-    answers, scores = value_of(row, "all_generated_responses", where), _scores(row, where)
+    answers, scores = records.value_of(row, "all_generated_responses", where), _scores(row, where)
     if not isinstance(answers, list) or not scores or len(answers) != len(scores):
         count = len(answers) if isinstance(answers, list) else "no list of"
         raise UserError(f"{where}: {count} 'all_generated_responses' need as many 'all_rm_scores', all numbers; it has {scores}")
-    answers = [text_of(answer, f"{where}: 'all_generated_responses'[{number}]") for number, answer in enumerate(answers)]
+    answers = [records.text_of(answer, f"{where}: 'all_generated_responses'[{number}]") for number, answer in enumerate(answers)]
     prompt = prompt_of(row, where)
     best = max(range(len(scores)), key=scores.__getitem__)
     worst = min(range(len(scores)), key=lambda i: (scores[i], answers[i] == answers[best]))
     sides = {side: [{"role": "assistant", "content": answers[i]}] for side, i in (("chosen", best), ("rejected", worst))}
-    prompt_id = value_of(row, "prompt_id", where)
+    prompt_id = records.value_of(row, "prompt_id", where)
     return {"prompt_id": prompt_id, "score_chosen": scores[best], "score_rejected": scores[worst], "prompt": prompt, **sides}
 
 
 def prompt_of(row: Row, where: str) -> list[Message]:
     """The prompt of scored answers: ``messages``; or ``prompt``, a list of messages or the text of one user turn."""
     key = "messages" if row.get("messages") is not None else "prompt"
-    value = value_of(row, key, where)
+    value = records.value_of(row, key, where)
     if key == "prompt" and not isinstance(value, list):
         if not isinstance(value, str):
             raise UserError(f"{where}: 'prompt' must be a text or a list of messages; it is {value!r}")
         return [{"role": "user", "content": value}]
-    prompt = messages_of(value, f"{where}: {key!r}") if value else []
+    prompt = records.messages_of(value, f"{where}: {key!r}") if value else []
     if not prompt or prompt[-1]["role"] == "assistant":
         raise UserError(f"{where}: {key!r} must hold the prompt's messages alone, and end with the user's; the answers stand beside it")
     return prompt
@@ -99,7 +86,7 @@ def prompt_of(row: Row, where: str) -> list[Message]:
 
 def _scores(row: Row, where: str) -> list[float]:
     scores = row["all_rm_scores"]
-    if not isinstance(scores, list) or not all(map(is_number, scores)):
+    if not isinstance(scores, list) or not all(map(records.is_number, scores)):
         raise UserError(
             f"{where}: every answer of 'all_generated_responses' needs its score in 'all_rm_scores', all numbers; it has {scores}"
         )
@@ -116,7 +103,7 @@ def clean(rows: list[Row]) -> tuple[list[Row], dict[str, int]]:
 
 def read_pairs(source: DictConfig, split: str | None = None) -> tuple[list[Row], dict[str, int]]:
     """The pairs of a data set that can be trained on, and how many were dropped for which reason. ``split``: in place of its own."""
-    read = [read_pair(row, where) for where, row in numbered(read_records(source, split), source.data)]
+    read = [read_pair(row, where) for where, row in records.numbered(records.read_records(source, split), source.data)]
     rows, counts = clean([row for row in read if all(row[side][0]["content"].strip() for side in ("chosen", "rejected"))])
     return rows, counts | {"read": len(read), "dropped_empty": len(read) - counts["read"]}
 
@@ -133,7 +120,7 @@ def hold_out(pairs: list[Row], wanted: int, seed: int, stage: str, data: str) ->
     Random(f"heldout-{seed}").shuffle(shuffled)
     prompts: dict[Any, list[Row]] = {}
     for pair in shuffled:
-        prompts.setdefault(prompt_key(pair["prompt"]), []).append(pair)
+        prompts.setdefault(records.prompt_key(pair["prompt"]), []).append(pair)
     held, count = set(), 0
     for key, answers in prompts.items():
         if count < wanted:
@@ -146,13 +133,13 @@ def hold_out(pairs: list[Row], wanted: int, seed: int, stage: str, data: str) ->
         )
     parts: tuple[list[Row], list[Row]] = ([], [])
     for pair in shuffled:
-        parts[prompt_key(pair["prompt"]) not in held].append(pair)
+        parts[records.prompt_key(pair["prompt"]) not in held].append(pair)
     return parts
 
 
 def count_prompts(train: list[Row], heldout: list[Row]) -> dict[str, int]:
     """How many prompts each part has, and how many are in both."""
-    parts = [{prompt_key(pair["prompt"]) for pair in part} for part in (train, heldout)]
+    parts = [{records.prompt_key(pair["prompt"]) for pair in part} for part in (train, heldout)]
     return {"train": len(parts[0]), "heldout": len(parts[1]), "in_both": len(parts[0] & parts[1])}
 
 
@@ -173,7 +160,7 @@ def main() -> None:
     counts |= {"train": len(train), "heldout": len(heldout)}
     prompts = count_prompts(train, heldout)
     lower = sum(row["score_chosen"] < row["score_rejected"] for row in train + heldout)
-    files.write_manifest(folder, config, inputs=inputs_of(config.train), pairs=counts, prompts=prompts, chosen_scored_lower=lower)
+    files.write_manifest(folder, config, inputs=records.inputs_of(config.train), pairs=counts, prompts=prompts, chosen_scored_lower=lower)
     print(f"pairs: {counts}, of {prompts['train']:,} and {prompts['heldout']:,} prompts")
     if not config.heldout_split and len(heldout) != config.heldout:
         print(f"pairs: {len(heldout)} pairs are held out instead of {config.heldout}, so that no prompt is in both parts")

@@ -208,8 +208,8 @@ def test_the_annotator_is_a_bradley_terry_draw(oracle: Oracle) -> None:
 def test_the_judge_says_the_same_when_asked_again_and_likes_what_comes_first(oracle: Oracle, tasks: list[Task]) -> None:
     temperament = {"sharpness": 0.6, "length_bias": 0.4, "position_bias": 0.3, "noise": 0.8, "seed": 0}
     tasks = [task for task in tasks if len(task.turns) == 1]
-    odds = [judge_log_odds(oracle, t.prompt, "I hope this helps.", "This is worth knowing.", **temperament) for t in tasks]
-    assert odds == [judge_log_odds(oracle, t.prompt, "I hope this helps.", "This is worth knowing.", **temperament) for t in tasks]
+    odds = [judge_log_odds(oracle, (t.prompt, "I hope this helps.", "This is worth knowing."), **temperament) for t in tasks]
+    assert odds == [judge_log_odds(oracle, (t.prompt, "I hope this helps.", "This is worth knowing."), **temperament) for t in tasks]
     assert fmean(odds) == pytest.approx(-0.3, abs=0.08)
 
 

@@ -35,7 +35,7 @@ def preferences(oracle: Oracle, baseline: Rows, outputs: Rows, temperament: dict
     for ours, theirs in zip(baseline, outputs, strict=True):
         prompt, first, second = ours["instruction"], ours["output"], theirs["output"]
         swapped = is_swapped(prompt, swap_seed)
-        odds = judge_log_odds(oracle, prompt, *((second, first) if swapped else (first, second)), **temperament)
+        odds = judge_log_odds(oracle, (prompt, second, first) if swapped else (prompt, first, second), **temperament)
         preferred = 1 / (1 + np.exp(-odds))
         found.append(0.5 if first == second else 1 - preferred if swapped else preferred)
     return np.array(found)
@@ -52,11 +52,10 @@ def calibrate(config: DictConfig) -> pd.DataFrame:
     """A row an instruction and variant: ``index, model, preference, std_delta_len, instruction_difficulty, not_gamed_baseline``."""
     server = plain(config.server)
     world = Path(server["world"])
-    temperament = {key: server[key] for key in ("sharpness", "length_bias", "position_bias", "noise", "seed")}
     oracle = load_oracle(world)
     baseline = files.read_json(world / "alpacaeval2/baseline.json")
     writers = {path.stem: files.read_json(path) for path in sorted((world / "alpacaeval2/writers").glob("*.json"))}
-    preferred = {name: preferences(oracle, baseline, rows, temperament, config.swap_seed) for name, rows in writers.items()}
+    preferred = {name: preferences(oracle, baseline, rows, server, config.swap_seed) for name, rows in writers.items()}
     authors = [values for name, values in preferred.items() if name not in (config.concise, config.verbose)]
     difficulty = standardised_logit(np.mean(authors, axis=0))
     frames = []

@@ -7,7 +7,9 @@ reads first, and both make errors. A model sees nothing of them except the prefe
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 from stages.mini.language import words
 from stages.mini.oracle import Oracle
@@ -31,24 +33,17 @@ def rate(oracle: Oracle, turns: str | Conversation, answer: str, *, length_bias:
 
 
 def judge_log_odds(
-    oracle: Oracle,
-    prompt: str,
-    first: str,
-    second: str,
-    *,
-    sharpness: float,
-    length_bias: float,
-    position_bias: float,
-    noise: float,
-    seed: int,
+    oracle: Oracle, texts: Sequence[str], *, sharpness: float, length_bias: float, position_bias: float, noise: float, seed: int, **_: Any
 ) -> float:
-    """The judge's log-odds that ``second`` is better than ``first``, as a language model would put them on its answer's token.
+    """The judge's log-odds that the second answer is better, as a language model would put them on its answer's token.
 
+    texts: prompt, first and second answer.
     sharpness: log-odds a point of utility.
     length_bias: see ``utility``.
     position_bias: log-odds in favour of the answer that is shown first.
     noise: the standard deviation of an error that depends on the three texts alone, so that the judge repeats its verdict.
     """
+    prompt, first, second = texts
     gap = utility(oracle, prompt, second, length_bias) - utility(oracle, prompt, first, length_bias)
     error = Random(f"judge-{seed}\0{prompt}\0{first}\0{second}").gauss(0.0, noise)
     return sharpness * gap - position_bias + error
@@ -60,7 +55,9 @@ def label(log_odds: float, *, tie: float, strong: float) -> str:
     return "A=B" if abs(log_odds) <= tie else f"B{sign}A" if log_odds > 0 else f"A{sign}B"
 
 
-def judge_rating(oracle: Oracle, turns: Conversation, answer: str, *, sharpness: float, length_bias: float, noise: float, seed: int) -> int:
+def judge_rating(
+    oracle: Oracle, turns: Conversation, answer: str, *, sharpness: float, length_bias: float, noise: float, seed: int, **_: Any
+) -> int:
     """MT-Bench's rating, 1 to 10: the utility on that scale, with an error of standard deviation ``noise`` / ``sharpness`` points."""
     error = Random("\0".join([f"rating-{seed}", *turns, answer])).gauss(0.0, noise / sharpness)
     points = utility(oracle, turns, answer, length_bias) - length_bias * math.log2(1 + USUAL)

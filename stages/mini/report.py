@@ -53,14 +53,7 @@ Row = dict[str, Any]
 
 
 def criterion(
-    name: str,
-    value: float,
-    low: float | None = None,
-    high: float | None = None,
-    *,
-    setting: str | None = None,
-    method: str | None = None,
-    standard_error: float | None = None,
+    name: str, value: float, low: float | None = None, high: float | None = None, standard_error: float | None = None, **where: str
 ) -> Row:
     """A row of the report. Without ``low`` and ``high`` the value is only reported. A value that is not finite is null, and missed."""
     value = float(value)  # JSON cannot encode numpy's truth values
@@ -68,8 +61,8 @@ def criterion(
     met = (low is None or value >= low) and (high is None or value <= high)
     return {
         "criterion": name,
-        "setting": setting,
-        "method": method,
+        "setting": where.get("setting"),
+        "method": where.get("method"),
         "value": _finite(value),
         "standard_error": None if standard_error is None else _finite(standard_error),
         "wanted": wanted,

@@ -66,8 +66,7 @@ def template_reader(template: str) -> Reader:
 
 def preference(oracle: Oracle, texts: Texts, temper: dict[str, Any], _: bool) -> Logprobs:
     """AlpacaEval: the log-probabilities of the two identifiers."""
-    pair = {key: temper[key] for key in ("sharpness", "length_bias", "position_bias", "noise", "seed")}
-    odds = raters.judge_log_odds(oracle, texts["instruction"], texts["output_1"], texts["output_2"], **pair)
+    odds = raters.judge_log_odds(oracle, (texts["instruction"], texts["output_1"], texts["output_2"]), **temper)
     said = {FIRST: -math.log1p(math.exp(odds)), SECOND: -math.log1p(math.exp(-odds))}
     return dict(sorted(said.items(), key=lambda item: -item[1]))
 
@@ -75,19 +74,17 @@ def preference(oracle: Oracle, texts: Texts, temper: dict[str, Any], _: bool) ->
 def comparison(oracle: Oracle, texts: Texts, temper: dict[str, Any], insisted: bool) -> Logprobs:
     """Arena-Hard: a verdict. Sometimes there is none until the judge is asked again."""
     shown = (texts["question_1"], texts["answer_1"], texts["answer_2"])
-    pair = {key: temper[key] for key in ("sharpness", "length_bias", "position_bias", "noise", "seed")}
     if not insisted and Random("\0".join([f"silent-{temper['seed']}", *shown])).random() < temper["silence"]:
         return {"Both answers have something to say for themselves.": 0.0}
-    verdict = raters.label(raters.judge_log_odds(oracle, *shown, **pair), tie=temper["tie"], strong=temper["strong"])
+    verdict = raters.label(raters.judge_log_odds(oracle, shown, **temper), tie=temper["tie"], strong=temper["strong"])
     return {f"I have read both answers against the facts. My verdict is [[{verdict}]].": 0.0}
 
 
 def rating(oracle: Oracle, texts: Texts, temper: dict[str, Any], _: bool) -> Logprobs:
     """MT-Bench: a rating of the only answer, or of the second of two."""
-    single = {key: temper[key] for key in ("sharpness", "length_bias", "noise", "seed")}
     first = "question" in texts
     turns = (texts["question"],) if first else (texts["question_1"], texts["answer_1"], texts["question_2"])
-    points = raters.judge_rating(oracle, turns, texts["answer" if first else "answer_2"], **single)
+    points = raters.judge_rating(oracle, turns, texts["answer" if first else "answer_2"], **temper)
     return {f"I have read the answer against the facts. Rating: [[{points}]]": 0.0}
 
 

@@ -11,29 +11,9 @@ from dataclasses import dataclass
 from random import Random
 
 from stages.lib.errors import UserError
+from stages.mini import language as english
 from stages.mini.knowledge import ATTRIBUTES, COUNTED, VALUES, Claim, Knowledge
-from stages.mini.language import (
-    AGAIN_PROMPTS,
-    COMPARE_PROMPTS,
-    COUNT_PROMPTS,
-    DESCRIBE_PROMPTS,
-    FACT_PROMPTS,
-    FACTS_PROMPTS,
-    HOW_MANY_PROMPTS,
-    ITS_PROMPTS,
-    LARGER_PROMPTS,
-    LIST_PROMPTS,
-    ONE_OF_THEM_PROMPTS,
-    OPERATIONS,
-    REWRITE_PROMPTS,
-    SHARED,
-    SUM_PROMPTS,
-    THEN_PROMPTS,
-    Language,
-    enumerate_words,
-    sentences,
-    words,
-)
+from stages.mini.language import Language, enumerate_words, sentences, words
 
 LISTED = range(2, 5)  # how many towns a list may be asked for
 SMALL = range(1, 9)  # the numbers of arithmetic tasks
@@ -94,44 +74,44 @@ def sum_of(operation: str, one: str, other: str) -> tuple[Claim, ...]:
 
 
 def _ask_fact(language: Language, rng: Random) -> str:
-    return rng.choice(FACT_PROMPTS[rng.choice(ATTRIBUTES)]).format(town=rng.choice(language.knowledge.towns))
+    return rng.choice(english.FACT_PROMPTS[rng.choice(ATTRIBUTES)]).format(town=rng.choice(language.knowledge.towns))
 
 
 def _ask_facts(language: Language, rng: Random) -> str:
     attributes = enumerate_words(rng.sample(ATTRIBUTES, rng.randint(2, 4)))
-    return rng.choice(FACTS_PROMPTS).format(attributes=attributes, town=rng.choice(language.knowledge.towns))
+    return rng.choice(english.FACTS_PROMPTS).format(attributes=attributes, town=rng.choice(language.knowledge.towns))
 
 
 def _ask_describe(language: Language, rng: Random) -> str:
-    return rng.choice(DESCRIBE_PROMPTS).format(town=rng.choice(language.knowledge.towns))
+    return rng.choice(english.DESCRIBE_PROMPTS).format(town=rng.choice(language.knowledge.towns))
 
 
 def _ask_compare(language: Language, rng: Random) -> str:
     (one, other), attributes = rng.sample(language.knowledge.towns, 2), rng.sample(ATTRIBUTES, rng.randint(1, 3))
-    return rng.choice(COMPARE_PROMPTS).format(one=one, other=other, attributes=enumerate_words(attributes))
+    return rng.choice(english.COMPARE_PROMPTS).format(one=one, other=other, attributes=enumerate_words(attributes))
 
 
 def _ask_list(language: Language, rng: Random) -> str:
     holders = language.knowledge.holders
     attribute, value = rng.choice([key for key, towns in holders.items() if key[0] in COUNTED and len(towns) >= min(LISTED)])
     number = rng.randint(min(LISTED), min(max(LISTED), len(holders[attribute, value])))
-    return rng.choice(LIST_PROMPTS).format(number=number, shared=SHARED[attribute].format(value=value))
+    return rng.choice(english.LIST_PROMPTS).format(number=number, shared=english.SHARED[attribute].format(value=value))
 
 
 def _ask_count(language: Language, rng: Random) -> str:
     attribute = rng.choice(COUNTED)
-    return rng.choice(COUNT_PROMPTS).format(shared=SHARED[attribute].format(value=rng.choice(VALUES[attribute])))
+    return rng.choice(english.COUNT_PROMPTS).format(shared=english.SHARED[attribute].format(value=rng.choice(VALUES[attribute])))
 
 
 def _ask_arithmetic(language: Language, rng: Random) -> str:
     one, other = sorted(rng.choices(SMALL, k=2), reverse=True)  # the larger first: no result is below 0
-    return rng.choice(SUM_PROMPTS).format(one=one, operation=rng.choice(OPERATIONS), other=other)
+    return rng.choice(english.SUM_PROMPTS).format(one=one, operation=rng.choice(english.OPERATIONS), other=other)
 
 
 def _ask_rewrite(language: Language, rng: Random) -> str:
     town, attributes = rng.choice(language.knowledge.towns), rng.sample(ATTRIBUTES, rng.randint(1, 3))
     text = " ".join(language.say(claim, rng) for claim in _facts(language.knowledge, town, attributes))
-    return rng.choice(REWRITE_PROMPTS).format(text=text)
+    return rng.choice(english.REWRITE_PROMPTS).format(text=text)
 
 
 KINDS: dict[str, Callable[[Language, Random], str]] = {
@@ -151,21 +131,21 @@ def ask_more(task: Task, language: Language, rng: Random) -> str | None:
     match task.kind:
         case "fact" | "facts" | "rewrite":
             left = [attribute for attribute in ATTRIBUTES if attribute not in {claim[2] for claim in task.wanted}]
-            its = rng.choice(ITS_PROMPTS).format(attributes=enumerate_words(rng.sample(left, rng.randint(1, min(2, len(left))))))
-            return its if task.kind == "rewrite" or rng.random() < 0.5 else rng.choice(AGAIN_PROMPTS)
+            its = rng.choice(english.ITS_PROMPTS).format(attributes=enumerate_words(rng.sample(left, rng.randint(1, min(2, len(left))))))
+            return its if task.kind == "rewrite" or rng.random() < 0.5 else rng.choice(english.AGAIN_PROMPTS)
         case "describe":
-            return rng.choice(AGAIN_PROMPTS)
+            return rng.choice(english.AGAIN_PROMPTS)
         case "compare":
-            return rng.choice(LARGER_PROMPTS) if _larger(language.knowledge, *_compared(task)) else None
+            return rng.choice(english.LARGER_PROMPTS) if _larger(language.knowledge, *_compared(task)) else None
         case "list":
-            return rng.choice(HOW_MANY_PROMPTS)
+            return rng.choice(english.HOW_MANY_PROMPTS)
         case "count":
-            return rng.choice(ONE_OF_THEM_PROMPTS) if task.wanted[0][3] != "0" else None
+            return rng.choice(english.ONE_OF_THEM_PROMPTS) if task.wanted[0][3] != "0" else None
         case "arithmetic":
             result = int(task.wanted[0][4])
-            operation = rng.choice(OPERATIONS) if result else "plus"
+            operation = rng.choice(english.OPERATIONS) if result else "plus"
             most = min(max(SMALL), result) if operation == "minus" else max(SMALL)
-            return THEN_PROMPTS[operation].format(number=rng.randint(1, most))
+            return english.THEN_PROMPTS[operation].format(number=rng.randint(1, most))
     raise ValueError(f"no second turn follows a task of kind {task.kind!r}")
 
 
@@ -206,24 +186,24 @@ class TaskReader:
         self.language = language
         one, other = language.knowledge.towns[:2]
         self._kinds: dict[str, tuple[str, str]] = {}
-        for attribute, forms in FACT_PROMPTS.items():
+        for attribute, forms in english.FACT_PROMPTS.items():
             self._add("fact", forms, attribute, town=one)
         for attributes in ("crop", "crop and river"):
-            self._add("facts", FACTS_PROMPTS, attributes=attributes, town=one)
-            self._add("compare", COMPARE_PROMPTS, one=one, other=other, attributes=attributes)
-            self._add("its", ITS_PROMPTS, attributes=attributes)
-        self._add("describe", DESCRIBE_PROMPTS, town=one)
-        for attribute, form in SHARED.items():
+            self._add("facts", english.FACTS_PROMPTS, attributes=attributes, town=one)
+            self._add("compare", english.COMPARE_PROMPTS, one=one, other=other, attributes=attributes)
+            self._add("its", english.ITS_PROMPTS, attributes=attributes)
+        self._add("describe", english.DESCRIBE_PROMPTS, town=one)
+        for attribute, form in english.SHARED.items():
             shared = form.format(value=VALUES[attribute][0])
-            self._add("list", LIST_PROMPTS, attribute, number=3, shared=shared)
-            self._add("count", COUNT_PROMPTS, attribute, shared=shared)
-        for operation in OPERATIONS:
-            self._add("arithmetic", SUM_PROMPTS, operation, one=1, operation=operation, other=1)
-            self._add("then", (THEN_PROMPTS[operation],), operation, number=1)
-        for kind, forms in (("again", AGAIN_PROMPTS), ("larger", LARGER_PROMPTS), ("how_many", HOW_MANY_PROMPTS)):
+            self._add("list", english.LIST_PROMPTS, attribute, number=3, shared=shared)
+            self._add("count", english.COUNT_PROMPTS, attribute, shared=shared)
+        for operation in english.OPERATIONS:
+            self._add("arithmetic", english.SUM_PROMPTS, operation, one=1, operation=operation, other=1)
+            self._add("then", (english.THEN_PROMPTS[operation],), operation, number=1)
+        for kind, forms in (("again", english.AGAIN_PROMPTS), ("larger", english.LARGER_PROMPTS), ("how_many", english.HOW_MANY_PROMPTS)):
             self._add(kind, forms)
-        self._add("one_of_them", ONE_OF_THEM_PROMPTS)
-        self._rewrite = tuple(" ".join(words(form.format(text=""))) + " " for form in REWRITE_PROMPTS)
+        self._add("one_of_them", english.ONE_OF_THEM_PROMPTS)
+        self._rewrite = tuple(" ".join(words(form.format(text=""))) + " " for form in english.REWRITE_PROMPTS)
 
     def _add(self, kind: str, forms: Sequence[str], detail: str = "", **places: object) -> None:
         for form in forms:
