@@ -226,7 +226,7 @@ def stage_config(docstring: str | None, *, writes: bool = True, dry: str | None 
     """Read a stage's command line: the stage configuration, and its folder, which the stage writes to.
 
     The file ``--config`` has everything that the result depends on. ``--runtime KEY=VALUE …`` has the stage's knobs in
-    stages/plan/schema.py, which change the speed and never the result; they come back as ``config.runtime``.
+    stages/plan/knobs.py, which change the speed and never the result; they come back as ``config.runtime``.
 
     writes: whether the stage writes into the folder. It then locks the configuration against a second writer.
     dry: the name of an option with which the stage writes nothing; ``config.dry`` is then true.
