@@ -21,7 +21,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from analysis.stats import over_seeds as over_seeds  # for analysis/tables/table4.py
 from stages.benchmarks import BENCHMARKS
 from stages.benchmarks.benchmark import Benchmark
 from stages.lib import files

@@ -22,7 +22,7 @@ PLAN = "import sys; from stages.plan import Plan; Plan().write(sys.argv[1:])"
 
 
 def test_the_readmes_objective_trains(tmp_path: Path) -> None:
-    """README.md, section "Add an objective", verbatim: in a fresh tree its run is planned, named by what it varies, and trained with a
+    """README.md, section "Add a method", verbatim: in a fresh tree its run is planned, named by what it varies, and trained with a
     cached reference; it starts at log 2, as the policy is the reference, and ends lower."""
     tree = copy_to(tmp_path / "tree")
     function, method = fenced("python", "def ln_dpo"), fenced("yaml", "name: ln_dpo")

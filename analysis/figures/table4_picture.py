@@ -23,11 +23,10 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from omegaconf import DictConfig, OmegaConf
 
-from analysis.study import METHODS, SETTINGS, STYLE, benchmark_of, name_of
+from analysis.study import METHODS, SETTINGS, STYLE, benchmark_of, name_of, require
 from analysis.tables.table4 import COUNTS
 from stages.benchmarks.benchmark import Benchmark, Column
 from stages.lib import files
-from stages.lib.errors import UserError
 
 WIDTH, HEIGHT, MARGIN = 12.8, 7.2, 0.35  # inches: a slide's
 INK, GREY, LIGHT = "#1a1a1a", "#666666", "#bbbbbb"
@@ -220,9 +219,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
-    path = args.results / "table4.csv"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; make it with: snakemake --cores all {path}")
+    path = require(args.results / "table4.csv")
     wanted = OmegaConf.load(args.results / "tables.yaml")
     assert isinstance(wanted, DictConfig)
     save(draw(pd.read_csv(path), wanted), args.out / "figures/table4.png")

@@ -18,10 +18,9 @@ from typing import Any
 import pandas as pd
 
 from analysis import study as shared
-from analysis.study import Study, Table
+from analysis.study import Study, Table, require
 from stages.benchmarks.rows import read_rows
 from stages.lib import files
-from stages.lib.errors import UserError
 
 CONTROLS = ("real", "empty", "embedded")
 ORDERS = {"orders_agree": "agreement", "first_shown": "first_shown"}
@@ -41,8 +40,7 @@ def of_controls(rows: list[dict[str, Any]], benchmark: str) -> dict[str, Any]:
 
 def make(study: Study) -> Table:
     path = study.path(study.config["controls"]) / "controls.json"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; make it with: snakemake --cores all {path.with_name(files.MANIFEST)}")
+    require(path, path.with_name(files.MANIFEST))
     controls, run = files.read_json(path), study.rows()[0]
     rows = []
     for benchmark, named in study.config["questions"].items():

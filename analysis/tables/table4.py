@@ -32,7 +32,8 @@ from scipy import stats
 
 from analysis import study as shared
 from analysis.paper import differs, reported
-from analysis.study import Run, Study, Table, over_seeds
+from analysis.stats import over_seeds
+from analysis.study import Run, Study, Table
 from stages.benchmarks.paired import Difference, values
 from stages.benchmarks.rows import check_same
 from stages.lib import files
