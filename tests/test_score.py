@@ -98,7 +98,8 @@ def test_gzipped_files_of_anybodys_are_scored_without_a_config(benchmark: str, e
     assert scores["protocol"]["version"] == BENCHMARKS[benchmark].version
     assert scores["ended"] is None and scores["repeated_3grams"] == 0  # anybody's files do not say, and these answers are short
     by = [f", {key} {scores[key]}" for key in ("judge", "baseline") if scores.get(key)]
-    assert done.stdout.startswith(f"score: model on {benchmark}: ") and done.stdout.endswith(f"; {BENCHMARKS[benchmark].version}{''.join(by)}\n")
+    assert done.stdout.startswith(f"score: model on {benchmark}: ")
+    assert done.stdout.endswith(f"; {BENCHMARKS[benchmark].version}{''.join(by)}\n")
 
 
 LOOP = "a b c " * 4  # twelve words, ten 3-grams, of which three are new
