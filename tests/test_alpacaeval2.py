@@ -139,6 +139,7 @@ TOPS = {
 
 @pytest.mark.parametrize("name", TOPS)
 @pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.slow
 def test_preferences_are_the_packages_own(name: str, swapped: bool) -> None:
     """preference() equals logprob_parser and the swap's 3 - x; a missing token has probability 0, neither gives None."""
     from alpaca_eval.completion_parsers import logprob_parser

@@ -153,6 +153,7 @@ def arena_hard(results: Path, run: str) -> float:
     return 100 * won / battles
 
 
+@pytest.mark.slow
 def test_its_figures_over_all_questions_are_those_of_scores_json(results: Path, html: Path) -> None:
     """AlpacaEval's win_rate and MT-Bench's mean; Arena-Hard's from the labels: the share of points over battles, a strong one thrice."""
     found = blocks(html)
@@ -229,6 +230,7 @@ def test_the_same_results_give_the_same_bytes(results: Path, html: Path) -> None
         ),
     ],
 )
+@pytest.mark.slow
 def test_what_is_missing_is_an_error_that_names_the_file(results: Path, tmp_path: Path, broken: str, change: Any, message: str) -> None:
     copy = tmp_path / "results"
     shutil.copytree(results, copy)

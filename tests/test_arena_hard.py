@@ -268,6 +268,7 @@ def test_a_local_judges_win_rates_and_bootstrapped_ratings() -> None:
 
 
 @published
+@pytest.mark.slow
 def test_mean_token_counts_are_the_leaderboards() -> None:
     """score(): the integer part of avg_tokens, and the answers checked against the judged prompts."""
     for model, tokens in json.loads((REFERENCE / "expected.json").read_text())["arena_hard"]["avg_tokens"].items():

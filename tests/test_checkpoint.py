@@ -122,6 +122,7 @@ def test_a_mistake_is_one_sentence_with_the_key(conf: Path, values: dict[str, An
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_trained_method_names_no_model(conf: Path) -> None:
     """validate_method: the start model is the setting's, the same for all methods."""
     (conf / "method/mine.yaml").write_text("defaults: [simpo, _self_]\nname: mine\nmodel: ./my_model\n")

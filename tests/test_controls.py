@@ -237,6 +237,7 @@ def test_an_honest_judge_gives_nothing_to_what_is_no_answer(
     assert "controls.json" in manifest["outputs"] and str(tmp_path / "mt.jsonl") in manifest["inputs"]
 
 
+@pytest.mark.slow
 def test_a_judge_that_obeys_the_text_shows(endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """main(): the constant text wins all and has the highest rating; what is empty gains nothing by it."""
     endpoint.say = obedient
@@ -248,6 +249,7 @@ def test_a_judge_that_obeys_the_text_shows(endpoint: Endpoint, tmp_path: Path, m
 
 
 @pytest.mark.parametrize(("say", "agreement", "first_shown"), [(partial_to_the_first, 0, 1), (undecided, 0, 0.75)])
+@pytest.mark.slow
 def test_a_judge_of_the_order_does_not_agree_with_itself(
     say: Say, agreement: float, first_shown: float, endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,6 +291,7 @@ def test_where_all_failed_there_is_no_figure(endpoint: Endpoint, tmp_path: Path,
     assert {(row["value"], row["standard_error"], row["n"]) for row in rows.values()} == {(None, None, 0)}
 
 
+@pytest.mark.slow
 def test_what_was_judged_is_not_paid_again(
     endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

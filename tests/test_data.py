@@ -315,6 +315,7 @@ def test_answers_that_differ_in_the_data_and_not_in_their_tokens_are_counted() -
     assert whole.rows == [0, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_reference_train_and_loglik_leave_out_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -177,6 +177,7 @@ def test_the_references_sums_are_read_and_the_models_follow_each_other(plan: Pla
     assert len(loaded) == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_is_the_start_model_loads_it_once(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """stages.loglik: for sft one model is loaded, and both columns are its sums."""
     loaded, load = [], models.load_model
@@ -189,6 +190,7 @@ def test_a_run_that_is_the_start_model_loads_it_once(plan: Plan, monkeypatch: py
     assert frame["logp"].iloc[-1] == pytest.approx(by_hand(model, *EXPECTED["mt_bench"][-1][2:])[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_a_tokenizer_of_its_own_has_no_reference(
     plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,6 +213,7 @@ def test_a_checkpoint_with_a_tokenizer_of_its_own_has_no_reference(
         stage(monkeypatch, loglik, str(config))
 
 
+@pytest.mark.slow
 def test_a_reference_of_other_weights_or_tokens_is_refused(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """stages.loglik: sums of another start model, or of the tokens of another chat template than the policy's, are no reference."""
     save(SETTING / "runs/dpo", seed=1, template=tiny.MISTRAL)
@@ -223,6 +226,7 @@ def test_a_reference_of_other_weights_or_tokens_is_refused(plan: Plan, monkeypat
     assert not (SETTING / "runs/dpo/eval/loglik.parquet").exists()
 
 
+@pytest.mark.slow
 def test_what_the_user_can_mend_is_said(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """stages.loglik: no token budget, questions in another order than the answers, and answers that do not say how they ended."""
     for given in ("other=1", "token_budget=0", "token_budget=some"):

@@ -265,6 +265,7 @@ def test_no_benchmark_prompt_is_among_the_training_prompts(world: tuple[Path, di
     assert not opened & {" ".join(words(prompt)) for prompt in asked}
 
 
+@pytest.mark.slow
 def test_the_benchmarks_are_in_their_own_formats(world: tuple[Path, dict]) -> None:
     """MT-Bench: eight categories of ten questions, references where its judge is shown them; the harder benchmark asks for more."""
     folder, _ = world

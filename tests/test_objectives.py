@@ -63,6 +63,7 @@ def written_simpo(
     [{}, {"gamma": 0.0}, {"length_normalization": False}, {"label_smoothing": 0.1}, {"loss_type": "hinge"}, {"sft_weight": 0.3}],
     ids=["plain", "no margin", "no length normalisation", "smoothed", "hinge", "sft"],
 )
+@pytest.mark.slow
 def test_simpo_is_the_papers_formula_with_its_gradient(model: Any, rows: list[Pair], changes: dict[str, Any]) -> None:
     """objectives.simpo and logps.response_logps: Eq. 6 on unpadded forwards, within 1e-10, for each of the authors' options."""
     values = PLAIN | changes

@@ -285,6 +285,7 @@ def reward_model(start: str) -> str:
     return "results/tiny/reward/model"
 
 
+@pytest.mark.slow
 def test_a_score_depends_on_the_conversation_alone(reward_model: str) -> None:
     """annotate.score: in every batch, in float64 to 1e-9 and in float32 to 1e-5 of the scores' spread, what the conversation's last hidden
     state says by itself; so too for a model without a pad token."""

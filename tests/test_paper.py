@@ -87,6 +87,7 @@ def paper() -> Plan:
 # -- the configuration ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_settings_are_the_papers_six(paper: Plan) -> None:
     assert paper.scale["settings"] == list(AUTHORS)
     assert paper.scale["methods"] == Plan().scale["methods"]
@@ -96,6 +97,7 @@ def test_the_settings_are_the_papers_six(paper: Plan) -> None:
 
 
 @pytest.mark.parametrize("name", AUTHORS)
+@pytest.mark.slow
 def test_every_value_is_the_authors(paper: Plan, name: str) -> None:
     start, (data, split, heldout), lengths, dpo_rate, simpo, decoding = AUTHORS[name]
     setting = paper.setting(name).setting
@@ -164,6 +166,7 @@ def test_assets_are_pinned_and_their_names_are_apart(paper: Plan) -> None:
 # -- the plan -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_dry_run_plans_table_4_and_nothing_else(tmp_path: Path, paper: Plan) -> None:
     command = [sys.executable, "-m", "snakemake", "-d", str(tmp_path), "-n", "results/table4.csv", "--config", "scale=paper"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -184,6 +187,7 @@ def test_the_dry_run_plans_table_4_and_nothing_else(tmp_path: Path, paper: Plan)
     assert len(planned) == len(set(planned))
 
 
+@pytest.mark.slow
 def test_what_a_user_may_make_has_its_configuration_and_what_is_not_ready_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     planned("paper")
@@ -192,6 +196,7 @@ def test_what_a_user_may_make_has_its_configuration_and_what_is_not_ready_has_no
 
 
 @pytest.mark.parametrize("name", RANKED_BY)
+@pytest.mark.slow
 def test_pairs_of_a_reward_model_that_is_not_ready_stop_the_plan(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     as_given = compose.part_of_conf
@@ -344,6 +349,7 @@ def test_log_probabilities_are_those_of_a_plain_eager_forward(work: Path, settin
 
 
 @pytest.mark.parametrize("setting", FAMILIES)
+@pytest.mark.slow
 def test_a_setting_trains_from_a_real_schema(work: Path, monkeypatch: pytest.MonkeyPatch, paper: Plan, setting: str) -> None:
     """stages.pairs and stages.train with SimPO, as planned but for model and data: the authors' precision, lengths and batch.
 
@@ -369,6 +375,7 @@ def test_a_setting_trains_from_a_real_schema(work: Path, monkeypatch: pytest.Mon
     assert 0.5 < max(moved) / AUTHORS[setting][4][0] < 1.5  # Adam's first steps are of the learning rate's size: fp32 weights hold them
 
 
+@pytest.mark.slow
 def test_dpo_reads_a_reference_of_a_hub_id_and_revision(work: Path, monkeypatch: pytest.MonkeyPatch, paper: Plan) -> None:
     """stages.reference, stages.train: a hub id at a revision is the folder with the same weights; the first step of DPO costs log 2."""
     name, revision = "org/tiny-llama", "0123456789abcdef0123456789abcdef01234567"
@@ -386,6 +393,7 @@ def test_dpo_reads_a_reference_of_a_hub_id_and_revision(work: Path, monkeypatch:
         models.load_model("org/unknown")
 
 
+@pytest.mark.slow
 def test_sft_reads_ultrachat(work: Path, monkeypatch: pytest.MonkeyPatch, paper: Plan) -> None:
     """stages.sft: UltraChat's split by name, all turns of it, in the authors' precision and batch."""
     start = start_model("llama3_instruct", "start")

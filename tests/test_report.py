@@ -131,6 +131,7 @@ def test_spread_is_the_95th_by_the_5th_percentile_of_words() -> None:
     assert (row["value"], row["met"]) == (None, False)
 
 
+@pytest.mark.slow
 def test_the_best_of_an_ideal_answer_and_none_lifts_by_half(tree: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     """10 and 0 points: the best is 5 above their mean, whatever the prompt; a best writer without errors gets 10."""
     monkeypatch.chdir(tree)

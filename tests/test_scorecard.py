@@ -203,6 +203,7 @@ def test_an_effect_is_what_its_files_say(claim: str, made: Path, rows: pd.DataFr
         assert row["low"] <= row["effect"] <= row["high"]
 
 
+@pytest.mark.slow
 def test_the_lowest_bin_of_margins(made: Path, rows: pd.DataFrame) -> None:
     """S6a: one seed's bins are the others', their means averaged before the lowest is taken; so at most the mean of each seed's lowest."""
     for setting in (BASE, INSTRUCT):

@@ -148,6 +148,7 @@ def test_arena_hard_with_the_mini_judge_ranks_the_writers_and_asks_the_silent_ag
     assert rates["master"] > rates["clerk"] > rates["child"]
 
 
+@pytest.mark.slow
 def test_mt_bench_with_the_mini_judge_rates_the_reference_above_a_child(world: Path, judge: Any) -> None:
     questions = files.read_rows(world / "mt_bench/question.jsonl")
     references = files.read_rows(world / "mt_bench/reference_answer.jsonl")

@@ -73,6 +73,7 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_each_epoch_has_its_own_order_and_every_pair_once(tmp_path: Path) -> None:
     """PreferenceTrainer.get_train_dataloader: Trainer tells the sampler the epoch; batches are whole but for the last."""
     seen: list[list[float]] = []
