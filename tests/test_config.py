@@ -44,6 +44,7 @@ def nodes(plan: Plan) -> list[Node]:
 
 
 @pytest.mark.parametrize("judge", sorted(path.stem for path in (CONF / "judge").glob("*.yaml")))
+@pytest.mark.slow
 def test_every_judge_composes(judge: str) -> None:
     """conf/judge: each file has the schema's keys, and either an endpoint or a server of its own."""
     config = compose_config("scale=mini", f"judge={judge}").judge
@@ -51,6 +52,7 @@ def test_every_judge_composes(judge: str) -> None:
 
 
 @pytest.mark.parametrize("scale", ["mini", "smoke", "paper"])
+@pytest.mark.slow
 def test_every_setting_and_method_of_every_scale_composes(scale: str) -> None:
     plan = Plan(scale)
     for setting, run in targets.runs(plan):
@@ -86,6 +88,7 @@ def test_every_number_in_conf_has_its_source() -> None:
         (["method.objective=simppo"], "simppo.*did you mean 'simpo'"),
     ],
 )
+@pytest.mark.slow
 def test_a_mistake_is_an_error_that_names_the_key(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         compose_config(*overrides)
@@ -120,6 +123,7 @@ def test_a_run_is_found_by_its_canonical_name_alone(plan: Plan) -> None:
         plan.run("mini_base", "smpo")
 
 
+@pytest.mark.slow
 def test_a_stage_configuration_is_written_only_when_its_text_changes(plan: Plan) -> None:
     paths = [Path(plan.stage_config(stage, **where)) for stage, where in nodes(plan)]
     before = {path: path.stat().st_mtime_ns for path in paths}
@@ -129,6 +133,7 @@ def test_a_stage_configuration_is_written_only_when_its_text_changes(plan: Plan)
     assert before == {path: path.stat().st_mtime_ns for path in paths}
 
 
+@pytest.mark.slow
 def test_all_that_the_targets_need_is_written_while_planning(plan: Plan) -> None:
     plan.write([])
     for stage, where in nodes(plan):
@@ -203,6 +208,8 @@ def another(key: str, value: Any) -> Any:
         return "bf16"
     if key.endswith(".search"):
         return "width_1_beam"
+    if key.endswith(".loss_type"):
+        return "hinge"
     return f"{value}x"
 
 

@@ -24,6 +24,8 @@ from omegaconf import OmegaConf
 
 from stages.lib import checkpoints, files
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 WORKER = """
@@ -34,8 +36,6 @@ from trl import SFTConfig, SFTTrainer
 from stages.lib import files
 from stages import pretrain, reference, train
 from stages.preference import refcache, trainer
-
-pytestmark = pytest.mark.slow
 
 stages = {"pretrain": pretrain, "reference": reference, "train": train}
 for line in sys.stdin:
