@@ -34,7 +34,7 @@ demo: .venv
 readme: .venv
 	$(INSIDE) python -m analysis.readme --results results
 
-# The fast loop. Torch and Transformers take half of its time to import, so that more tests cost less than they seem to.
+# The fast loop. A test that takes half a second of a processor is marked slow; the imports of torch and Transformers take ten seconds.
 check: .venv
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .

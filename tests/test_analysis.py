@@ -249,6 +249,7 @@ def test_bold_is_the_best_of_a_column_within_its_setting_and_of_length_none() ->
     assert "–" in [text.get_text() for text in made.texts]
 
 
+@pytest.mark.slow
 def test_the_picture_is_made_from_the_table_at_a_slide_s_size_and_the_same_bytes_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,10 +159,12 @@ def assert_readable(picture: Figure, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.slow
 def test_a_figure_can_be_read_at_the_size_of_print(name: str, drawn: dict[str, Drawn], monkeypatch: pytest.MonkeyPatch) -> None:
     assert_readable(drawn[name][0], monkeypatch)
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_bytes_in_another_process_with_another_hash_seed(results: Path, saved: Path, tmp_path: Path) -> None:
     """By the scripts' own command line; and none of them imports torch, which would cost seconds."""
     script = f"""
@@ -182,6 +184,7 @@ assert not {{"torch", "transformers"}} & set(sys.modules)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.slow
 def test_a_pdf_embeds_its_fonts_as_outlines(name: str, saved: Path) -> None:
     """TrueType (Type 42), which can be searched and edited, rather than matplotlib's default, Type 3, which some conferences refuse."""
     pdf = (saved / f"{name}.pdf").read_bytes()
@@ -189,6 +192,7 @@ def test_a_pdf_embeds_its_fonts_as_outlines(name: str, saved: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.slow
 def test_a_figure_of_the_paper_s_six_settings_can_be_read_too(
     name: str, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,12 +212,14 @@ def test_a_figure_of_the_paper_s_six_settings_can_be_read_too(
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.slow
 def test_captions_say_settings_scale_judge_seed_and_n(name: str, drawn: dict[str, Drawn]) -> None:
     caption = drawn[name][2]
     for part in ("Mini-Instruct", "scale: mini", "judge: mini-judge", "training seed: 42", "n = "):
         assert part in caption
 
 
+@pytest.mark.slow
 def test_fig1_draws_the_scores_with_their_intervals(results: Path, drawn: dict[str, Drawn]) -> None:
     frame = drawn["fig1_scores"][1]
     assert len(frame) == 2 * 2 * 3
@@ -246,6 +252,7 @@ def test_fig1_draws_the_mean_of_several_seeds_and_the_seeds(copied: Path, monkey
     assert_readable(picture, monkeypatch)
 
 
+@pytest.mark.slow
 def test_fig2_bins_rewards_by_length_difference(results: Path, drawn: dict[str, Drawn]) -> None:
     """A bin is a run of pairs in the order of their length difference: all of them, computed again from the parquet."""
     frame = drawn["fig2_length"][1]
@@ -270,6 +277,7 @@ def test_fig2_bins_rewards_by_length_difference(results: Path, drawn: dict[str, 
         assert len(part) == 5
 
 
+@pytest.mark.slow
 def test_fig2_and_fig4_give_spearman_s_rho_of_held_out_responses(results: Path, drawn: dict[str, Drawn]) -> None:
     for name, method in (("fig2_length", "simpo"), ("fig2_length", "simpo_no_ln"), ("fig4_dpo", "dpo")):
         found = only(drawn[name][1], quantity="spearman", method=method, setting="mini_base")
@@ -283,6 +291,7 @@ def test_spearman_shares_ranks_among_equals() -> None:
     assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_fig3_gives_accuracies_win_rates_and_distributions_for_each_gamma(results: Path, drawn: dict[str, Drawn]) -> None:
     frame = drawn["fig3_gamma"][1]
     tables: Any = OmegaConf.load(results / "tables.yaml")
@@ -305,6 +314,7 @@ def test_fig3_gives_accuracies_win_rates_and_distributions_for_each_gamma(result
             np.testing.assert_allclose(density["value"], stats.gaussian_kde(values)(density["x"]), rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_fig4_counts_training_pairs_by_both_orders_and_simpo_s_never_differ(results: Path, drawn: dict[str, Drawn]) -> None:
     frame = drawn["fig4_dpo"][1]
     chosen, rejected = averages(results, "mini_base", "dpo", "train")
@@ -321,6 +331,7 @@ def test_fig4_counts_training_pairs_by_both_orders_and_simpo_s_never_differ(resu
         assert cells["reward right, likelihood wrong"] > 0  # so that a zero says something
 
 
+@pytest.mark.slow
 def test_fig4_gives_accuracies_with_wilson_s_interval_and_the_costs_as_measured(results: Path, drawn: dict[str, Drawn]) -> None:
     frame = drawn["fig4_dpo"][1]
     for setting in ("mini_base", "mini_instruct"):
@@ -338,6 +349,7 @@ def test_fig4_gives_accuracies_with_wilson_s_interval_and_the_costs_as_measured(
         assert tuple(saved[["value", "low", "high"]]) == (row["time_saved"], row["time_saved_low"], row["time_saved_high"])
 
 
+@pytest.mark.slow
 def test_fig4_says_what_was_not_measured(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def without_memory(made: Any) -> Any:
         last = made["claim"][-1]
@@ -355,6 +367,7 @@ def test_fig4_writes_savings_as_changes() -> None:
     assert [fig4_dpo.change(saved) for saved in (0.2, -0.051, 0.004, -0.0)] == ["−20 %", "+5 %", "0 %", "0 %"]
 
 
+@pytest.mark.slow
 def test_fig5_names_both_estimators_and_computes_them_over_sequences(results: Path, drawn: dict[str, Drawn]) -> None:
     frame = drawn["fig5_beta"][1]
     tables: Any = OmegaConf.load(results / "tables.yaml")
@@ -411,6 +424,7 @@ def test_what_is_missing_is_named_with_the_next_command(copied: Path, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_curves_hold_every_logged_step_and_cross_out_what_collapsed(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the rule in tables.yaml: exactly at a limit a run has not collapsed."""
     for run, change in (
@@ -432,6 +446,7 @@ def test_curves_hold_every_logged_step_and_cross_out_what_collapsed(copied: Path
     assert_readable(picture, monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_user_s_has_no_curve_and_no_seed(copied: Path) -> None:
     """What was not trained here has no train.jsonl, and its row's seed is no training's: curves and every caption go without."""
     study = Study(copied)
@@ -535,6 +550,7 @@ def test_two_sweeps_that_share_a_point_make_a_line_each(swept: Path, monkeypatch
     assert_readable(picture, monkeypatch)
 
 
+@pytest.mark.slow
 def test_every_group_that_varies_is_drawn_and_one_alone_on_request(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = {"simpo": ({"beta": 2.0, "gamma": 1.0}, 30.0), "simpo+beta=4": ({"beta": 4.0, "gamma": 1.0}, 35.0)}
     grid(swept, runs)

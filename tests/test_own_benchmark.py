@@ -13,6 +13,8 @@ import pytest
 from checkout import copy_to
 from test_readme import README, fenced
 
+pytestmark = pytest.mark.slow
+
 # In the tree: results of every run (tests/folder.py), then the new benchmark's, by its own functions, of AlpacaEval's answers.
 MAKE = """
 import sys

@@ -23,8 +23,8 @@ from analysis.paper import differs, reported
 from analysis.stats import over_seeds
 from analysis.study import Study
 from analysis.tables import compare, overlap, table1, table2, table3, table4, table5, table6
+from stages.benchmarks import BENCHMARKS
 from stages.benchmarks.paired import difference
-from stages.judging import VERSIONS
 from stages.lib import files
 from stages.lib.errors import UserError
 from stages.mini.report import padded_win_rates
@@ -59,6 +59,7 @@ def edit_config(results: Path, **changes: Any) -> None:
 NAMES = ("table1", "table2", "table3", "table4", "table5", "table6", "compare", "overlap")
 
 
+@pytest.mark.slow
 def test_every_table_is_written_with_its_caption_twice_alike_and_without_torch(made: Path, tmp_path: Path) -> None:
     """Each script's command line, in one process for all."""
     run = f"for name in {NAMES}: runpy.run_module('analysis.tables.' + name, run_name='__main__')"
@@ -215,7 +216,7 @@ def test_the_paper_s_protocol_is_ours_by_version() -> None:
     """paper.yaml: what planning gives every score (stages/judging)."""
     for benchmark, judge in (("alpacaeval2", "gpt-4-1106-preview"), ("arena_hard", "gpt-4-1106-preview"), ("mt_bench", "gpt-4")):
         baseline = {"alpacaeval2": "gpt4_1106_preview", "arena_hard": "gpt-4-0314"}.get(benchmark)
-        scores = {"protocol": {"version": VERSIONS[benchmark]}, "judge": judge, "baseline": baseline}
+        scores = {"protocol": {"version": BENCHMARKS[benchmark].version}, "judge": judge, "baseline": baseline}
         assert differs(benchmark, scores) == ""
         assert "judge gpt-4o, the paper's " in differs(benchmark, scores | {"judge": "gpt-4o"})
 
@@ -232,6 +233,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
+@pytest.mark.slow
 def test_ours_stands_beside_the_paper_s_where_setting_and_protocol_are_the_same(paper: Path) -> None:
     """compare, table4: the paper's MT-Bench is GPT-4's, ours here GPT-4 Turbo's; llama3_base is no setting of this folder's."""
     table = compare.make(Study(paper))[0].set_index(["table", "setting", "method", "metric"])
@@ -269,6 +271,7 @@ def test_ours_stands_beside_the_paper_s_where_setting_and_protocol_are_the_same(
     assert "paper_mt_bench" not in ours
 
 
+@pytest.mark.slow
 def test_another_judge_baseline_or_version_keeps_the_paper_s_number_alone(paper: Path, tmp_path: Path) -> None:
     """compare, table4, table1: nothing of ours beside it, and the reason."""
     results = Path(shutil.copytree(paper, tmp_path / "results"))
@@ -299,6 +302,7 @@ def test_at_mini_scale_no_number_of_the_paper_stands_beside_ours(made: Path) -> 
 # -- Table 1 ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_table_1_ranks_our_best_of_each_setting_among_the_world_s_writers(made: Path) -> None:
     """table1 at mini scale: writers' win rates against stages/mini/report.py's on the same files."""
     table = table1.make(Study(made))[0].set_index("model")
@@ -353,7 +357,7 @@ def test_table_2_has_the_benchmarks_and_their_judge_s_controls(results: Path) ->
     files.write_json(path, [row for row in rows if (row["benchmark"], row["control"]) != ("mt_bench", "embedded")])
     table = table2.make(Study(results))[0].set_index("benchmark")
     assert table["questions"].to_dict() == {"AlpacaEval 2": 60, "Arena-Hard": 24, "MT-Bench": 16}
-    assert table.loc["Arena-Hard", ["baseline", "judge", "version"]].tolist() == ["clerk", "mini-judge", VERSIONS["arena_hard"]]
+    assert table.loc["Arena-Hard", ["baseline", "judge", "version"]].tolist() == ["clerk", "mini-judge", BENCHMARKS["arena_hard"].version]
     values = {(row["benchmark"], row["control"], row["metric"]): row["value"] for row in rows}
     hard = table.loc["Arena-Hard"]
     assert [hard[key] for key in ("real", "empty", "embedded")] == [
@@ -415,6 +419,7 @@ def test_table_3_has_an_objective_of_the_user_s(results: Path, tmp_path: Path, m
         table3.make(Study(results))
 
 
+@pytest.mark.slow
 def test_table_6_s_rho_is_scipy_s_and_its_interval_resamples_whole_pairs(results: Path) -> None:
     """table6: ρ against scipy on the parquet itself; the interval against a plain loop with the same draws."""
     edit_config(results, analysis={"resamples": 200})
