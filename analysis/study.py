@@ -57,9 +57,6 @@ METHODS = {
 GREEK = {"beta": "β", "gamma": "γ", "tau": "τ", "alpha": "α", "delta": "δ"}  # hyperparameters that the papers write so
 
 
-GREEK = {"beta": "β", "gamma": "γ", "tau": "τ", "alpha": "α", "delta": "δ"}  # hyperparameters that the papers write so
-
-
 class Run(NamedTuple):
     """A run of a setting. ``varied`` holds what its sweep gives it; it is empty for a row of the tables."""
 

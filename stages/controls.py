@@ -17,7 +17,7 @@ spread evenly over each benchmark, by its own protocol:
 ``win_rate``, in percent: AlpacaEval's raw win rate, Arena-Hard's points a battle; ``rating``: MT-Bench's mean, of 10. A judgment that
 failed stays out, and is counted by the kind of its failure.
 
-In: each benchmark as in the judge stage's slice, and the judge. Out: the manifest and ``controls.json``, a list of {"benchmark", "control",
+In: each benchmark as in the judge stage's configuration, and the judge. Out: the manifest and ``controls.json``, a list of {"benchmark", "control",
 "metric", "value", "standard_error", "n", "failed", "failures", "note"}, ``n`` being judgments, and questions where they are about
 ``agreement``. Runtime knobs, local server, cache and budget are the judge stage's: real answers that it has judged cost nothing more.
 """
@@ -34,7 +34,7 @@ from typing import Any
 from stages.benchmarks import BENCHMARKS
 from stages.benchmarks.benchmark import EMBEDDED, EMPTY, EXCHANGED, REAL, Values
 from stages.benchmarks.rows import Row
-from stages.judging.session import estimate, open_judge, read_slice, rehearse
+from stages.judging.session import estimate, open_judge, read_stage_config, rehearse
 from stages.lib import files
 
 ORDERS = "orders"
@@ -85,7 +85,7 @@ def measure(name: str, conf: dict[str, Any], judged: Mapping[str, list[Row]]) ->
 
 def main() -> None:
     config, folder = files.stage_config(__doc__, dry="estimate")
-    wanted, cache = read_slice(config)
+    wanted, cache = read_stage_config(config)
     judge, benchmarks = wanted["judge"], wanted["benchmarks"]
     known = {name: BENCHMARKS[benchmark["protocol"]] for name, benchmark in benchmarks.items()}
     works = {name: one.controls.works(benchmarks[name], judge, wanted["prompts"]) for name, one in known.items() if one.controls}

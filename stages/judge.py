@@ -3,7 +3,7 @@
     python -m stages.judge --config results/mini_base/runs/dpo/eval/judge.yaml --runtime concurrency=16 timeout=60 max_retries=5
     python -m stages.judge --config results/llama3_base/runs/dpo/eval/judge.yaml --estimate     # what it would cost; nothing is called
 
-In: the run's answers and what each benchmark compares them with (the slice's ``benchmarks``), and the judge: an endpoint
+In: the run's answers and what each benchmark compares them with (``benchmarks``), and the judge: an endpoint
 (``base_url``, ``api_key_env``), or a local ``server`` that lives as long as this stage. Out: each benchmark's ``judgments`` in its
 own format (AlpacaEval's annotations.json, model_judgment.jsonl), each with a judgment or a recorded failure, written as soon as the
 benchmark is done. ``--runtime``: what stages/judging/client.py takes, ``budget`` (dollars) among it. Server, cache and budget:
@@ -16,7 +16,7 @@ from functools import partial
 
 from stages.benchmarks import BENCHMARKS
 from stages.benchmarks.rows import Row
-from stages.judging.session import estimate, open_judge, read_slice, rehearse
+from stages.judging.session import estimate, open_judge, read_stage_config, rehearse
 from stages.lib import files
 
 
@@ -28,7 +28,7 @@ def failures(rows: list[Row]) -> tuple[int, int]:
 
 def main() -> None:
     config, folder = files.stage_config(__doc__, dry="estimate")
-    wanted, cache = read_slice(config)
+    wanted, cache = read_stage_config(config)
     judge, benchmarks = wanted["judge"], wanted["benchmarks"]
     known = {name: BENCHMARKS[benchmark["protocol"]] for name, benchmark in benchmarks.items()}
     works = {name: (benchmark.tokens, partial(benchmark.judge, benchmarks[name], judge)) for name, benchmark in known.items()}

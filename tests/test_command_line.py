@@ -394,4 +394,4 @@ def test_a_judge_s_slice_without_its_stage_is_held_to_the_knobs_too() -> None:
     """stages/judging/session.py: before a call is paid for."""
     config = OmegaConf.create({"judge": {}, "benchmarks": {}, "runtime": {"max_retrys": 2}})
     with pytest.raises(UserError, match="--runtime max_retrys: .*did you mean 'max_retries'"):
-        session.read_slice(config)
+        session.read_stage_config(config)
