@@ -4,7 +4,7 @@
 
 All that Figures 2 to 5 and Table 6 of arXiv 2405.14734 need: rewards, margins, average log-likelihoods, log π(y|x) - log π_ref(y|x).
 In: the policy and the start model, the pairs, the reference's log-probabilities of them, each benchmark's questions and the run's answers.
-Out, beside the slice, ``loglik.parquet``, a row a text: train, heldout, then the answers in the benchmarks' order.
+Out, beside the stage configuration, ``loglik.parquet``, a row a text: train, heldout, then the answers in the benchmarks' order.
 
     split            train, heldout: the pairs; answers: the run's own
     benchmark        of an answer; null in a pair

@@ -1,7 +1,7 @@
 """A judge as the configuration names it, open for a block: its server where it has one, the client, the cache; and what it would cost.
 
-In: a stage configuration with ``judge`` and ``benchmarks`` (stages/judge.py, stages/controls.py). A local server is a module that takes the stage's
-``--config``, prints ``listening on http://127.0.0.1:PORT/v1``, and ends on SIGTERM and at the end of its standard input, so that it cannot
+In: a stage configuration with ``judge`` and ``benchmarks`` (stages/judge.py, stages/controls.py). A local server is a module that takes
+the stage's ``--config``, prints ``listening on http://127.0.0.1:PORT/v1``, and ends on SIGTERM and at the end of its standard input, so that it cannot
 outlive the stage even where that is killed. What an endpoint says is cached in the file that the environment variable JUDGE_CACHE names,
 else in results/judgments.sqlite.
 """
@@ -143,7 +143,7 @@ def estimate(works: Mapping[str, tuple[int, Work]], judge: dict[str, Any], cache
 
 
 def read_stage_config(config: DictConfig) -> tuple[dict[str, Any], str | None]:
-    """The stage configuration as plain values, and the file of its judge's cache, None where it has none; errors come before a call is paid for."""
+    """The stage configuration as plain values, and the file of its judge's cache (None: no cache). Errors come before any call."""
     wanted: Any = OmegaConf.to_container(config)
     judge, benchmarks = wanted["judge"], wanted["benchmarks"]
     check_knobs("judge", wanted["runtime"])
@@ -160,7 +160,7 @@ def read_stage_config(config: DictConfig) -> tuple[dict[str, Any], str | None]:
 
 @contextmanager
 def open_judge(wanted: dict[str, Any], cache: str | None, config: Path) -> Iterator[tuple[client.Client, Callable[[], None]]]:
-    """The client of the judge that the stage configuration at ``config`` names, for as long as the block lasts, and a check that its server lives."""
+    """The client of the judge in the stage configuration at ``config``, open for the block, and a check that its server lives."""
     judge = wanted["judge"]
     start: Any = nullcontext((judge["base_url"], lambda: None))
     server = local_server(judge["server"]["module"], config) if judge["server"] else start
