@@ -18,8 +18,8 @@ spread evenly over each benchmark, by its own protocol:
 failed stays out, and is counted by the kind of its failure.
 
 In: each benchmark as in the judge stage's configuration, and the judge. Out: the manifest and ``controls.json``, a list of {"benchmark",
-"control", "metric", "value", "standard_error", "n", "failed", "failures", "note"}, ``n`` being judgments, and questions where they are about
-``agreement``. Runtime knobs, local server, cache and budget are the judge stage's: real answers that it has judged cost nothing more.
+"control", "metric", "value", "standard_error", "n", "failed", "failures", "note"}, ``n`` being judgments, and questions where they are
+about ``agreement``. Runtime knobs, local server, cache and budget are the judge stage's: real answers that it has judged cost nothing more.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A judge as the configuration names it, open for a block: its server where it has one, the client, the cache; and what it would cost.
 
 In: a stage configuration with ``judge`` and ``benchmarks`` (stages/judge.py, stages/controls.py). A local server is a module that takes
-the stage's ``--config``, prints ``listening on http://127.0.0.1:PORT/v1``, and ends on SIGTERM and at the end of its standard input, so that it cannot
-outlive the stage even where that is killed. What an endpoint says is cached in the file that the environment variable JUDGE_CACHE names,
-else in results/judgments.sqlite.
+the stage's ``--config``, prints ``listening on http://127.0.0.1:PORT/v1``, and ends on SIGTERM and at the end of its standard input: it
+cannot outlive a stage that is killed. What an endpoint says is cached in the file that the environment variable JUDGE_CACHE names, else in
+results/judgments.sqlite.
 """
 
 from __future__ import annotations
