@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
+
+from stages.lib import files
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = {"torch", "torchvision", "torchaudio", "torchcodec"}
@@ -263,9 +266,11 @@ def test_make_s_own_python_finds_its_modules() -> None:
         importlib.import_module(f"{package}.{module}")
 
 
-def test_the_version_is_said_once() -> None:
+def test_the_version_is_said_once(tmp_path: Path) -> None:
     """pyproject.toml has it, the manifests read it there; CITATION.cff and CHANGELOG.md agree."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
     released = re.findall(r"(?m)^## \[(.+?)\] - (?:unreleased|\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text())
+    files.write_manifest(tmp_path, OmegaConf.create())
+    assert files.read_manifest(tmp_path)["version"] == version
     assert released[0] == version and len(released) == len(set(released))
