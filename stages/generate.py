@@ -21,7 +21,7 @@ from typing import Any
 from stages.lib import files, models
 from stages.lib.engine import generate, seed_of, start_engine
 from stages.lib.errors import UserError
-from stages.lib.records import Message, inputs_of, keys_of, messages_of, numbered, read_records
+from stages.lib.records import Message, inputs_of, keys_of, messages_of, numbered, read_records, side_of
 from stages.preference.data import question_tokens
 
 Row = dict[str, Any]
@@ -43,16 +43,20 @@ def prompt_of(row: Row, where: str) -> list[Message]:
     """The messages that a row asks the model to answer: the turns of ``chosen`` before the last one. Without ``chosen`` it is ``prompt``, a
     list of messages or the text of one user turn."""
     chosen, prompt = row.get("chosen"), row.get("prompt")
-    turns = messages_of(chosen, f"{where}: 'chosen'")[:-1] if isinstance(chosen, list) and chosen else []
-    if not turns and isinstance(prompt, list):
+    turns: list[Message] = []
+    if isinstance(chosen, list) and chosen:
+        turns, _ = side_of(row, "chosen", where)
+    elif isinstance(prompt, list):
         turns = messages_of(prompt, f"{where}: 'prompt'")
-    if not turns and not isinstance(chosen, list) and isinstance(prompt, str):
+    elif not isinstance(chosen, list) and isinstance(prompt, str):
         turns = [{"role": "user", "content": prompt}]
     if not turns or "prompt_id" not in row:
         raise UserError(
             f"{where}: a prompt needs 'prompt_id' and either 'chosen', a list of messages, or 'prompt', a text or a list of messages;"
             f" see UltraFeedback binarized; the row has {keys_of(row)}, and 'prompt' is {prompt!r:.80}"
         )
+    if turns[-1]["role"] in ("assistant", "system", "developer"):
+        raise UserError(f"{where}: the prompt must end with the user's turn; it ends with {turns[-1]['role']!r}; correct or remove the row")
     return turns
 
 

@@ -108,6 +108,12 @@ def read_pairs(source: DictConfig, split: str | None = None) -> tuple[list[Row],
     return rows, counts | {"read": len(read), "dropped_empty": len(read) - counts["read"]}
 
 
+def check_heldout(value: Any, stage: str) -> None:
+    """UserError where the number of pairs to hold out is none."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{stage}.heldout={value!r} must be a whole number of pairs, at least 1; correct it in the stage configuration")
+
+
 def hold_out(pairs: list[Row], wanted: int, seed: int, stage: str, data: str) -> tuple[list[Row], list[Row]]:
     """Held-out and training pairs, shuffled. No prompt is in both.
 
@@ -147,10 +153,17 @@ def main() -> None:
     config, folder = files.stage_config(__doc__)
     if (config.heldout is None) == (config.heldout_split is None):
         raise UserError("set pairs.heldout (a number of rows) or pairs.heldout_split (a split of the data), and null for the other")
+    if config.heldout_split is None:
+        check_heldout(config.heldout, "pairs")
     train, counts = read_pairs(config.train)
-    if config.heldout_split:
+    if config.heldout_split is not None:
         heldout, counts_heldout = read_pairs(config.train, config.heldout_split)
         counts |= {f"heldout_{key}": value for key, value in counts_heldout.items()}
+        for split, part in ((config.train.split, train), (config.heldout_split, heldout)):
+            if not part:
+                raise UserError(
+                    f"no pair is left of split {split} of {config.train.data} ({counts}); correct the data, or name another split"
+                )
     else:
         if config.heldout >= len(train):
             raise UserError(f"pairs.heldout={config.heldout}: only {len(train)} pairs are left of {config.train.data}; hold out fewer")

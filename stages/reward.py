@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from stages.lib import checkpoints, files, models
 from stages.lib.errors import UserError
-from stages.lib.records import inputs_of, numbered, preference_of, read_records
-from stages.pairs import count_prompts, hold_out
+from stages.lib.records import inputs_of, number_of, numbered, preference_of, read_records
+from stages.pairs import check_heldout, count_prompts, hold_out
 from stages.preference.data import check_conversation
 
 if TYPE_CHECKING:
@@ -26,23 +26,32 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
-def conversations(rows: list[Row], path: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Row], int]:
-    """Prompt and both conversations of each preference. Pairs of the same tokens are left out: their number comes second.
+def conversations(rows: list[Row], path: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Row], dict[str, int]]:
+    """Prompt and both conversations of each preference, and counts: pairs with an empty answer, of the same tokens or of equal scores are
+    left out; pairs whose chosen answer has the lower score are kept. A row needs no scores.
 
     UserError names the line that is no preference, or a turn that the chat template leaves out.
     """
-    pairs, identical = [], 0
+    pairs, counts = [], {"dropped_empty": 0, "dropped_identical": 0, "dropped_tied": 0, "chosen_scored_lower": 0}
     for where, row in numbered(rows, path):
         prompt, *answers = preference_of(row, where)
+        keys = ("score_chosen", "score_rejected")
+        scores = [number_of(row[key], f"{where}: {key!r}") for key in keys if key in row]
+        if not all(answer["content"].strip() for answer in answers):
+            counts["dropped_empty"] += 1
+            continue
         sides = [[*prompt, answer] for answer in answers]
         for messages in sides:
             check_conversation(messages, tokenizer, where)
         chosen, rejected = (tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"] for messages in sides)
         if chosen == rejected:
-            identical += 1
+            counts["dropped_identical"] += 1
+        elif len(scores) == 2 and scores[0] == scores[1]:
+            counts["dropped_tied"] += 1
         else:
+            counts["chosen_scored_lower"] += len(scores) == 2 and scores[0] < scores[1]
             pairs.append({"prompt": prompt, "chosen": sides[0], "rejected": sides[1]})
-    return pairs, identical
+    return pairs, counts
 
 
 def main() -> None:
@@ -54,10 +63,11 @@ def main() -> None:
     # TRL averages an evaluation over batches: only batches of one weigh each pair the same.
     args = RewardConfig(per_device_eval_batch_size=1, **models.trl_arguments(config, folder))
     tokenizer = models.load_tokenizer(config.model, config.revision)
-    pairs, identical = conversations(read_records(config.data), config.data.data, tokenizer)
-    if not 0 < config.heldout < len(pairs):
+    check_heldout(config.heldout, "reward")
+    pairs, left_out = conversations(read_records(config.data), config.data.data, tokenizer)
+    if config.heldout >= len(pairs):
         raise UserError(
-            f"reward.heldout={config.heldout}: {config.data.data} has {len(pairs)} pairs; hold out at least one, and fewer than that"
+            f"reward.heldout={config.heldout}: {config.data.data} has {len(pairs)} pairs to train on ({left_out}); hold out fewer"
         )
     heldout, train = hold_out(pairs, config.heldout, config.seed, "reward", config.data.data)
     prompts = count_prompts(train, heldout)
@@ -72,12 +82,17 @@ def main() -> None:
     counts = {"train": len(trainer.train_dataset), "heldout": len(trainer.eval_dataset)}
     if not all(counts.values()):
         raise UserError(f"reward.training.max_length={config.training.max_length} leaves {counts} of the {len(pairs)} pairs; raise it")
+    identical, lower = left_out["dropped_identical"], left_out["chosen_scored_lower"]
     print(f"reward: {config.model} on {counts['train']:,} pairs of {config.data.data}, {identical} identical ones left out", flush=True)
+    if others := left_out["dropped_empty"] + left_out["dropped_tied"]:
+        print(f"reward: {others} pairs with an empty answer or equal scores left out", flush=True)
+    if lower:
+        print(f"reward: {lower} pairs have a chosen answer with a lower score than the rejected one; they are kept as they are", flush=True)
     facts = models.train(trainer, config)
     accuracy = trainer.evaluate()["eval_accuracy"]
     models.save_model(folder, model, tokenizer)
     counts["dropped_long"] = len(pairs) - sum(counts.values())
-    facts |= {"heldout_accuracy": accuracy, "prompts": prompts, "dropped_identical": identical}
+    facts |= {"heldout_accuracy": accuracy, "prompts": prompts, **left_out}
     files.write_manifest(folder, config, inputs=inputs_of(config.data), pairs=counts, **facts)
     checkpoints.remove(folder)
     print(f"reward: held-out accuracy {accuracy:.3f} on {counts['heldout']} pairs")

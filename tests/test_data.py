@@ -368,9 +368,9 @@ def test_data_of_which_nothing_is_left_are_refused(tmp_path: Path, monkeypatch: 
 
 def test_reward_leaves_out_pairs_of_the_same_tokens() -> None:
     rows = [preference(), preference("<think>w1</think>w2", "<think>w3</think>w2"), preference("w5", "w5")]
-    found, identical = reward.conversations(rows, "f", tiny.tokenizer(WITHOUT_THOUGHTS))
+    found, counts = reward.conversations(rows, "f", tiny.tokenizer(WITHOUT_THOUGHTS))
     assert [row["chosen"] for row in found] == [[user(), assistant("w3")]]
-    assert identical == 2
+    assert counts == {"dropped_empty": 0, "dropped_identical": 2, "dropped_tied": 0, "chosen_scored_lower": 0}
 
 
 def test_pairs_whose_chosen_answer_scores_lower_are_kept_and_counted(make_pairs: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -512,6 +512,10 @@ def test_half_a_surrogate_pair_is_read_as_u_fffd(make_pairs: Any, monkeypatch: p
 GOOD = '{"a": 1, "b": "x"}\n'
 
 
+def parquet(values: list[int]) -> bytes:
+    return pd.DataFrame({"a": pd.Series(values, dtype="int64")}).to_parquet()
+
+
 @pytest.mark.parametrize(
     ("folder", "reason"),
     [
@@ -533,6 +537,23 @@ GOOD = '{"a": 1, "b": "x"}\n'
         ({"train.jsonl": b'{"a": "x \xff b"}\n'}, "set/train.jsonl is cut off or not a text file"),
         ({"train.jsonl": GOOD, "README.md": "---\nconfigs: [\n---\n"}, "while parsing a flow node"),
         ({}, "doesn't contain any data files"),
+        ({"train.jsonl": "null\n"}, "the first row of set/train.jsonl is null; expected an object"),
+        ({"train.jsonl": GOOD, "test.json": "[null, {}]"}, "the first row of set/test.json is null"),
+        ({"train.jsonl": GOOD + "null\n"}, "set/train.jsonl, line 2, is null"),
+        ({"train.jsonl.gz": gzip.compress(b"\nnull\n")}, "the first row of set/train.jsonl.gz is null"),
+        ({"set.py": ""}, "RuntimeError: Dataset scripts are no longer supported"),
+        ({"train.jsonl": GOOD, "README.md": "---\nconfigs: [5]\n---\n"}, "Error: .*; give a hub id"),
+        ({"train.jsonl": GOOD, "dataset_infos.json": "[]"}, "set/dataset_infos.json holds no rows .*: AttributeError: "),
+        ({"train.zip": "PK\x03\x04abc"}, "BadZipFile: "),
+        ({"train.h5": "abc"}, "ModuleNotFoundError: "),
+        ({"train.jsonl": '{"a": ' * 3000 + "1" + "}" * 3000}, "set/train.jsonl.*recursion"),
+        (
+            {"data/train-0.jsonl": GOOD, "data/train-1.jsonl": '{"a": [1], "b": "x"}'},
+            "train-1.jsonl has lists in column 'a', and .*numbers",
+        ),
+        ({"train.jsonl.gz": GOOD}, "set/train.jsonl.gz is not gzipped"),
+        ({"train.jsonl": GOOD.encode("utf-16")}, "set/train.jsonl is UTF-16, not UTF-8"),
+        ({"train.parquet": parquet([])}, "set/train.parquet holds no rows"),
     ],
 )
 def test_a_folder_with_a_broken_file_is_one_sentence(
@@ -550,3 +571,78 @@ def test_a_folder_with_a_broken_file_is_one_sentence(
     with pytest.raises(UserError, match=f"^data ./set, split 'train', cannot be read: .*{reason}") as error:
         read_records(data("./set", "train"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [None, 5, ""])
+def test_data_that_are_no_name_are_refused(name: Any) -> None:
+    for source in (name, OmegaConf.create({"data": name, "revision": None, "split": None})):
+        with pytest.raises(UserError, match=r"^data is .* in the stage configuration; expected a file, a folder or the id"):
+            read_records(source)
+
+
+@pytest.mark.parametrize("value", ["2", 0, -5, 2.5, True])
+def test_a_number_held_out_is_a_whole_one(value: Any, make_pairs: Any) -> None:
+    with pytest.raises(UserError, match=f"^pairs.heldout={value!r} must be a whole number of pairs, at least 1"):
+        make_pairs([preference(), preference("w5")], heldout=value)
+
+
+def test_a_split_is_held_out_of_a_data_set_alone(make_pairs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """stages.pairs: a file has no splits, and a split without pairs is no data."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    with pytest.raises(UserError, match="^data rows.jsonl is a file, which has no split 'test'; give heldout"):
+        make_pairs([preference()], heldout=None, split="test")
+    good, tied = preference(), preference(scores=(1.0, 1.0))
+    for train_rows, test_rows, empty in (([tied], [good], "train"), ([good], [tied], "test")):
+        files.write_jsonl(f"{empty}/train.jsonl", train_rows)
+        files.write_jsonl(f"{empty}/test.jsonl", test_rows)
+        with pytest.raises(UserError, match=f"^no pair is left of split {empty} of ./{empty} .*dropped_tied': 1"):
+            make_pairs([], heldout=None, split="test", path=f"./{empty}")
+        assert not Path("data/train.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (
+            {"chosen": [user(), assistant(), user()]},
+            "'chosen' must be a list of messages that ends with the assistant's; it ends with 'user'",
+        ),
+        ({"chosen": [say("system"), user()]}, "'chosen' must be a list of messages that ends with the assistant's"),
+        ({"prompt": [user()], "chosen": [assistant(), user(), assistant()]}, "'chosen' goes on after 'prompt' with 3 messages"),
+        ({"prompt": [user(), assistant()]}, "the prompt must end with the user's turn; it ends with 'assistant'"),
+        ({"chosen": [say("system"), assistant()]}, "the prompt must end with the user's turn; it ends with 'system'"),
+    ],
+)
+def test_generate_asks_no_other_prompt_than_the_row_s(row: Row, reason: str) -> None:
+    with pytest.raises(UserError, match=f"^f, line 1: {reason}"):
+        generate.distinct_prompts([{"prompt_id": "1", **row}], "f")
+
+
+def test_reward_counts_and_refuses_scores_as_pairs_do() -> None:
+    rows = [preference("w5", scores=(1.0, 2.0)), preference(scores=(1.0, 1.0)), preference(rejected=" "), preference("w6")]
+    found, counts = reward.conversations(rows, "f", tiny.tokenizer())
+    assert [row["chosen"][-1]["content"] for row in found] == ["w5", "w6"]
+    assert counts == {"dropped_empty": 1, "dropped_identical": 0, "dropped_tied": 1, "chosen_scored_lower": 1}
+    for score, shown in ((None, "null"), (float("nan"), "NaN"), ("n/a", '"n/a"')):
+        with pytest.raises(UserError, match=f"^f, line 2: 'score_rejected' is {shown}; expected a finite number"):
+            reward.conversations([preference(), preference(scores=(1.0, score))], "f", tiny.tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ 1/0 }}", "fails on this conversation: ZeroDivisionError"),
+        ("{% for message in messages %}{{ 1 + message.content }}{% endfor %}", "fails on this conversation: TypeError"),
+        (5, "must be a text; it is 5"),
+        (["x"], r"must be a text; it is \['x'\]"),
+    ],
+)
+def test_a_template_that_fails_is_named(template: Any, reason: str) -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = template
+    for where, run in (
+        ("f, line 1", lambda: render_pair(pair(), tokenizer, "f, line 1", empty_system=False)),
+        ("a prompt", lambda: question_tokens([user()], tokenizer, empty_system=False)),
+    ):
+        with pytest.raises(UserError, match=f"^{where}: the model's chat template {reason}.*; correct the template"):
+            run()

@@ -118,7 +118,7 @@ def test_a_row_of_neither_schema_is_named(row: dict[str, Any], message: str, tmp
     path = tmp_path / "rows.jsonl"
     files.write_jsonl(path, [scored(["a", "b"], [1.0, 0.0]), row])
     with pytest.raises(UserError, match=f"^{path}, line 2: .*{message}"):
-        stage(pairs, monkeypatch, str(tmp_path / "data"), stage="pairs", seed=1, train=data(path), heldout=0, heldout_split=None)
+        stage(pairs, monkeypatch, str(tmp_path / "data"), stage="pairs", seed=1, train=data(path), heldout=1, heldout_split=None)
 
 
 # -- prompts and seeds ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ key. ``where`` is the file and the line, counted in rows from 1.
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -28,17 +30,25 @@ Message = dict[str, str]
 JSON = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 PARTS = 'a text or a list of {"type": "text", "text": …}'
+KINDS = {str: "texts", bool: "booleans", int: "numbers", float: "numbers", list: "lists", dict: "objects"}
 MESSAGES = 'a list of messages {"role", "content"}'
 
 
 def read_records(source: DictConfig, split: str | None = None) -> list[Row]:
     """The rows of ``source``, of its own split or of ``split``; UserError names what cannot be read and what to do."""
-    name, split = source.data, split or source.split
+    name = source.data if isinstance(source, DictConfig) else source
+    if not isinstance(name, str) or not name:
+        raise UserError(f"data is {name!r} in the stage configuration; expected a file, a folder or the id of a data set on the hub")
     is_path = name.endswith(JSON) or name.startswith(("results/", "./", "/"))
     if is_path and not Path(name).exists():
         raise UserError(f"data {name} does not exist; {files.again(name)}")
     if name.endswith(JSON) and not Path(name).is_dir():
+        if split is not None:
+            raise UserError(
+                f"data {name} is a file, which has no split {split!r}; give heldout, a number, or a folder or a data set of the hub"
+            )
         return files.read_rows(name)
+    split = source.split if split is None else split
     if split is None:
         raise UserError(f"data {name} is a Hugging Face data set: give its split beside it, such as split: train")
     return _load(name, source.revision, split)
@@ -54,13 +64,19 @@ def _load(name: str, revision: str | None, split: str) -> list[Row]:
     said = f"data {name}{at}, split {split!r}, cannot be read"
     if empty := [file for file in _data_files(name) if not file.stat().st_size]:
         raise UserError(f"{said}: {empty[0]} is empty; replace it by a complete file, or remove it")
+    if nulls := [null for file in _data_files(name) if (null := _null_row(file))]:
+        raise UserError(f"{said}: {nulls[0]} is null; expected an object; correct or remove it")
     try:
         rows: list[Row] = load_dataset(name, revision=revision, split=split).to_list()
-    except (OSError, ValueError, EOFError, StopIteration, zlib.error, DatasetsError, YAMLError) as error:
+    except Exception as error:  # a folder's files make the library raise nearly everything
+        known = isinstance(error, (OSError, ValueError, EOFError, StopIteration, zlib.error, DatasetsError, YAMLError))
+        if not (known or Path(name).is_dir()):
+            raise
+        reason = _reason(error) if known else f"{type(error).__name__}: {_reason(error)}"
         if broken := _broken_file(name):
-            raise UserError(f"{said}: {broken} (the datasets library: {_reason(error)}); correct or remove that file") from None
+            raise UserError(f"{said}: {broken} (the datasets library: {reason}); correct or remove that file") from None
         sources = "a hub id that this machine reaches or has in its cache, a folder of parquet files, or a .jsonl file"
-        raise UserError(f"{said}: {_reason(error)}; give {sources}") from None
+        raise UserError(f"{said}: {reason}; give {sources}") from None
     return rows
 
 
@@ -80,34 +96,76 @@ def _data_files(name: str) -> list[Path]:
     return [file for file in sorted(Path(name).rglob("*")) if file.is_file() and file.name.endswith((*JSON, ".parquet", ".csv"))]
 
 
+def _null_row(file: Path) -> str | None:
+    """Where a JSON file has null in place of a row: the datasets library can end there with a segmentation fault."""
+    if not file.name.endswith(JSON):
+        return None
+    try:
+        with file.open("rb") as raw, gzip.open(raw) if _is_gzipped(file) else raw as lines:
+            head = lines.read(1 << 16)
+            if re.match(rb"(\xef\xbb\xbf)?\s*\[?\s*null\b", head):
+                return f"the first row of {file}"
+            lines.seek(0)
+            bare = () if head.lstrip().startswith(b"[") else lines
+            return next((f"{file}, line {number}," for number, line in enumerate(bare, start=1) if line.rstrip() == b"null"), None)
+    except (OSError, EOFError, zlib.error):
+        return None  # the library says why
+
+
+def _is_gzipped(file: Path) -> bool:
+    with file.open("rb") as raw:
+        return raw.read(2) == files.GZIP
+
+
 def _broken_file(folder: str) -> str | None:
-    """Why a folder cannot be read: its first file that is broken, or that has other columns than the first one."""
-    first: tuple[Path, set[str]] | None = None
+    """Why a folder cannot be read: its first file that is broken, or that has other columns than the first one, or no rows."""
+    first: tuple[Path, dict[str, str]] | None = None
+    without_rows = None
+    from pyarrow.parquet import read_metadata
+
     for file in _data_files(folder):
         try:
             columns = _columns(file)
-        except (UserError, ValueError, OSError) as error:
+        except Exception as error:
             reason = " ".join(str(error).partition("; ")[0].split())
             return reason if str(file) in reason else f"{file}: {reason}"
         if str(file) in files.replaced:
             return f"{file} holds half of a surrogate pair, which UTF-8 cannot encode; name the file itself in `data` to read it as U+FFFD"
+        if file.name == "dataset_infos.json":
+            continue
         first = first or (file, columns)
-        if columns != first[1]:
-            other = ", ".join(sorted(columns ^ first[1]))
+        if other := ", ".join(sorted(columns.keys() ^ first[1].keys())):
             return f"{file} has other columns than {first[0]}: only one of them has {other}"
-    return None
+        for key, kind in columns.items():
+            if kind != first[1][key] and kind and first[1][key]:
+                return f"{file} has {kind} in column {key!r}, and {first[0]} has {first[1][key]}"
+        if file.suffix == ".parquet" and not read_metadata(file).num_rows:
+            without_rows = without_rows or f"{file} holds no rows"
+    return without_rows
 
 
-def _columns(file: Path) -> set[str]:
+def _columns(file: Path) -> dict[str, str]:
+    """A file's columns and what is in each; UserError where it is not encoded or compressed as its name says."""
     if file.suffix == ".csv":
         from pandas import read_csv
 
-        return set(read_csv(file).columns)
+        return {str(key): str(kind) for key, kind in read_csv(file).dtypes.items()}
     if file.suffix == ".parquet":
         from pyarrow.parquet import read_schema
 
-        return set(read_schema(file).names)
-    return {key for row in files.read_rows(file) for key in row}
+        schema = read_schema(file)
+        return dict(zip(schema.names, map(str, schema.types), strict=True))
+    if file.suffix == ".gz" and not _is_gzipped(file):
+        raise UserError(f"{file} is not gzipped; gzip or rename it")
+    rows = files.read_rows(file)
+    with gzip.open(file) if _is_gzipped(file) else file.open("rb") as raw:
+        if (encoding := json.detect_encoding(raw.read(4))).startswith(("utf-16", "utf-32")):
+            raise UserError(f"{file} is {encoding.upper()}, not UTF-8; write it as UTF-8")
+    kinds: dict[str, set[str]] = {key: set() for row in rows for key in row}
+    for row in rows:
+        for key, value in row.items():
+            kinds[key] |= {KINDS.get(type(value), "")} - {""}
+    return {key: " and ".join(sorted(kind)) for key, kind in kinds.items()}
 
 
 def inputs_of(source: DictConfig) -> list[str]:
@@ -180,13 +238,13 @@ def preference_of(row: Row, where: str) -> tuple[list[Message], Message, Message
     ``chosen`` and ``rejected`` are whole conversations, as in UltraFeedback binarized; or they are one answer each, and the list ``prompt``
     is the conversation before them, as in TRL's conversational format.
     """
-    (prompt, chosen), (other, rejected) = (_side(row, side, where) for side in ("chosen", "rejected"))
+    (prompt, chosen), (other, rejected) = (side_of(row, side, where) for side in ("chosen", "rejected"))
     if prompt != other:
         raise UserError(f"{where}: 'chosen' and 'rejected' answer different prompts")
     return prompt, chosen, rejected
 
 
-def _side(row: Row, side: str, where: str) -> tuple[list[Message], Message]:
+def side_of(row: Row, side: str, where: str) -> tuple[list[Message], Message]:
     """One side's prompt and answer."""
     here = f"{where}: {side!r}"
     wanted = f"{here} must be a list of messages that ends with the assistant's"

@@ -154,7 +154,7 @@ def has_empty_answer(pair: Pair, row: Row, tokenizer: PreTrainedTokenizerBase, *
     prompt = opened(row, tokenizer, empty_system=empty_system)
     try:
         text = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": ""}], tokenize=False)
-    except TemplateError:  # the template refuses an empty answer, so it renders none
+    except Exception:  # the template refuses an empty answer, so it renders none
         return False
     (tokens,) = tokenizer([text], add_special_tokens=False)["input_ids"]
     empty = _ended(_begun(tokens, tokenizer), tokenizer)
@@ -195,10 +195,21 @@ def _answer(row: Row, side: str, where: str) -> Message:
 
 def render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, where: str, hint: str = "") -> str:
     """The text of a conversation under the tokenizer's chat template; UserError where the template refuses it."""
+    return str(_applied(messages, tokenizer, where, hint, tokenize=False))
+
+
+def _applied(messages: list[Message], tokenizer: PreTrainedTokenizerBase, where: str, hint: str = "", **options: bool) -> Any:
+    """What the chat template makes of a conversation. It is the user's: whatever it raises is a UserError."""
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+        return tokenizer.apply_chat_template(messages, **options)
     except TemplateError as error:
         raise UserError(f"{where}: the model's chat template refuses this conversation: {error}{hint}") from None
+    except Exception as error:
+        template = tokenizer.chat_template
+        reason = f"fails on this conversation: {type(error).__name__}: {error}"
+        if not isinstance(template, str | dict):
+            reason = f"must be a text; it is {template!r:.80}"
+        raise UserError(f"{where}: the model's chat template {reason}; correct the template") from None
 
 
 def check_conversation(messages: list[Message], tokenizer: PreTrainedTokenizerBase, where: str) -> None:
@@ -233,7 +244,7 @@ def left_out(tokenizer: PreTrainedTokenizerBase, template: str, roles: tuple[str
     turns = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
     try:
         rendered = tokenizer.apply_chat_template(turns, tokenize=False)
-    except TemplateError:  # a template that reads the texts
+    except Exception:  # a template that reads the texts
         return frozenset()
     return frozenset(number for number, text in enumerate(texts) if text not in rendered)
 
@@ -261,7 +272,8 @@ def question_tokens(
     asked = with_system(messages, tokenizer) if empty_system else messages
     if where is not None:
         check_conversation(asked, tokenizer, where)
-    return _begun(tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"], tokenizer)
+    encoded = _applied(asked, tokenizer, where or "a prompt", add_generation_prompt=True, return_dict=True)
+    return _begun(encoded["input_ids"], tokenizer)
 
 
 def truncate(
