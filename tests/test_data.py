@@ -3,8 +3,10 @@ pretrain.py and preference/data.py."""
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -541,6 +543,11 @@ def parquet(values: list[int]) -> bytes:
         ({"train.jsonl": GOOD, "test.json": "[null, {}]"}, "the first row of set/test.json is null"),
         ({"train.jsonl": GOOD + "null\n"}, "set/train.jsonl, line 2, is null"),
         ({"train.jsonl.gz": gzip.compress(b"\nnull\n")}, "the first row of set/train.jsonl.gz is null"),
+        ({"train.ndjson": "null\n"}, "the first row of set/train.ndjson is null"),
+        ({"train.jsonl.bz2": bz2.compress(b"null\n")}, "the first row of set/train.jsonl.bz2 is null"),
+        ({"train.jsonl.xz": lzma.compress(b"null\n")}, "the first row of set/train.jsonl.xz is null"),
+        ({"train.tar": "abc" * 300}, "ReadError: "),
+        ({"metadata.csv": "file_name,a\n", "a.png": "abc"}, "IndexError: "),
         ({"set.py": ""}, "RuntimeError: Dataset scripts are no longer supported"),
         ({"train.jsonl": GOOD, "README.md": "---\nconfigs: [5]\n---\n"}, "Error: .*; give a hub id"),
         ({"train.jsonl": GOOD, "dataset_infos.json": "[]"}, "set/dataset_infos.json holds no rows .*: AttributeError: "),

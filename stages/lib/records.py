@@ -10,8 +10,10 @@ key. ``where`` is the file and the line, counted in rows from 1.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import re
 import sys
 import zlib
@@ -64,7 +66,7 @@ def _load(name: str, revision: str | None, split: str) -> list[Row]:
     said = f"data {name}{at}, split {split!r}, cannot be read"
     if empty := [file for file in _data_files(name) if not file.stat().st_size]:
         raise UserError(f"{said}: {empty[0]} is empty; replace it by a complete file, or remove it")
-    if nulls := [null for file in _data_files(name) if (null := _null_row(file))]:
+    if nulls := [null for file in sorted(Path(name).rglob("*")) if (null := _null_row(file))]:
         raise UserError(f"{said}: {nulls[0]} is null; expected an object; correct or remove it")
     try:
         rows: list[Row] = load_dataset(name, revision=revision, split=split).to_list()
@@ -98,17 +100,18 @@ def _data_files(name: str) -> list[Path]:
 
 def _null_row(file: Path) -> str | None:
     """Where a JSON file has null in place of a row: the datasets library can end there with a segmentation fault."""
-    if not file.name.endswith(JSON):
+    if not re.search(r"\.(jsonl?|ndjson)(\.(gz|bz2|xz))?$", file.name) or not file.is_file():
         return None
+    packed: Any = {".bz2": bz2.open, ".xz": lzma.open}.get(file.suffix, gzip.open if _is_gzipped(file) else open)
     try:
-        with file.open("rb") as raw, gzip.open(raw) if _is_gzipped(file) else raw as lines:
+        with packed(file, "rb") as lines:
             head = lines.read(1 << 16)
             if re.match(rb"(\xef\xbb\xbf)?\s*\[?\s*null\b", head):
                 return f"the first row of {file}"
             lines.seek(0)
             bare = () if head.lstrip().startswith(b"[") else lines
             return next((f"{file}, line {number}," for number, line in enumerate(bare, start=1) if line.rstrip() == b"null"), None)
-    except (OSError, EOFError, zlib.error):
+    except (OSError, EOFError, zlib.error, lzma.LZMAError):
         return None  # the library says why
 
 
