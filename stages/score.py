@@ -57,7 +57,7 @@ def shape(answers: list[Row]) -> dict[str, float | None]:
     ``ended``: the share that ended by themselves (``finish_reason`` "stop"), None where the file does not say of all. ``repeated_3grams``:
     the mean over answers of the share of an answer's 3-grams of words, cut at white space, that came before in it; 0 below three words.
     """
-    texts = [text for row in answers for text in (turns_of(row, "the answers") if "choices" in row else [row["output"]])]
+    texts = [text for row in answers for text in ([row["output"]] if "output" in row else turns_of(row, "the answers"))]
     given = [row.get("finish_reason") for row in answers]
     reasons = [reason for found in given for reason in (found if isinstance(found, list) else [found])]
     says = len(reasons) == len(texts) and None not in reasons

@@ -99,6 +99,43 @@ def test_an_answer_without_turns_is_named(row: dict[str, Any]) -> None:
         turns_of({"question_id": 7} | row, "f")
 
 
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ({"system_prompt": None}, "'system_prompt' is None"),
+        ({"prompt_template": 5}, "'prompt_template' is 5"),
+        ({"prompt_template": "{question"}, "cannot be filled in"),
+        ({"prompt_template": "{question!r}{answer}"}, "it must have"),
+    ],
+)
+def test_a_judges_prompt_is_text_with_its_gaps(prompt: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """MT-Bench: read and filled in before any call."""
+    files.write_jsonl(tmp_path / "prompts.jsonl", [PROMPTS[0] | prompt, *PROMPTS[1:]])
+    asked = [{"question_id": 1, "category": "writing", "turns": ["q1", "q2"]}]
+    with pytest.raises(UserError, match=message):
+        read = list(mt_bench.read_prompts(tmp_path / "prompts.jsonl").values())
+        mt_bench.annotate(answered("model", ["a", "b"])[:1], asked, [], prompts=read, decoding={}, ask=never, judge="j")
+
+
+@pytest.mark.parametrize("pattern", ["[[", "(A)(>)(B)", 5])
+def test_arena_hards_pattern_finds_one_label(pattern: Any, tmp_path: Path) -> None:
+    files.write_json(tmp_path / "judge_config.yaml", {**ARENA, "regex_pattern": pattern})
+    with pytest.raises(UserError, match="judge_config.yaml: 'regex_pattern'"):
+        arena_hard.read_config(tmp_path / "judge_config.yaml")
+
+
+@pytest.mark.parametrize("generator", [None, 5, []])
+def test_alpacaevals_generators_are_names(generator: Any) -> None:
+    rows = {of: [{"instruction": f"q{i}", "output": f"{of}{i}", "generator": of} for i in range(2)] for of in ("ours", "theirs")}
+    how = {"template": "", "swap_seed": 0, "decoding": {}, "annotator": "a", "judge": "j", "ask": never}
+    rows["ours"][1]["generator"] = generator
+    with pytest.raises(UserError, match="the answers, row 1 .*'generator'"):
+        alpacaeval2.annotate(rows["ours"], rows["theirs"], **how)
+    rows["ours"][1]["generator"] = "another"
+    with pytest.raises(UserError, match="2 values of generator"):
+        alpacaeval2.annotate(rows["ours"], rows["theirs"], **how)
+
+
 def test_an_empty_text_is_a_text() -> None:
     assert turns_of({"question_id": 1, "choices": [{"turns": ["", {"content": ""}]}]}, "f") == ["", ""]
 
@@ -184,6 +221,8 @@ MT_FAULTS: dict[str, dict[str, Any]] = {
     "'score' is {}": {"score": {}},
     "'judge' is None": {"judge": None},
     r"'judge' is \[\]": {"judge": []},
+    "'score' is 1": {"score": 10**400},
+    r"'question_id' is \[1\]": {"question_id": [1]},
     "'turn' is 3": {"turn": 3},
     "'user_prompt' is None": {"user_prompt": None},
     "'model' is 4": {"model": 4},
@@ -194,6 +233,7 @@ ARENA_FAULTS: dict[str, dict[str, Any]] = {
     "game 2: expected": {"games": [None, {"user_prompt": "ours", "score": 3}]},
     "game 1: 'user_prompt' is None": {"games": [{"score": "A>B"}, None]},
     "'judge' is None": {"judge": None},
+    "'attempts' is '2'": {"games": [{"user_prompt": "ours", "score": "A>B", "attempts": "2"}, None]},
 }
 
 
@@ -256,6 +296,32 @@ def test_the_gamed_files_values_are_numbers(column: str, value: str, tmp_path: P
     gamed.loc[3, column] = value
     with pytest.raises(UserError, match=rf"needed, row 3 \(from 0\): '{column}'"):
         scored(tmp_path, "alpacaeval2", answers_of(annotations), annotations, gamed.to_csv(index=False))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("instruction_difficulty", "inf"), ("preference", "1.5"), ("preference", "x"), ("not_gamed_baseline", "")]
+)
+def test_the_gamed_files_values_are_in_their_range(column: str, value: str, tmp_path: Path) -> None:
+    annotations, path = small_world(tmp_path)
+    gamed = pd.read_csv(path, dtype=str)
+    gamed.loc[3, column] = value
+    with pytest.raises(UserError, match=rf"needed, row 3 \(from 0\): '{column}'"):
+        scored(tmp_path, "alpacaeval2", answers_of(annotations), annotations, gamed.to_csv(index=False))
+
+
+@pytest.mark.parametrize("failure", [5, ["x"], {}, True])
+def test_a_failure_of_any_type_is_a_failure(failure: Any, tmp_path: Path) -> None:
+    answers, judgments, asked = mt_case()
+    judgments[0] |= {"score": None, "failure": failure}
+    assert scored(tmp_path, "mt_bench", answers, judgments, asked)["n_failed"] == 1
+
+
+@pytest.mark.parametrize("model_id", [None, 7, ["w"]])
+def test_a_baseline_has_a_name(model_id: Any, tmp_path: Path) -> None:
+    answers, judgments, base = arena_case()
+    rows = [json.loads(line) | {"model_id": model_id} for line in base.splitlines()]
+    with pytest.raises(UserError, match="needed, row 0 .*'model_id'"):
+        scored(tmp_path, "arena_hard", answers, judgments, lines(rows))
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2,3\n"])
@@ -325,6 +391,7 @@ def test_rows_are_told_apart_by_what_the_file_holds(tmp_path: Path) -> None:
         ('{"a": 1}\n{"a": \n{"a": 2}', "line 2, is not whole JSON"),
         ('[{"a": 1}, ', "is not whole JSON"),
         ("[]", "holds no rows"),
+        ('{"a": %s}' % ("9" * 5000), "is not whole JSON"),
         ("", "is empty"),
         (" \n\n", "is empty"),
         ('[{"a": 1}, 2]', r"row 1 \(from 0\): expected an object, found 2"),

@@ -83,6 +83,14 @@ TORN = [
     said("By criterion [1], the answer", "abort"),
     said("By criterion [1], the answer", "stop", error={"message": "upstream closed", "code": 502}),
     said("By criterion [1], the answer", None, error={"message": "upstream closed", "code": "server_error"}),
+    said("By criterion [1], the answer", "stop", error={"message": "upstream closed"}),
+    said("By criterion [1], the answer", "stop", error="upstream closed"),
+    said("By criterion [1], the answer", "stop", error={}),
+    said("By criterion [1], the answer", None) | {"error": {"message": "upstream closed", "code": 502}},
+    said("By criterion [1], the answer", 0),
+    said("By criterion [1], the answer", None, native_finish_reason="network_error"),
+    said("By criterion [1], the answer", None, stop_reason="abort"),
+    said("", "stop", message={"content": "By criterion [1], the answer", "error": {"message": "upstream closed"}}),
 ]
 
 
@@ -99,7 +107,7 @@ def test_a_torn_text_is_asked_again_and_never_cached(torn: dict[str, Any], endpo
     failure = endpoint.ask(cache=cache)[0].failure
     assert failure is not None
     assert "in the last of 2 tries" in failure
-    assert ("finish_reason" in failure) or ("upstream closed" in failure)
+    assert any(words in failure for words in ("finish_reason", "it ended with", "upstream closed", "{}"))
     assert endpoint.calls == 2
     endpoint.say = lambda _: said("[[7]]")
     assert client.content(endpoint.ask(cache=cache)[0]) == ("[[7]]", None)
@@ -139,6 +147,17 @@ def test_what_an_earlier_version_cached_of_a_torn_text_is_asked_for_again(endpoi
         ({"error": "Provider returned error"}, False, "Provider returned error"),
         ({"object": "error", "message": "Provider returned error", "code": 500}, True, "code 500"),
         ({"choices": [], "error": {"message": "Provider returned error", "code": 502}}, True, "code 502"),
+        ({"error": {"message": "Provider returned error", "code": 429.0}}, True, "code 429"),
+        ({"error": {"message": "Provider returned error", "code": "429 Too Many Requests"}}, True, "code 429"),
+        ({"error": {"message": "Provider returned error", "code": "Throttling.RateQuota"}}, True, "code Throttling"),
+        ({"error": {"message": "Provider returned error", "status_code": 429}}, True, "code 429"),
+        ({"error": {"message": "Provider returned error", "metadata": {"http_status": 429}}}, True, "code 429"),
+        ({"error": {"error": {"message": "Provider returned error", "code": 429}}}, True, "code 429"),
+        ({"errors": [{"message": "Provider returned error", "code": 429}]}, True, "code 429"),
+        ([{"error": {"message": "Provider returned error", "code": 429}}], True, "code 429"),
+        ({"code": 429, "message": "Provider returned error"}, True, "code 429"),
+        ({"error": "Provider returned error: rate limit exceeded"}, True, "rate limit"),
+        ({"detail": "Provider returned error"}, False, "Provider returned error"),
     ],
 )
 @pytest.mark.slow
@@ -177,10 +196,14 @@ def test_a_torn_text_costs_what_its_usage_says(endpoint: Endpoint, tmp_path: Pat
         (said("m"), LOGPROBS, "logprobs"),
         (said("m", logprobs=None), LOGPROBS, "logprobs"),
         (said("m", logprobs={"content": []}), LOGPROBS, "logprobs"),
+        (said("m", logprobs={"content": [{"top_logprobs": {"m": -0.2}}]}), LOGPROBS, "logprobs"),
+        (said("m", logprobs={"content": [{"top_logprobs": [{"token": "m"}]}]}), LOGPROBS, "logprobs"),
+        (said("m", logprobs={"content": [{"top_logprobs": [["m", -0.1]]}]}), LOGPROBS, "logprobs"),
+        (said(" \n"), {}, "wrote no text"),
         (HTML, {}, "one JSON object"),
         (STREAM, {}, "one JSON object"),
         ({"choices": []}, {}, "message"),
-        ({"detail": "Not Found"}, {}, "message"),
+        ({"detail": "Not Found"}, {}, "Not Found"),
         (said(None, "length"), {}, "wrote no text"),
         (said("<think>is it [[3]]", "length"), {}, "wrote no text"),
     ],
@@ -219,6 +242,13 @@ def test_some_responses_without_it_are_failures_and_no_reason_to_stop(endpoint: 
         ("\n<thinking>[[3]]</thinking>\n\nRating: [[7]]", "Rating: [[7]]"),
         ("[THINK]perhaps [[3]][/THINK]Rating: [[7]]", "Rating: [[7]]"),
         ("perhaps [[3]] or [[9]]\n</think>\n\nRating: [[7]]", "Rating: [[7]]"),  # the template has opened them
+        ("perhaps [[3]]\r\n</think>\r\nRating: [[7]]", "Rating: [[7]]"),
+        ("perhaps [[3]]</think>Rating: [[7]]", "Rating: [[7]]"),
+        ("perhaps [[3]]\n[/THINK]\nRating: [[7]]", "Rating: [[7]]"),
+        ("<think effort=low>[[3]]</THINK>Rating: [[7]]", "Rating: [[7]]"),
+        ("\ufeff<think>[[3]]</think>Rating: [[7]]", "Rating: [[7]]"),
+        ("<think>a <think>[[3]]</think> [[4]]</think>Rating: [[7]]", "Rating: [[7]]"),
+        ("<reasoning>good. Rating: [[7]]", "<reasoning>good. Rating: [[7]]"),
         ("Rating: [[7]], for it closes </think> twice", "Rating: [[7]], for it closes </think> twice"),
         ("Rating: [[7]]\n<think>no [[2]]</think>", "Rating: [[7]]\n<think>no [[2]]</think>"),
     ],
@@ -240,3 +270,17 @@ def test_half_a_surrogate_pair_of_the_judges_is_read_as_a_replacement_character(
     """F10: JSON can hold it and no file of ours could."""
     endpoint.say = lambda _: json.dumps(said("a \ud83d b [[7]]"))
     assert client.content(endpoint.ask()[0]) == ("a � b [[7]]", None)
+
+
+def test_half_a_surrogate_pair_in_a_refusal_loses_nothing(endpoint: Endpoint) -> None:
+    """F10: the words of an HTTP 400 stand in a judgment's failure, and so in a file."""
+    failure = client.Client(model="j", base_url="http://127.0.0.1:9/v1", price=FREE)._why(
+        type("Refusal", (), {"status_code": 400, "message": "too long: a \ud83d b"})()
+    )
+    assert failure.endswith("too long: a \ufffd b")
+
+
+@pytest.mark.parametrize("usage", [{"prompt_tokens": 10**20, "completion_tokens": 1}, {"prompt_tokens": 10**400, "completion_tokens": 1}])
+def test_a_count_of_tokens_that_cannot_be_is_none(usage: dict[str, int], endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.say = lambda _: said("[[7]]") | {"usage": usage}
+    assert endpoint.ask(price=DOLLAR, budget=2, cache=tmp_path / "cache.sqlite")[0].failure is None

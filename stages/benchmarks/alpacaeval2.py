@@ -14,15 +14,18 @@ called: alpaca_eval takes seconds to import, sets the root logger's level, and i
 
 from __future__ import annotations
 
+import gzip
 import importlib.metadata
 import logging
 import math
 import random
 import re
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
 
 VERSION = "AlpacaEval 2.0 (weighted_alpaca_eval_gpt4_turbo, length_controlled_v1)"
 GLM = "length_controlled_v1"
+FOLDS = 5  # of its cross-validation
 CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 GAPS = ("{instruction}", "{output_1}", "{output_2}")
 JUDGED = ("output_1", "generator_1", "output_2", "generator_2", "annotator")  # texts in the package's annotations
@@ -137,8 +141,10 @@ def annotate(
     answers, baseline: ``instruction``, ``output``, ``generator``, for the same instructions in the same order. Identical outputs
     are a draw (1.5) that costs no call. annotator: the judge's name in our files; judge: its model id at the endpoint.
     """
-    check_texts(answers, ("instruction", "output"), "the answers")
-    check_texts(baseline, ("instruction", "output"), "the baseline")
+    check_texts(answers, OUTPUTS.keys, "the answers")
+    check_texts(baseline, OUTPUTS.keys, "the baseline")
+    only(answers, "generator")
+    only(baseline, "generator")
     check_same("the answers", [row["instruction"] for row in answers], "the baseline", [row["instruction"] for row in baseline])
     rows: list[Row] = []
     for theirs, ours in zip(baseline, answers, strict=True):
@@ -200,23 +206,26 @@ def _raw_completion(outcome: Outcome) -> dict[str, Any] | None:
 def read_gamed(path: str | Path) -> pd.DataFrame:
     """``df_gamed.csv``, plain or gzipped: the baseline's concise and verbose answers judged against the baseline, a row an instruction and
     variant; it also carries each instruction's difficulty."""
+    import numpy as np
     import pandas as pd
 
-    if not Path(path).is_file():
-        raise UserError(f"{path} does not exist; {files.again(path)}")
+    data = files.read_bytes(path)
     try:
-        gamed = pd.read_csv(path)
-    except (ValueError, OSError, EOFError) as error:  # pandas' errors of an empty or uneven file are ValueErrors
+        gamed = pd.read_csv(BytesIO(gzip.decompress(data) if data.startswith(files.GZIP) else data))
+    except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas' errors of an empty or uneven file are ValueErrors
         raise UserError(f"{path} is no CSV that can be read ({error}); {files.again(path)}") from None
     missing = [column for column in GAMED_COLUMNS if column not in gamed.columns]
     if missing:
         raise UserError(f"{path} has no column {missing[0]!r}; it needs {', '.join(GAMED_COLUMNS)}, as AlpacaEval's df_gamed.csv")
     for column in ("index", "std_delta_len", "instruction_difficulty"):
         for row, value in enumerate(pd.to_numeric(gamed[column], errors="coerce")):
-            if math.isnan(value):
+            if math.isnan(value) or (column != "std_delta_len" and math.isinf(value)):
                 raise UserError(f"{path}, row {row} (from 0): {column!r} is {str(gamed[column][row])!r}; expected a number")
-    if gamed["preference"].dtype.kind not in "fi":
-        raise UserError(f"{path}: 'preference' holds what is no number; expected numbers, empty where a judgment failed")
+    preferences = pd.to_numeric(gamed["preference"], errors="coerce")
+    for row in np.flatnonzero((gamed["preference"].notna() & preferences.isna()) | (preferences < 0) | (preferences > 1)):
+        raise UserError(f"{path}, row {row} (from 0): 'preference' is {gamed['preference'][row]}; expected 0 to 1, empty where it failed")
+    for row in np.flatnonzero(gamed["not_gamed_baseline"].isna()):
+        raise UserError(f"{path}, row {row} (from 0): 'not_gamed_baseline' is empty; expected False")
     if sorted(gamed["index"].unique()) != list(range(gamed["index"].nunique())) or gamed["not_gamed_baseline"].any():
         raise UserError(f"{path}: index must number the instructions from 0 without gaps, and not_gamed_baseline be False throughout")
     return gamed
@@ -233,6 +242,8 @@ def length_controlled(annotations: pd.DataFrame, gamed: pd.DataFrame) -> np.ndar
     import sklearn
     from alpaca_eval.metrics.glm_winrate import GLM_INFO, fit_LogisticRegressionCV, make_dmatrix_for_model
 
+    if len(annotations) < FOLDS:
+        raise UserError(f"{len(annotations)} annotations: the length-controlled fit's cross-validation needs at least {FOLDS} instructions")
     glm = GLM_INFO[GLM]
     difficulty = gamed.drop_duplicates("index").set_index("index")["instruction_difficulty"]
     delta = annotations["output_1"].str.len() - annotations["output_2"].str.len()
@@ -278,9 +289,10 @@ def score(answers: list[Row], annotations: list[Row], gamed: pd.DataFrame) -> di
     from alpaca_eval.metrics import get_winrate
 
     logging.getLogger().setLevel(level)
-    check_texts(answers, ("instruction", "output"), "the answers")
+    check_texts(answers, OUTPUTS.keys, "the answers")
     check_annotations(annotations, "the annotations")
-    annotations = of_model(annotations, "generator_2", str(answers[0]["generator"]), len(answers))
+    annotations = of_model(annotations, "generator_2", only(answers, "generator"), len(answers))
+    names = {key: only(annotations, key) for key in ("generator_1", "generator_2", "annotator")}
     for key, judged_key in (("instruction", "instruction"), ("output", "output_2")):
         ours, judged = [row[key] for row in answers], [row[judged_key] for row in annotations]
         check_same(f"the answers ({key})", ours, f"the annotations ({judged_key})", judged)
@@ -290,7 +302,6 @@ def score(answers: list[Row], annotations: list[Row], gamed: pd.DataFrame) -> di
             "takes row i for instruction i, so that a missing row shifts all that follow; give one row an instruction, its preference null "
             "where the judgment failed"
         )
-    names = {key: only(annotations, key) for key in ("generator_1", "generator_2", "annotator")}
     frame = pd.DataFrame(annotations)
     frame["preference"] = frame["preference"].astype(float)
     failures = Counter(filter(None, map(failure_of, annotations)))

@@ -67,14 +67,19 @@ CONFIG = ("system_prompt", "prompt_template", "regex_pattern")
 def read_config(path: str | Path) -> dict[str, Any]:
     """The keys of ``judge_config.yaml`` that are the protocol's; judge, decoding and models are the configuration's to name."""
     try:
-        read: Any = OmegaConf.to_container(OmegaConf.load(path))
+        read: Any = files.whole_characters(OmegaConf.to_container(OmegaConf.load(path)))
     except (YAMLError, OmegaConfBaseException, OSError) as error:
         raise UserError(f"{path} is no YAML that can be read ({str(error).splitlines()[0]}); {files.again(path)}") from None
     if missing := [key for key in CONFIG if not isinstance(read, dict) or key not in read]:
         raise UserError(f"{path} has no {missing[0]!r}; Arena-Hard's judge_config.yaml has {', '.join(CONFIG)}; {files.again(path)}")
     for key, said in (("system_prompt", read["system_prompt"]), *(("prompt_template", one) for one in _list(read["prompt_template"]))):
         as_text(said, f"{path}: {key!r}")
-    as_text(read["regex_pattern"], f"{path}: 'regex_pattern'")
+    try:
+        groups = re.compile(as_text(read["regex_pattern"], f"{path}: 'regex_pattern'")).groups
+    except re.error as error:
+        raise UserError(f"{path}: 'regex_pattern' is no regular expression ({error}); {files.again(path)}") from None
+    if groups > 1:
+        raise UserError(f"{path}: 'regex_pattern' has {groups} groups; expected one, the label")
     return {key: read[key] for key in CONFIG}
 
 
@@ -118,7 +123,10 @@ def annotate(
     ``messages``, and ``regex_pattern``. judge: the judge's model id. A game also has ``failure``, the reason where ``score`` is
     None, and ``attempts``, 2 where the judge gave no label at first and was asked to go on. A judge that sent nothing is not asked to.
     """
+    check_texts(answers, ("model_id",), "the answers")
+    check_texts(baseline, ("model_id",), "the baseline's answers")
     model = only(answers, "model_id")
+    only(baseline, "model_id")
     ours, theirs = by_question(answers, "the answers"), by_question(baseline, "the baseline's answers")
     chats = []
     for question in by_question(questions, "the questions").values():
@@ -191,6 +199,8 @@ def check_judgments(rows: list[Row], what: str) -> None:
             if not isinstance(game, dict) or "score" not in game or not isinstance(game["score"], str | None):
                 raise UserError(f"{where}, game {number}: expected {{'user_prompt', 'judgment', 'score'}}, the score a label or null")
             as_text(game.get("user_prompt"), f"{where}, game {number}: 'user_prompt'")
+            if not isinstance(game.get("attempts", 1), int):
+                raise UserError(f"{where}, game {number}: 'attempts' is {game['attempts']!r}; expected 1 or 2")
 
 
 # -- the scores ----------------------------------------------------------------------------------------------------------
@@ -244,6 +254,7 @@ def score(answers: list[Row], judgments: list[Row], *, baseline: str) -> dict[st
     """
     check_judgments(judgments, "the judgments")
     judgments = of_model(judgments, "model", only(answers, "model_id"), len(answers))
+    only(judgments, "judge")
     answered, judged = by_question(answers, "the answers"), by_question(judgments, "the judgments")
     if unknown := [number for number in judged if number not in answered]:
         raise UserError(f"the judgments have question {unknown[0]!r}, the answers do not; give both for the same questions")
@@ -328,6 +339,13 @@ def works(benchmark: Conf, judge: Conf, prompts: int) -> Mapping[str, Work]:
     return {name: partial(annotator, rows) for name, rows in made.items()}
 
 
+def name_of(baseline: str | Path) -> str:
+    """The model whose answers the file holds."""
+    rows = read_rows(baseline, COUNTED_TURNS.keys)
+    check_texts(rows, ("model_id",), str(baseline))
+    return only(rows, "model_id")
+
+
 def shown_first(_: Conf, judged: Mapping[str, list[Row]]) -> Values:
     """Points of Assistant A in both games of each question that has two verdicts."""
     pairs = [[game["score"] for game in row["games"]] for row in judged[REAL]]
@@ -360,9 +378,7 @@ BENCHMARK = Benchmark(
     judge=judge,
     tokens=700,  # from published judgments: 2,700 characters of a model that also writes an answer of its own first, four a token
     check=check_judgments,
-    score=lambda answers, judgments, baseline: score(
-        answers, judgments, baseline=only(read_rows(baseline or "", COUNTED_TURNS.keys), "model_id")
-    ),
+    score=lambda answers, judgments, baseline: score(answers, judgments, baseline=name_of(baseline or "")),
     needs="baseline",
     summary="win rate {win_rate:.2f} ({win_rate_low:.2f} to {win_rate_high:.2f})",
     failure_of=failure_of,

@@ -59,7 +59,9 @@ def prompt_name(category: str, turn: int) -> str:
 def read_prompts(path: str | Path) -> dict[str, Row]:
     """The four prompts of single-answer grading among the rows of ``judge_prompts.jsonl``, by name."""
     names = {prompt_name(category, turn) for category in ("math", "writing") for turn in TURNS}
-    return {row["name"]: row for row in read_rows(path, PROMPT) if row["name"] in names}
+    rows = [row for row in read_rows(path, PROMPT) if row["name"] in names]
+    check_texts(rows, PROMPT, str(path))
+    return {row["name"]: row for row in rows}
 
 
 def messages(prompts: list[Row], question: Row, answers: list[str], turn: int, reference: list[str] | None) -> list[dict[str, str]]:
@@ -112,6 +114,8 @@ def annotate(
     ``question_id``. judge: the judge's model id. ``failure`` says why where ``score`` is -1; the judgment of a call that brought no
     text is ``$ERROR$``, as in FastChat.
     """
+    check_texts(answers, ("model_id",), "the answers")
+    check_texts(questions, ("category",), "the questions")
     model = only(answers, "model_id")
     ours, given = by_question(answers, "the answers"), by_question(references, "the reference answers")
     rows: list[Row] = []
@@ -162,6 +166,8 @@ def check_judgments(rows: list[Row], what: str) -> None:
         judge = row["judge"]
         if not (isinstance(judge, str) or (isinstance(judge, list) and judge and all(isinstance(name, str) for name in judge))):
             raise UserError(f"{where}: 'judge' is {judge!r}; expected the judge's name, or a list of it and the prompt's name")
+        if not isinstance(row["question_id"], str | int):
+            raise UserError(f"{where}: 'question_id' is {row['question_id']!r}; expected a number or a text")
         if row["turn"] not in TURNS:
             raise UserError(f"{where}: 'turn' is {row['turn']!r}; expected 1 or 2")
 
@@ -242,20 +248,20 @@ def _annotator(benchmark: Conf, judge: Conf, questions: list[Row]) -> Callable[.
         annotate,
         questions=questions,
         references=read_rows(benchmark["references"], TURNS_FORMAT.keys),
-        prompts=read_rows(benchmark["template"], PROMPT),
+        prompts=list(read_prompts(benchmark["template"]).values()),
         decoding=benchmark["decoding"],
         judge=judge["model"],
     )
 
 
 def judge(benchmark: Conf, judge: Conf, ask: Ask) -> list[Row]:
-    questions = read_rows(benchmark["questions"], QUESTION)
+    questions = read_questions(benchmark["questions"])
     return _annotator(benchmark, judge, questions)(read_rows(benchmark["answers"], TURNS_FORMAT.keys), ask=ask)
 
 
 def works(benchmark: Conf, judge: Conf, prompts: int) -> Mapping[str, Work]:
     """The controls' works on ``prompts`` questions."""
-    questions = spread(read_rows(benchmark["questions"], QUESTION), prompts)
+    questions = spread(read_questions(benchmark["questions"]), prompts)
     annotator = _annotator(benchmark, judge, questions)
     made = {REAL: read_rows(benchmark["answers"], TURNS_FORMAT.keys)}
     for name, text in ((EMPTY, ""), (EMBEDDED, EMBEDDED_VERDICT)):

@@ -36,7 +36,7 @@ def check(rows: list[Row], what: str) -> None:
 
 def score(answers: list[Row], judgments: list[Row], _: Path | None = None) -> dict[str, Any]:
     """Mean and standard error (ddof 1) of the oracle's scores, and how often each kind of finding comes in an answer."""
-    for key in ("instruction", "output"):
+    for key in ANSWER:
         check_same(f"the answers' {key}s", [row[key] for row in answers], f"the judgments' {key}s", [row[key] for row in judgments])
     scores = [float(row["score"]) for row in judgments]
     return {

@@ -41,6 +41,8 @@ def values(annotations: Path, benchmark: str) -> tuple[list[str], np.ndarray]:
     key = KEYS[benchmark]
     found = np.array([as_number(row[key], f"{annotations}, row {place} (from 0): {key!r}") for place, row in enumerate(rows)])
     if benchmark == "alpacaeval2":
+        for place in np.flatnonzero(~(np.isnan(found) | (found == 0) | ((found >= 1) & (found <= 2))))[:1]:
+            raise UserError(f"{annotations}, row {place} (from 0): {key!r} is {found[place]}; it must lie in [1, 2], be 0 (a draw) or null")
         found = 100 * (np.where(found == 0, 1.5, found) - 1)  # the package also writes a draw as 0
     return [row["instruction"] for row in rows], found
 

@@ -41,7 +41,7 @@ def as_number(value: Any, where: str) -> float:
     """``value``, which must be a number, or null for what failed: NaN."""
     if value is None:
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (value != value or abs(value) < 1e300):
         raise UserError(f"{where} is {_short(value)}; expected a number, or null where there is none")
     return float(value)
 
@@ -113,8 +113,12 @@ def by_question(rows: list[Row], what: str) -> dict[Any, Row]:
 
 def fill(template: str, texts: Mapping[str, str]) -> str:
     """``template`` with each ``{gap}`` filled in; braces in the texts stay as they are. UserError where the gaps are not the texts'."""
-    gaps = {gap for _, gap, _, _ in Formatter().parse(template) if gap is not None}
-    if gaps != texts.keys():
+    try:
+        parsed = list(Formatter().parse(as_text(template, "the judge's template")))
+    except ValueError as error:
+        raise UserError(f"the judge's template cannot be filled in ({error}): take the benchmark's own file") from None
+    gaps = {gap for _, gap, _, _ in parsed if gap is not None}
+    if gaps != texts.keys() or any(form or conversion for _, _, form, conversion in parsed):
         raise UserError(f"the judge's template has the gaps {sorted(gaps)}; it must have {sorted(texts)}: take the benchmark's own file")
     return template.format(**texts)
 

@@ -46,21 +46,31 @@ if TYPE_CHECKING:
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DOWN = 16  # ours: if this many requests in a row fail or bring nothing usable, the cause is the endpoint and not the prompts
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # ours, seconds: the longest wait before the first retry, and before any
+MANY = 10**9  # ours, tokens: a count above it is none
 MAX_BYTES = 8 * 2**20  # ours: a hundred times the longest judgment with its log-probabilities
 GRACE = 5.0  # ours, seconds that a try may take beyond its time-out
 ODD_PROMPT = (400, 413, 422)  # an endpoint's statuses for a single prompt, mostly one that is too long
 RETRIED = (408, 409, 429)
 # The words that providers send as codes for the statuses above.
-RETRIED_WORDS = re.compile(r"rate.?limit|overload|server.?error|internal|unavailable|time.?out|busy|capacity|exhausted", re.IGNORECASE)
+RETRIED_WORDS = re.compile(
+    r"rate.?limit|too.?many|throttl|overload|(?:server|upstream|network).?error|internal|unavailable|time.?out|busy|capacity|exhausted",
+    re.IGNORECASE,
+)
+# Where an error of a provider's stands, and its code in it.
+ERRORS, CODES = ("error", "errors", "base_resp", "detail"), ("code", "status_code", "http_status", "status", "type")
+BROKEN = re.compile(r"error|abort|cancel|time.?out|fail|interrupt|resource", re.IGNORECASE)  # in a provider's own reason of the end
 # The ``finish_reason`` of a text that a retry would not complete: OpenAI's words, then those of TGI, Together, Anthropic, Mistral, Google
 # and Zhipu. Any other (error, abort, network_error, insufficient_system_resource) means that the text was cut off.
 ENDED = {"stop", "length", "content_filter", "tool_calls", "function_call", "eos", "eos_token", "end_turn", "stop_sequence", "max_tokens"}
 ENDED |= {"model_length", "complete", "safety", "recitation", "sensitive", "refusal", "model_context_window_exceeded"}
 FILTERED = {"content_filter", "safety", "recitation", "sensitive", "refusal"}
 # A judge's thoughts in front of its text. A tag is missing where the chat template has opened them, or where the text ends in them.
-THOUGHTS = re.compile(r"\s*(?:<(think(?:ing)?|thought|reasoning)>.*?(?:</\1>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z))", re.DOTALL | re.IGNORECASE)
+THOUGHTS = re.compile(
+    r"[\s\ufeff\u200b]*(?:<(thought|reasoning)\b[^>]*>.*?</\1>|<(think(?:ing)?)\b[^>]*>.*?(?:</\2>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z))",
+    re.DOTALL | re.IGNORECASE,
+)
 TEXT_PARTS = ("text", "output_text")
-OPENED = re.compile(r"(?:(?!<think>).)*?</think>[ \t]*\n", re.DOTALL)
+CLOSED = re.compile(r"</think(?:ing)?>|\[/THINK\]", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -323,8 +333,10 @@ class Client:
         if (error := _error(outcome.response)) is not None:
             code, words = error
             words = words.replace(self.key, "[key]") if self.api_key_env else words
-            status = int(code) if re.fullmatch(r"[1-5]\d\d", code) else 0
-            again = status in RETRIED or status >= 500 or bool(not status and RETRIED_WORDS.search(code))
+            number = re.match(r"\s*([1-5]\d\d)(?!\d)", code)
+            status = int(number[1]) if number else 0
+            is_torn = not status and bool(_choice(outcome.response))  # beside a text: it broke off
+            again = status in RETRIED or status >= 500 or is_torn or bool(not status and RETRIED_WORDS.search(code or words))
             again = again and code != "insufficient_quota"
             free = 300 <= status < 500 and status != 408
             stop = 400 < status < 500 and not again and status not in ODD_PROMPT
@@ -354,7 +366,7 @@ class Client:
             404: "set judge.base_url (it ends in /v1) and judge.model to what the endpoint serves",
             429: "the account has no credit left",
         }.get(error.status_code, "" if error.status_code in ODD_PROMPT else "set judge.base_url to what the endpoint serves")
-        said = str(error.message).replace(self.key, "[key]") if variable else str(error.message)
+        said = whole_characters(str(error.message).replace(self.key, "[key]") if variable else str(error.message))
         refusal = f"{self.base_url} refused model {self.model!r} with HTTP {error.status_code}"
         return f"{refusal}{advice and f'; {advice}'}. It said: {said[:300]}"
 
@@ -433,7 +445,7 @@ def retry_after(header: str | None) -> float | None:
 
 def kind(reason: str) -> str:
     """The kind of a ``failure``: its sentence without the words of the judge or the endpoint, which differ each time."""
-    return re.split(r"(?:\. It said)?: ", reason, maxsplit=1)[0]
+    return re.split(r"(?:\. It said)?: ", str(reason), maxsplit=1)[0]
 
 
 def content(outcome: Outcome) -> tuple[str, str | None]:
@@ -458,8 +470,12 @@ def _text(said: Any) -> str:
         said = "".join(part for part in parts if isinstance(part, str))
     if not isinstance(said, str):
         return ""
-    while found := THOUGHTS.match(said) or OPENED.match(said):
+    while found := THOUGHTS.match(said):
         said = said[found.end() :].lstrip()
+    # The chat template may have opened the thoughts. A text that has its verdict in front of the tag only speaks of the tag.
+    ends = [found.end() for found in CLOSED.finditer(said)]
+    if ends and ("[[" in said[ends[-1] :] or "[[" not in said[: ends[-1]]):
+        said = said[ends[-1] :].lstrip()
     return said
 
 
@@ -492,6 +508,8 @@ def _read(body: bytes) -> Outcome:
         return Outcome(failure=f"the response is not JSON: {body[:100].decode(errors='replace')!r}")
     except RecursionError:
         return Outcome(failure="the response is JSON too deep to read")
+    if isinstance(read, list) and len(read) == 1 and isinstance(read[0], dict):  # Google's errors
+        read = read[0]
     return Outcome(response=read) if isinstance(read, dict) else Outcome(failure=f"the response is no object: {str(read)[:100]!r}")
 
 
@@ -503,21 +521,38 @@ def _choice(response: dict[str, Any]) -> dict[str, Any]:
 def _error(response: dict[str, Any]) -> tuple[str, str] | None:
     """Code ("" where there is none) and words of the error in a response, in place of an answer or beside an incomplete one."""
     choice = _choice(response)
-    said = choice.get("error") or (None if choice else response.get("error"))
-    if said is None and not choice and response.get("object") == "error":  # vLLM's and FastChat's own form
-        said = response
+    message = choice.get("message")
+    said = next((part["error"] for part in (choice, message, response) if isinstance(part, dict) and _is_error(part.get("error"))), None)
+    if said is None and not choice:
+        said = next((response[key] for key in ERRORS if response.get(key)), None)
+        if said is None and any(response.get(key) for key in ("code", "message", "error_msg")):
+            said = response
     if said is None:
         return None
+    while isinstance(said, list | dict) and said:
+        inner = said[0] if isinstance(said, list) else said.get("error")
+        if not isinstance(inner, list | dict):
+            break
+        said = inner
     if not isinstance(said, dict):
         return "", str(said)
-    code = next((str(said[key]) for key in ("code", "status", "type") if said.get(key) not in (None, "", "error")), "")
+    parts = [part for part in (said, said.get("metadata")) if isinstance(part, dict)]
+    code = next((str(part[key]) for part in parts for key in CODES if part.get(key) not in (None, "", "error")), "")
     return code, str(said.get("message") or said)
+
+
+def _is_error(said: Any) -> bool:
+    return isinstance(said, dict) or bool(said)
 
 
 def _torn(response: dict[str, Any]) -> str | None:
     """Why the answer is incomplete, if its ``finish_reason`` says so."""
-    finish = _choice(response).get("finish_reason")
-    return None if not finish or str(finish).lower() in ENDED else f"finish_reason {finish!r}"
+    choice = _choice(response)
+    finish = choice.get("finish_reason")
+    if finish is None or finish == "":
+        own = choice.get("native_finish_reason") or choice.get("stop_reason")
+        return f"it ended with {own!r}" if isinstance(own, str) and BROKEN.search(own) else None
+    return None if str(finish).lower() in ENDED else f"finish_reason {finish!r}"
 
 
 def _lack(response: dict[str, Any], request: dict[str, Any]) -> str | None:
@@ -530,15 +565,24 @@ def _lack(response: dict[str, Any], request: dict[str, Any]) -> str | None:
         return None
     if request.get("logprobs"):
         try:
-            has = bool(choice["logprobs"]["content"][0]["top_logprobs"])
+            top = choice["logprobs"]["content"][0]["top_logprobs"]
+            has = isinstance(top, list) and bool(top) and all(_is_token(entry) for entry in top)
         except (KeyError, IndexError, TypeError):
             has = False
         return None if has else "the response has no choices[0].logprobs.content[0].top_logprobs, which the benchmark's decoding asks for"
-    return None if _text(message.get("content")) else f"the judge wrote no text, finish_reason {choice.get('finish_reason')!r}"
+    return None if _text(message.get("content")).strip() else f"the judge wrote no text, finish_reason {choice.get('finish_reason')!r}"
+
+
+def _is_token(entry: Any) -> bool:
+    """Whether ``entry`` is a token with its log-probability, which -Infinity may be."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("token"), str):
+        return False
+    logprob = entry.get("logprob")
+    return isinstance(logprob, int | float) and not isinstance(logprob, bool) and not math.isnan(logprob)
 
 
 def _usage(response: dict[str, Any] | None) -> tuple[int, int] | None:
     """Tokens read and written by the endpoint's count; None where it gives none."""
     usage = (response or {}).get("usage")
     read, written = (usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens"))
-    return (read, written) if type(read) is int and type(written) is int and read >= 0 and written >= 0 else None
+    return (read, written) if type(read) is int and type(written) is int and 0 <= read < MANY and 0 <= written < MANY else None

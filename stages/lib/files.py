@@ -109,7 +109,7 @@ def read_json(path: str | Path) -> Any:
 def _parsed(text: str, path: str | Path) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError too
         raise UserError(f"{path} is not whole JSON ({error}); {again(path)}") from None
 
 
@@ -162,7 +162,7 @@ def _lines_of(path: Path, text: str) -> list[Row]:
     for number, line in lines:
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError too
             if (number, line) == lines[-1] and len(lines) > 1:
                 raise UserError(f"{path} is cut off: its last line, {number}, is not whole JSON ({error}); {again(path)}") from None
             raise UserError(f"{path}, line {number}, is not whole JSON ({error}); expected an object a line; {again(path)}") from None
