@@ -58,16 +58,16 @@ LC = Figure("alpacaeval2", "LC win rate, points", Evidence.lc, metric="lc_win_ra
 ARENA_HARD = Figure("arena_hard", "Arena-Hard win rate, points", Evidence.arena_hard, metric="arena_hard_win_rate")
 LENGTH, ENDED = _answers("length", "characters an answer"), _answers("ended", "answers that end, points")
 REPEATED = _answers("repeated", "repeated 3-grams, points", 2)
-ACCURACY = _heldout(f"reward accuracy on {HELDOUT}, points", lambda e, run: 100.0 * e.pairs(run, "heldout")["reward_right"], 1)
+ACCURACY = _heldout(f"reward accuracy on {HELDOUT}, points", lambda e, run: 100.0 * e.rewards(run, "heldout")["reward_right"], 1)
 CHOSEN = _heldout(
     f"average log-likelihood of chosen responses, nats a token, {HELDOUT}", lambda e, run: e.pairs(run, "heldout")["chosen_average"], 2
 )
-CHOSEN_RATIO = _heldout(f"{RATIO} held-out chosen responses, nats", lambda e, run: e.study.log_ratio(run, "heldout"), 2)
+CHOSEN_RATIO = _heldout(f"{RATIO} held-out chosen responses, nats", Evidence.chosen_ratio, 2)
 OWN_RATIO = Figure("alpacaeval2", f"{RATIO} own answers, nats", lambda e, run: e.mean("alpacaeval2", e.own_ratio(run)), 2)
 SPREAD = Figure(
     "heldout",
     f"standard deviation of the margin on {HELDOUT}",
-    lambda e, run: e.spread("heldout", e.pairs(run, "heldout")["margin"].to_numpy(float)),
+    lambda e, run: e.spread("heldout", e.rewards(run, "heldout")["margin"].to_numpy(float)),
     2,
 )
 RHO = Figure("heldout", f"Spearman's ρ of average log-likelihood and length, {HELDOUT}", Evidence.length_correlation, 2, metric="spearman")
@@ -120,7 +120,7 @@ def longer(other: str) -> Measure:
 
 def lowest_margin(e: Evidence, setting: str) -> Bounds:
     """SimPO's mean margin in each of LENGTH_BINS bins of the length difference; the lowest of these."""
-    pairs = [e.pairs(of["simpo"], "heldout") for of in e.by_seed(setting, ("simpo",))]
+    pairs = [e.rewards(of["simpo"], "heldout") for of in e.by_seed(setting, ("simpo",))]
     difference = pairs[0]["longer"].to_numpy(float)
     places = bins(difference, LENGTH_BINS)
     members = [places == place for place in np.unique(places)]
@@ -131,7 +131,7 @@ def lowest_margin(e: Evidence, setting: str) -> Bounds:
 
 def margin_follows_length(e: Evidence, setting: str) -> Bounds:
     """ρ(margin, length difference) of SimPO without length normalisation."""
-    pairs = [e.pairs(of["simpo_no_ln"], "heldout") for of in e.by_seed(setting, ("simpo_no_ln",))]
+    pairs = [e.rewards(of["simpo_no_ln"], "heldout") for of in e.by_seed(setting, ("simpo_no_ln",))]
     effects = [[e.spearman("heldout", part["margin"].to_numpy(float), part["longer"].to_numpy(float))] for part in pairs]
     return e.bounds(effects, len(pairs[0]))
 
@@ -169,7 +169,7 @@ def ranked_wrong(method: str) -> Measure:
     """The percentage that average log-likelihood ranks wrong, among the training pairs that the method's reward ranks right."""
 
     def measure(e: Evidence, setting: str) -> Bounds:
-        pairs = [e.pairs(of[method], "train") for of in e.by_seed(setting, (method,))]
+        pairs = [e.rewards(of[method], "train") for of in e.by_seed(setting, (method,))]
         effects = [
             [100 * e.ratio("train", (p["reward_right"] & ~p["likelihood_right"]).to_numpy(float), p["reward_right"].to_numpy())]
             for p in pairs

@@ -42,9 +42,9 @@ import pandas as pd
 from analysis import stats
 from analysis.draw import swept
 from analysis.stats import Array
-from analysis.study import METHODS, Run, Study, require
+from analysis.study import METHODS, PLANNED, REWARDS, Run, Study, read_object, require
 from stages.benchmarks import arena_hard, mt_bench, paired
-from stages.benchmarks.rows import Row, check_same, read_rows
+from stages.benchmarks.rows import Row, as_number, check_same, check_texts, read_rows
 from stages.lib import files
 from stages.lib.errors import UserError
 from stages.score import repeated_3grams
@@ -95,10 +95,14 @@ class Evidence:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.rule = study.config["analysis"]
+        rule = study.config.get("analysis")
+        if not isinstance(rule, dict) or not {"level", "resamples", "seed", "about"} <= rule.keys():
+            raise UserError(f"{study.results}/tables.yaml has no whole 'analysis'; {PLANNED}")
+        self.rule = rule
         self._counts: dict[tuple[str, int], list[Array]] = {}
         self._known: dict[tuple[Any, ...], Any] = {}
         self._asked: dict[str, list[Any]] = {}
+        self._paired: dict[tuple[str, str], tuple[str, list[Any]]] = {}
 
     # -- runs
 
@@ -217,6 +221,13 @@ class Evidence:
         """The rows of the file ``name`` of a run's evaluation. Each must have ``keys``."""
         return read_rows(require(self.study.folder(run) / "eval" / name), keys)
 
+    def judgments(self, run: Run, benchmark: str) -> list[Row]:
+        """A run's judgments on a benchmark, which holds their values to its protocol."""
+        of = self.study.benchmark(benchmark)
+        rows = self.rows(run, f"{benchmark}/{of.judgments}", *of.judgment_keys)
+        of.check(rows, str(self.study.folder(run) / "eval" / benchmark / of.judgments))
+        return rows
+
     def question_ids(self, benchmark: str) -> list[Any]:
         """The instructions of AlpacaEval 2, or the ids of another benchmark's questions."""
         if benchmark not in (known := self.study.config["questions"]):
@@ -253,6 +264,7 @@ class Evidence:
     def answers(self, run: Run) -> pd.DataFrame:
         """A run's answers to AlpacaEval 2: ``length`` in characters; ``ended`` by itself and ``repeated`` 3-grams, both in percent."""
         rows = self.rows(run, "alpacaeval2/model_outputs.json", "instruction", "output")
+        check_texts(rows, ("instruction", "output"), str(self.study.folder(run) / "eval/alpacaeval2/model_outputs.json"))
         self.check_questions("alpacaeval2", run, [row["instruction"] for row in rows])
         reasons = [row.get("finish_reason") for row in rows]
         return pd.DataFrame(
@@ -266,14 +278,21 @@ class Evidence:
     @once
     def arena_hard(self, run: Run) -> Array:
         """Arena-Hard's win rate, in percent: the mean over battles, resampled by question."""
-        rows = self.rows(run, "arena_hard/model_judgment.jsonl", "question_id", "games")
+        rows = self.judgments(run, "arena_hard")
+        if wrong := [row["question_id"] for row in rows if len(row["games"]) != 2]:
+            path = self.study.folder(run) / "eval/arena_hard/model_judgment.jsonl"
+            raise UserError(f"{path}, question {wrong[0]!r}: 'games' must be a list of two, null where one failed; {files.again(path)}")
         self.check_questions("arena_hard", run, [row["question_id"] for row in rows])
         points = [arena_hard.battles(row["games"]) for row in rows]
         return self.ratio("arena_hard", np.array([100 * sum(won) for won in points]), np.array([len(won) for won in points]))
 
     def ratings(self, run: Run) -> Array:
         """MT-Bench's mean rating of each question, NaN where none was given: (questions,)."""
-        frame = pd.DataFrame(self.rows(run, "mt_bench/model_judgment.jsonl", "question_id", "score"))
+        rows = self.judgments(run, "mt_bench")
+        if wrong := [row["question_id"] for row in rows if not isinstance(row["question_id"], str | int)]:
+            path = self.study.folder(run) / "eval/mt_bench/model_judgment.jsonl"
+            raise UserError(f"{path}: 'question_id' is {wrong[0]!r}; expected a number or a text; {files.again(path)}")
+        frame = pd.DataFrame(rows)
         means = frame["score"].where(frame["score"] != mt_bench.FAILED).groupby(frame["question_id"], sort=False).mean()
         self.check_questions("mt_bench", run, list(means.index))
         return means.to_numpy(float)
@@ -297,14 +316,33 @@ class Evidence:
 
     @once
     def pairs(self, run: Run, split: str) -> pd.DataFrame:
-        """``Study.pairs``."""
-        return self.study.pairs(run, split)
+        """``Study.pairs``; UserError unless they are those of the setting's other runs."""
+        pairs = self.study.pairs(run, split)
+        ids = list(pairs.index)
+        first, known = self._paired.setdefault((run.setting, split), (run.run, ids))
+        if ids != known:
+            path = self.study.folder(run) / "eval/loglik.parquet"
+            raise UserError(f"{path} and that of {first} hold different {split} pairs; {files.again(path)}")
+        return pairs
+
+    def rewards(self, run: Run, split: str) -> pd.DataFrame:
+        """``pairs``, whose rewards the run's objective must define."""
+        pairs = self.pairs(run, split)
+        if "margin" not in pairs:
+            path = self.study.folder(run) / files.MANIFEST
+            raise UserError(f"{path} names no objective that defines rewards ({', '.join(REWARDS)}); {files.again(path)}")
+        return pairs
 
     def length_correlation(self, run: Run) -> Array:
         """ρ(average log-likelihood, length) over chosen and rejected held-out responses, resampled by pair."""
         pairs = self.pairs(run, "heldout")
         average, length = (np.concatenate([pairs[f"{side}_{key}"] for side in ("chosen", "rejected")]) for key in ("average", "length"))
         return self.spearman("heldout", average, length, texts=2)
+
+    def chosen_ratio(self, run: Run) -> pd.Series:
+        """``Study.log_ratio`` of the chosen held-out responses."""
+        pairs = self.pairs(run, "heldout")
+        return pairs["chosen_logp"] - pairs["chosen_reference_logp"]
 
     def own_ratio(self, run: Run) -> Array:
         """``Study.log_ratio`` of the run's answers to AlpacaEval 2, NaN for a blank answer, which has no row: (questions,)."""
@@ -313,13 +351,19 @@ class Evidence:
 
     def step(self, cost: str) -> Bounds:
         """What SimPO saves of a training step's ``cost`` (time or memory) in the paper's protocol, A, in percent."""
-        path = require(self.study.results / "efficiency/train_step.json")
-        found = [row for row in files.read_json(path).get("claim", []) if row["protocol"] == "A"]
+        path = self.study.results / "efficiency/train_step.json"
+        claim = read_object(path).get("claim")
+        found = [row for row in claim if isinstance(row, dict) and row.get("protocol") == "A"] if isinstance(claim, list) else []
         if not found or found[0].get(f"{cost}_saved") is None:
             raise UserError(
                 f"{path} has no {cost} of protocol A; make it again with: snakemake --cores all --forcerun efficiency -- {path}"
             )
         row = found[0]
-        value, low, high = (row.get(f"{cost}_saved{end}", row[f"{cost}_saved"]) for end in ("", "_low", "_high"))
+        ends = [row.get(f"{cost}_saved{end}", row[f"{cost}_saved"]) for end in ("", "_low", "_high")]
+        value, low, high = (as_number(end, f"{path}: {cost} saved") for end in ends)
+        if not all(map(math.isfinite, (value, low, high))):
+            raise UserError(f"{path}: {cost} saved in protocol A, or an end of its interval, is no number; {files.again(path)}")
+        if not isinstance(row.get("steps"), int) or not ({"device", "shape"} <= row.keys() or "what" in row):
+            raise UserError(f"{path}: protocol A lacks its 'steps', or 'device' and 'shape'; {files.again(path)}")
         where = f"{row['device']}, {row['shape']}" if {"device", "shape"} <= row.keys() else row["what"]
         return Bounds(100 * value, 100 * low, 100 * high, row["steps"], note=where)

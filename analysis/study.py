@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import html
+import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +20,15 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import matplotlib.style
 import pandas as pd
+import pyarrow as pa
+import yaml
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from stages.benchmarks import BENCHMARKS
 from stages.benchmarks.benchmark import Benchmark
+from stages.benchmarks.rows import as_number
 from stages.lib import files
 from stages.lib.errors import UserError
 
@@ -54,6 +60,9 @@ METHODS = {
 }
 
 
+TEXT, NUMBERS = ("split", "benchmark", "id", "turn", "side"), ("length", "logp", "reference_logp")  # of loglik.parquet
+RATES = ("length_controlled_winrate", "win_rate", "win_rate_low", "win_rate_high")  # of scores.json, in percent
+PLANNED = "remove it and run snakemake -n, which writes it again"
 GREEK = {"beta": "β", "gamma": "γ", "tau": "τ", "alpha": "α", "delta": "δ"}  # hyperparameters that the papers write so
 
 
@@ -87,7 +96,12 @@ class Study:
         path = self.results / "tables.yaml"
         if not path.is_file():
             raise UserError(f"{path} does not exist; planning writes it: snakemake -n {path.parent}/table4.csv")
-        config: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
+        try:
+            config: Any = OmegaConf.to_container(OmegaConf.load(path))
+        except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:  # ValueError: not UTF-8
+            raise UserError(f"{path} is no YAML that can be read ({str(error).splitlines()[0]}); {PLANNED}") from None
+        if not isinstance(config, dict) or "name" not in config:
+            raise UserError(f"{path} does not hold the keys of tables.yaml; {PLANNED}")
         return config
 
     def benchmark(self, name: str) -> Benchmark:
@@ -116,16 +130,18 @@ class Study:
 
     def scores(self, run: Run, benchmark: str) -> dict[str, Any]:
         """A run's scores.json on a benchmark."""
-        scores: dict[str, Any] = files.read_json(require(self.folder(run) / "eval" / benchmark / "scores.json"))
-        return scores
+        return read_object(self.folder(run) / "eval" / benchmark / "scores.json")
 
     def score(self, run: Run, benchmark: str, key: str) -> float:
         """One number of a run's scores.json; NaN where it is null."""
         scores = self.scores(run, benchmark)
+        path = self.folder(run) / "eval" / benchmark / "scores.json"
         if key not in scores:
-            path = self.folder(run) / "eval" / benchmark / "scores.json"
             raise UserError(f"{path} has no {key!r}; {files.again(path)}")
-        return float("nan") if scores[key] is None else float(scores[key])
+        value = as_number(scores[key], f"{path}: {key!r}")
+        if key in RATES and not (math.isnan(value) or 0 <= value <= 100):
+            raise UserError(f"{path}: {key!r} is {value}; expected 0 to 100, in percent; {files.again(path)}")
+        return value
 
     def annotations(self, run: Run, benchmark: str) -> Path:
         """The annotations.json of AlpacaEval 2 or the oracle, which has one value an instruction (stages/benchmarks/paired.py reads it)."""
@@ -133,7 +149,10 @@ class Study:
 
     def manifest(self, run: Run) -> dict[str, Any]:
         """A training's manifest: its whole configuration and its metrics on held-out pairs."""
-        manifest: dict[str, Any] = files.read_json(require(self.folder(run) / files.MANIFEST))
+        path = self.folder(run) / files.MANIFEST
+        manifest = read_object(path)
+        if not isinstance(manifest.get("config"), dict):
+            raise UserError(f"{path} has no 'config' with a training's configuration; {files.again(path)}")
         return manifest
 
     def training(self, run: Run) -> pd.DataFrame:
@@ -146,7 +165,18 @@ class Study:
         Columns: ``split`` (train, heldout, answers), ``benchmark``, ``id``, ``turn``, ``side`` (chosen, rejected, answer), ``length``
         (tokens), ``logp`` and ``reference_logp`` (sums over the tokens).
         """
-        return pd.read_parquet(require(self.folder(run) / "eval" / "loglik.parquet"))
+        path = require(self.folder(run) / "eval" / "loglik.parquet")
+        try:
+            texts = pd.read_parquet(path)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path} is no Parquet file that can be read ({str(error).splitlines()[0]}); {files.again(path)}") from None
+        if missing := [name for name in (*TEXT, *NUMBERS) if name not in texts]:
+            raise UserError(f"{path} has no column {missing[0]!r}; {files.again(path)}")
+        if wrong := [name for name in NUMBERS if not pd.api.types.is_numeric_dtype(texts[name])]:
+            raise UserError(f"{path}: the column {wrong[0]!r} holds what is no number; {files.again(path)}")
+        if texts.empty or texts.duplicated(list(TEXT)).any():
+            raise UserError(f"{path} holds {'no texts' if texts.empty else 'a text twice'}; {files.again(path)}")
+        return texts
 
     def log_ratio(self, run: Run, split: str) -> pd.Series:
         """log π(y|x) - log π_ref(y|x) of a run's texts by id, in nats a sequence. Its mean over answers drawn from π estimates KL(π‖π_ref).
@@ -171,6 +201,10 @@ class Study:
         texts = self.loglik(run)
         texts = texts[texts["split"] == split]
         sides = ("chosen", "rejected")
+        chosen, rejected = (texts.loc[texts["side"] == side, "id"].tolist() for side in sides)
+        if not chosen or chosen != rejected:
+            path = self.folder(run) / "eval" / "loglik.parquet"
+            raise UserError(f"{path} does not hold both responses of each {split} pair; {files.again(path)}")
         pairs = pd.concat(
             [texts[texts["side"] == side].set_index("id")[["length", "logp", "reference_logp"]].add_prefix(f"{side}_") for side in sides],
             axis=1,
@@ -180,10 +214,16 @@ class Study:
         pairs["longer"] = pairs["chosen_length"] - pairs["rejected_length"]
         pairs["likelihood_right"] = pairs["chosen_average"] > pairs["rejected_average"]
         if self.is_trained(rewarded_as := rewarded_as or run):
-            method = self.manifest(rewarded_as)["config"]["method"]
+            path, method = self.folder(rewarded_as) / files.MANIFEST, self.manifest(rewarded_as)["config"].get("method")
+            if not isinstance(method, dict) or not isinstance(method.get("objective", 0), str | None):
+                raise UserError(f"{path}: 'config' has no 'method' with its 'objective'; {files.again(path)}")
             if reward := REWARDS.get(method["objective"]):
+                values = method.get("hyperparameters")
+                if not isinstance(values, dict) or not HYPERPARAMETERS[method["objective"]] <= values.keys():
+                    raise UserError(f"{path}: 'hyperparameters' lack one of {method['objective']}; {files.again(path)}")
+                as_number(values["beta"], f"{path}: 'beta'")
                 for side in sides:
-                    pairs[f"{side}_reward"] = reward(pairs, side, method["hyperparameters"])
+                    pairs[f"{side}_reward"] = reward(pairs, side, values)
                 pairs["margin"] = pairs["chosen_reward"] - pairs["rejected_reward"]
                 pairs["reward_right"] = pairs["chosen_reward"] > pairs["rejected_reward"]
         return pairs
@@ -216,6 +256,7 @@ def _simpo(pairs: pd.DataFrame, side: str, values: dict[str, Any]) -> pd.Series:
 
 
 REWARDS: dict[str, Callable[[pd.DataFrame, str, dict[str, Any]], pd.Series]] = {"dpo": _dpo, "simpo": _simpo}
+HYPERPARAMETERS = {"dpo": {"beta"}, "simpo": {"beta", "length_normalization"}}  # that a reward needs
 
 
 def name_of(key: str, known: dict[str, str]) -> str:
@@ -228,6 +269,14 @@ def require(path: Path, target: Path | str | None = None) -> Path:
     if not path.is_file():
         raise UserError(f"{path} does not exist; make it with: snakemake --cores all {target or path}")
     return path
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; UserError where the file is missing or holds something else."""
+    found = files.read_json(require(path))
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds {json.dumps(found)[:60]}; expected an object with keys; {files.again(path)}")
+    return found
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------------

@@ -25,6 +25,9 @@ from typing import Any
 import hydra
 from hydra.conf import OverridesConf
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString, ValueType
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -77,6 +80,22 @@ def scale_of(point: list[str]) -> str:
     """The scale that one job's overrides name, or their sweep's; an empty text for that of conf/config.yaml."""
     choices = chosen(point)
     return choices["scale"] or choices["+sweep"].partition("/")[0]
+
+
+def check_overrides(arguments: list[str]) -> None:
+    """UserError for an override that ends Hydra with a traceback, or leaves it nothing to do; what else Hydra cannot read it names."""
+    for argument in arguments:
+        try:
+            override = OverridesParser.create().parse_override(argument)
+        except HydraException:
+            continue
+        is_file, kind = (CONF / override.key_or_group).is_dir(), override.value_type
+        if kind == ValueType.INTERVAL_SWEEP or (kind == ValueType.GLOB_CHOICE_SWEEP and not is_file):
+            raise UserError(f"{argument}: give the values of a sweep one by one, {override.key_or_group}=a,b, or as range(…)")
+        if is_file and not override.is_delete() and kind != ValueType.GLOB_CHOICE_SWEEP:
+            values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+            if not all(isinstance(value, str | list | QuotedString) for value in values):
+                raise UserError(f"{argument}: expected the name of a file in conf/{override.key_or_group}, without .yaml")
 
 
 def varied(point: list[str]) -> dict[str, Any]:
@@ -153,8 +172,16 @@ def _snakemake(planned: Plan, wanted: list[tuple[str, str]], until: str, options
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-def main(config: DictConfig) -> None:
+def job(config: DictConfig) -> None:
     """The job itself does nothing: its overrides are its meaning, and the workflow runs when all are known."""
+
+
+def main() -> None:
+    try:
+        check_overrides(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    job()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from stages import run as front_door
 from stages.judging import session
 from stages.lib import files
 from stages.lib.errors import UserError
-from stages.plan import Plan, check, compose, schema
+from stages.plan import Plan, check, compose, knobs, run_names, schema
+from stages.plan.values import value_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SIMPO = ["setting=mini_base", "method=simpo"]
@@ -168,6 +169,33 @@ def test_the_command_itself_ends_with_1(tmp_path: Path) -> None:
     assert done.stderr.strip() == "error: setting=mini_base method=simpo method.beta=null: method.beta=null: expected a number"
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        *(
+            (f"{key}={value}", "expected the name of a file in conf/")
+            for key in ("method", "setting", "scale", "+sweep")
+            for value in (5, "null")
+        ),
+        ("method=true", "expected the name of a file in conf/method"),
+        ("method=simpo,5", "expected the name of a file in conf/method"),
+        ("method.beta=interval(1,2)", "one by one"),
+        ("method.beta=glob(*)", "one by one"),
+    ],
+)
+def test_what_hydra_meets_with_a_traceback_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, override: str, message: str
+) -> None:
+    (said,) = made(monkeypatch, tmp_path, "-m", override)
+    assert said.startswith(f"exit: error: {override}: ") and message in said
+
+
+def test_what_hydra_reads_passes() -> None:
+    front_door.check_overrides(
+        ["-m", "--cfg", "job", "method=simpo,dpo", "setting=glob(*)", "method.beta=range(1,3)", "+sweep=mini/dpo", "~x"]
+    )
+
+
 # -- the other places where such values arrive ------------------------------------------------------------------------------
 
 
@@ -258,6 +286,33 @@ def test_a_sweep_of_conf_is_held_to_the_types(
     monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
     with pytest.raises(UserError, match=message):
         _ = plan.sweeps
+
+
+@pytest.mark.parametrize("key", [8, True, 1.5])
+def test_a_key_that_is_no_text_is_named(key: Any) -> None:
+    with pytest.raises(UserError, match=rf"runtime.train.{key}: .*known are: gradient_checkpointing"):
+        knobs.check_runtime({"train": {key: 1}})
+    with pytest.raises(UserError, match=rf"method.{key}: objective 'dpo' has no such parameter; known are: batch_size"):
+        check.validate_method(OmegaConf.create({"name": "dpo", "objective": "dpo", key: 1}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: {~: 1}", "conf/: .*a key is null"), ("a: {~: {}}", "conf/: .*a key is null"), (f"a: {'9' * 5000}", "conf/: .*5000 digits")],
+)
+def test_what_yaml_cannot_hold_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
+    files.write_text(tmp_path / "config.yaml", text)
+    monkeypatch.setattr(compose, "CONF", tmp_path)
+    with pytest.raises(UserError, match=message):
+        compose.compose_raw()
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_number_that_no_float_holds_is_none(digits: int) -> None:
+    with pytest.raises(UserError, match="beta=9+: expected a finite number"):
+        run_names.decode(f"simpo+beta={'9' * digits}")
+    with pytest.raises(UserError, match="expected a finite number|is no value"):
+        check.check_range("method.beta", value_of("9" * digits))
 
 
 OBJECTIVES = """

@@ -26,6 +26,7 @@ from analysis.evidence import Bounds, Evidence
 from analysis.paper import reported
 from analysis.study import STYLE, Study, command_line
 from stages.lib import files
+from stages.lib.errors import UserError
 from tests import folder
 
 METHODS = ["sft", "rrhf", "slic_hf", "dpo", "ipo", "cpo", "kto", "orpo", "rdpo", "simpo"]
@@ -402,6 +403,78 @@ def test_a_missing_file_leaves_its_claims_unmeasured_and_no_other(results: Path,
     assert "train_step.json" in found.loc[("S13a", "a training step"), "reason"]
     same = found.index.difference(now)
     pd.testing.assert_frame_equal(found.loc[same], rows.loc[same])
+
+
+SCORES, ANSWERS, WINS_FILE = (f"eval/alpacaeval2/{name}.json" for name in ("scores", "model_outputs", "annotations"))
+ARENA, MT, LOGLIK = "eval/arena_hard/model_judgment.jsonl", "eval/mt_bench/model_judgment.jsonl", "eval/loglik.parquet"
+STEP = "../../../efficiency/train_step.json"
+
+
+@pytest.mark.parametrize(
+    ("claim", "name", "key", "values"),
+    [
+        ("S1a", SCORES, "", [None, 5, []]),
+        ("S1a", SCORES, "length_controlled_winrate", ["x", "51.2", [], {}, True, -5, 200, 10**400]),
+        ("S4b", ANSWERS, "output", [None, 5, []]),
+        ("S1b", ARENA, "games", [None, [], [None], "x", [5, 6], [{}, {}]]),
+        ("S15b", MT, "score", ["7", [], {}, 10**400]),
+        ("S15b", MT, "question_id", [[1]]),
+        ("S1a", WINS_FILE, "preference", [7, -1, 0.5, "x"]),
+        ("S6a", "manifest.json", "", [{}, [], None]),
+        ("S6a", "manifest.json", "config", [None, {}, {"method": {"objective": None}}, {"method": {"objective": "simpo"}}]),
+        ("S13a", STEP, "", [[], None, 5]),
+        ("S13a", STEP, "claim", [None, [5], [{}], [{"protocol": "A", "time_saved": "x"}], [{"protocol": "A", "time_saved": 0.2}]]),
+    ],
+)
+def test_a_damaged_file_leaves_its_claim_unmeasured(
+    results: Path, monkeypatch: pytest.MonkeyPatch, claim: str, name: str, key: str, values: list[Any]
+) -> None:
+    """The whole file, or ``key`` of it or of its second row, is what no stage writes: the reason names the file."""
+    only(monkeypatch, claim)
+    path = results / BASE / "runs/simpo" / name
+    read = files.read_rows if name in (ANSWERS, WINS_FILE, ARENA, MT) else files.read_json
+    for value in values:
+        good: Any = read(path)
+        kept = path.read_bytes()
+        if isinstance(good, list):
+            files.write_rows(path, [good[0], good[1] | {key: value}, *good[2:]])
+        else:
+            files.write_json(path, good | {key: value} if key else value)
+        found = scorecard.rows(Study(results)).iloc[0]
+        assert found["verdict"] == scorecard.NOT_MEASURED and path.name in found["reason"], value
+        path.write_bytes(kept)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda texts: texts.drop(columns="logp"), "has no column 'logp'"),
+        (lambda texts: texts[:0], "holds no texts"),
+        (lambda texts: pd.concat([texts, texts]), "holds a text twice"),
+        (lambda texts: texts[: len(texts) // 2], "both responses of each heldout pair"),
+        (lambda texts: texts[texts["id"].astype(int) < 10], "different heldout pairs"),
+        (lambda texts: texts.assign(logp="x"), "'logp' holds what is no number"),
+        (None, "no Parquet file"),
+    ],
+)
+def test_damaged_log_likelihoods_leave_their_claim_unmeasured(
+    results: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[pd.DataFrame], pd.DataFrame] | None, message: str
+) -> None:
+    only(monkeypatch, "S6a")
+    path = results / BASE / "runs/simpo" / LOGLIK
+    if spoil:
+        spoil(pd.read_parquet(path)).to_parquet(path, index=False)
+    else:
+        path.write_bytes(path.read_bytes()[:500])
+    found = scorecard.rows(Study(results)).iloc[0]
+    assert found["verdict"] == scorecard.NOT_MEASURED and message in found["reason"] and "loglik.parquet" in found["reason"]
+
+
+@pytest.mark.parametrize("text", [b"", b"- a", b"hello", b"a: [1", b"name: x", "n\xe4me: x".encode("latin-1")])
+def test_damaged_tables_yaml_is_a_sentence(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "tables.yaml").write_bytes(text)
+    with pytest.raises(UserError, match=r"tables.yaml .*snakemake -n"):
+        scorecard.rows(Study(tmp_path))
 
 
 def test_runs_with_other_questions_are_not_compared(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

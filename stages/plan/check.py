@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -16,7 +15,7 @@ from stages.benchmarks import BENCHMARKS
 from stages.lib.errors import UserError
 from stages.plan.knobs import check_runtime
 from stages.plan.schema import MODEL_KEYS, RANGES, REFERENCES, SEARCHES, TRAINED, Config, Kind, Method, Scale, objective_kinds, objectives
-from stages.plan.values import leaves, mapping, nearest, plain, shown
+from stages.plan.values import finite, leaves, mapping, nearest, plain, shown
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -148,7 +147,7 @@ def kind_of(method: Mapping[Any, Any], key: str) -> Kind:
 def check_range(where: str, value: Any) -> Any:
     """``value``, unless it is no finite number, or RANGES has the key at the end of ``where`` and it lies outside; then a UserError."""
     key = where.rpartition(".")[2].partition("[")[0]
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, int | float) and not finite(value):
         raise UserError(f"{where}={value}: expected a finite number")
     if key in RANGES and isinstance(value, int | float) and not isinstance(value, bool) and not RANGES[key].holds(value):
         raise UserError(f"{where}={value}: expected {RANGES[key].expected}")

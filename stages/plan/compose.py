@@ -31,8 +31,9 @@ def compose_raw(name: str = "config", overrides: Iterable[str] = ()) -> DictConf
     try:
         with nullcontext() if is_up else initialize_config_dir(str(CONF), version_base="1.3"):
             return compose(name, overrides=list(overrides))
-    except (HydraException, yaml.YAMLError) as error:
-        raise UserError(f"conf/: {' '.join(str(error).split())}") from None
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        said = " ".join(str(error).split()) or f"{type(error).__name__}: a key is null (~); give it a name"
+        raise UserError(f"conf/: {said}") from None
 
 
 def compose_config(*overrides: str) -> DictConfig:

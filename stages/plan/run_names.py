@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from stages.lib.errors import UserError
 from stages.plan.check import check_kind, check_range, kind_of, validate_method
 from stages.plan.schema import FIXED_KEYS
-from stages.plan.values import nearest, plain
+from stages.plan.values import finite, nearest, plain
 
 Value = bool | int | float | str
 _METHOD = re.compile(r"[a-z][a-z0-9_]*")
@@ -93,7 +93,7 @@ def _format(key: str, value: Value) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        if not math.isfinite(value):
+        if not finite(value):
             raise UserError(f"{key}={value}: expected a finite number")
         mantissa, _, exponent = repr(float(value)).partition("e")
         mantissa = mantissa.removesuffix(".0")
@@ -106,7 +106,7 @@ def _format(key: str, value: Value) -> str:
 def _parse(key: str, text: str) -> Value:
     if text in ("true", "false"):
         return text == "true"
-    if re.fullmatch(r"-?\d+", text):
+    if re.fullmatch(r"-?\d{1,400}", text):  # int refuses thousands of digits, and float reads infinity
         return int(text)
     try:
         value = float(text)

@@ -38,8 +38,20 @@ def value_of(text: str) -> Any:
     try:
         value = OmegaConf.from_dotlist([f"value={text}"]).value
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise UserError(f"{text!r} is no value: {str(error).splitlines()[0]}") from None
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # ValueError: a number of thousands of digits
+        raise UserError(f"{_cut(text)!r} is no value: {str(error).splitlines()[0]}") from None
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def finite(number: float) -> bool:
+    """Whether it is a number that a float can hold."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 def shown(value: Any) -> str:
@@ -51,10 +63,10 @@ def shown(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), default=str)
 
 
-def nearest(key: str, known: Iterable[str]) -> str:
+def nearest(key: Any, known: Iterable[Any]) -> str:
     """The end of an error's sentence: the known key that ``key`` may have meant, or all that are known."""
-    known = list(known)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    known = [str(name) for name in known]
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; known are: {', '.join(sorted(known))}" if known else ""
 
 
