@@ -35,7 +35,7 @@ def main() -> None:
     if config.dry:
         print(f"estimate: {wanted['run']}, by {judge['model']}\n{estimate(works, judge, cache)}")
         return
-    rehearse(work for _, work in works.values())
+    rehearse(work for tokens, work in works.values() if tokens)
     with open_judge(wanted, cache, folder / "judge.yaml") as (asker, check):
         for name, (_, work) in works.items():
             rows = work(ask=partial(asker.ask, label=f"{wanted['run']} {name}"))

@@ -176,20 +176,23 @@ class Controls(NamedTuple):
 class Benchmark:
     """A benchmark. Its name in conf/ is its ``protocol``.
 
-    label: in tables and figures; version: whose protocol in which state, as conf/benchmark states it and every score carries it
-    format: of its questions and answers; judgments: the file of its judgments; judgment_keys: that their rows must have
-    judge: (benchmark's part of conf/, judge's, ask) makes the judgments; tokens: that the judge writes in one, 0 where none is asked
-    check: (rows, what they are) refuses a judgment whose values no file of the benchmark's can have
-    score: (answers, judgments, the file of ``needs``) gives scores.json; needs: the key of conf/ and the option of stages/score.py that
-    names this file, "" where there is none; summary: a line of the scores, for str.format
-    failure_of: of a judgment, the kind of failure that left it without a verdict; None where it has one
-    columns: of Table 4, in its order; note: on them, for the picture; judgment: what there are n of
-    scoring, metric: how the judge is asked and what is reported, for Table 2; measure, unit: of ``judged``'s values on the answers' page
-    judged: (rows, questions, path) gives each question's judgments for the answers' page; None where it has no questions of its own
-    metrics: what figures and sweeps can draw; controls: None where no judge is asked
-    prompts: the judge's prompts with their {gaps}, for a judge that reads them back (stages/mini)
-    paired: the column of Table 4 whose value an instruction has by itself (stages/benchmarks/paired.py), so that models can be compared
-    instruction by instruction; "" where there is none
+    label:          its name in tables and figures
+    version:        whose protocol it is, and in which state; conf/benchmark and every score carry it
+    format:         how its questions and answers are written
+    judgments:      the name of the judgments' file; ``judgment_keys`` are the keys of each of its rows
+    judge:          makes the judgments from the benchmark's part of conf/, the judge's part, and ``ask``
+    check:          refuses judgments with values that no file of the benchmark can have; it gets the rows and their name
+    score:          makes scores.json from the answers, the judgments and the file of ``needs``; ``summary`` is a line of it
+    failure_of:     the kind of failure that left a judgment without a verdict; None if it has one
+    tokens:         what the judge writes in one judgment on average; 0 if no judge is asked
+    needs:          the key of conf/, and the option of stages/score.py, that names a file for ``score``; "" if there is none
+    columns:        its columns of Table 4; ``note`` explains them in the picture, and ``judgment`` names what is counted
+    scoring:        how answers are judged, for Table 2; ``metric`` says what is reported
+    judged:         each question's judgments, for the answers' page; ``measure`` and ``unit`` name their value
+    controls:       how its judge is controlled; None if no judge is asked
+    prompts:        the judge's prompts with their {gaps}; the mini world's judge reads them back
+    paired:         the column of Table 4 that has a value for each instruction (stages/benchmarks/paired.py); "" if none has
+    metrics:        what figures and sweeps can draw
     """
 
     label: str
