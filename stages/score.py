@@ -23,11 +23,10 @@ In, plain or gzipped (.gz), answers and judgments for the same instructions:
     --baseline   arena_hard: the baseline's model_answer file, for its name
     --questions  mt_bench: question.jsonl, for the categories
 
-Out: ``scores.json``. alpacaeval2: win rates in percent with standard errors, raw, discrete and length-controlled (by the package's
-own functions). arena_hard: the Bradley-Terry win rate with its bootstrap interval. mt_bench: the mean rating, by turn and category.
-oracle: the mean score in [0, 10], its standard error, the mean count of each finding. All with counts, failures by their kind, the
-answers' lengths and shape (``ended``, ``repeated_3grams``), the protocol's version, which is printed too, and the versions of the packages
-that they depend on.
+Out: ``scores.json``, with the protocol's version, counts, failures by kind, and the answers' lengths and shape (``shape``).
+alpacaeval2: win rates in percent with standard errors: raw, discrete, and length-controlled by the package's own functions.
+arena_hard: the Bradley-Terry win rate with its bootstrap interval. mt_bench: the mean rating, by turn and category.
+oracle: the mean score in [0, 10], its standard error, and the mean count of each finding.
 """
 
 from __future__ import annotations
@@ -40,22 +39,22 @@ from typing import Any
 
 from stages.benchmarks import BENCHMARKS
 from stages.benchmarks.benchmark import Format
-from stages.benchmarks.rows import Row, check_texts, read_rows, turns_of
+from stages.benchmarks.rows import Row, check_texts, placed, read_rows, turns_of
 from stages.lib import files
 
 
 def check_answers(rows: list[Row], format: Format, what: str) -> None:
-    """UserError names ``what`` the rows are, and the answer that is no text."""
-    for place, row in enumerate(rows):
-        format.texts(row, f"{what}, row {place} (from 0)")
+    """UserError names the first answer that is not a text. ``what``: the name of the rows."""
+    for where, row in placed(rows, what):
+        format.texts(row, where)
     check_texts(rows, [key for key in format.keys if key in ("instruction", format.author)], what)
 
 
 def shape(answers: list[Row]) -> dict[str, float | None]:
-    """What a training that went wrong shows in the answers, a turn being an answer of its own, in any benchmark's format.
+    """Two numbers that show a training that went wrong. Each turn counts as an answer.
 
-    ``ended``: the share that ended by themselves (``finish_reason`` "stop"), None where the file does not say of all. ``repeated_3grams``:
-    the mean over answers of the share of an answer's 3-grams of words, cut at white space, that came before in it; 0 below three words.
+    ``ended``: the share of answers that ended by themselves (``finish_reason`` "stop"); None if the file does not have it for all.
+    ``repeated_3grams``: the mean of ``repeated_3grams`` over the answers.
     """
     texts = [text for row in answers for text in ([row["output"]] if "output" in row else turns_of(row, "the answers"))]
     given = [row.get("finish_reason") for row in answers]
@@ -68,13 +67,14 @@ def shape(answers: list[Row]) -> dict[str, float | None]:
 
 
 def repeated_3grams(text: str) -> float:
+    """The share of a text's 3-grams of words (cut at white space) that came before in it; 0 below three words."""
     words = text.split()
     found = list(zip(words, words[1:], words[2:], strict=False))
     return 1 - len(set(found)) / len(found) if found else 0.0
 
 
 def plain(value: Any) -> Any:
-    """numpy's scalars as Python's own, at full precision, and None for NaN, which JSON does not know."""
+    """Python numbers for numpy's scalars, at full precision, and None for NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: plain(inner) for key, inner in value.items()}
     value = value.item() if hasattr(value, "item") else value
@@ -96,7 +96,7 @@ def main() -> None:
     if benchmark.needs and not needed:
         parser.error(f"--benchmark {args.benchmark} needs --{benchmark.needs}; --help says what that is")
 
-    answers, judgments = benchmark.read_answers(args.answers), read_rows(args.judgments, benchmark.judgment_keys)
+    answers, judgments = read_rows(args.answers, benchmark.format.keys), read_rows(args.judgments, benchmark.judgment_keys)
     check_answers(answers, benchmark.format, str(args.answers))
     benchmark.check(judgments, str(args.judgments))
     scores = benchmark.score(answers, judgments, needed)

@@ -183,7 +183,7 @@ def test_a_missing_answer_or_reference_is_named_before_anything_is_asked() -> No
     cases: dict[str, dict[str, Any]] = {
         "the answers have no row for question 1": {"answers": GIVEN["answers"][:2]},
         "the reference answers have no row for question 2": {"references": [answer(9, "r", "r")]},
-        "the answers have 1 turns for question 3": {"answers": [answer(3, "a3.1"), *GIVEN["answers"][1:]]},
+        "the answers, question 3 has 1 turns": {"answers": [answer(3, "a3.1"), *GIVEN["answers"][1:]]},
         "the answers have question 2 more than once": {"answers": [*GIVEN["answers"], GIVEN["answers"][1]]},
         "question 4 has 1 turns": {"questions": [question(4) | {"turns": ["q"]}]},
         "2 values of model_id": {"answers": [answer(3, "a", "b", model="other"), *GIVEN["answers"][1:]]},

@@ -1,7 +1,7 @@
 """What a benchmark is to planning, to the stages and to analysis/: one frozen object of plain functions and names.
 
-``stages/benchmarks/__init__.py`` lists the objects, one module each. Nothing outside this folder asks which benchmark it deals with. No
-torch here, and packages that are slow to import are imported where a function needs them.
+``stages/benchmarks/__init__.py`` lists the objects, one module each. Nothing outside this folder asks which benchmark it deals with. This
+module does not import torch, and functions import slow packages where they need them.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from stages.benchmarks.rows import ANSWER, MODEL_ANSWER, Row, as_text, check_same, read_rows, turns_of
+from stages.judging.client import Ask
 
 Conf = Mapping[str, Any]  # a benchmark's part of conf/, or the judge's, as plain values
 Work = Callable[..., list[Row]]  # makes the judgments; its one argument, ``ask``, sends requests to the judge
-Values = list[list[float]]  # of each question, those of its judgments
+Values = list[list[float]]  # the values of each question's judgments
 
-# The controls of a judge (stages/controls.py): a run's answers, no text, a text that holds a verdict, and the first in the other order.
-REAL, EMPTY, EMBEDDED, EXCHANGED = "real", "empty", "embedded", "exchanged"
+REAL, EXCHANGED = "real", "exchanged"  # two works of the controls (stages/controls.py)
 
 
 class Question(NamedTuple):
@@ -34,16 +34,16 @@ class Question(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A run's answer to one turn; ``finish_reason`` is ``stop`` where it ended by itself."""
+    """A run's answer to one turn. ``finish_reason`` is ``stop`` if it ended by itself."""
 
     text: str
     finish_reason: str
 
 
 class Judged(NamedTuple):
-    """The judge on a question: ``value``, None where every judgment failed; ``weight``: how many judgments it is the mean of.
+    """What the judge said about a question: ``value``, None if every judgment failed; ``weight``, how many judgments it is the mean of.
 
-    ``turns``: of each turn its judgments, with ``verdict`` (None where it failed), ``failure`` and ``text``.
+    ``turns``: the judgments of each turn, with ``verdict`` (None if it failed), ``failure`` and ``text``.
     """
 
     value: float | None
@@ -51,18 +51,19 @@ class Judged(NamedTuple):
     turns: list[list[Row]]
 
 
-class AnswerRow(Protocol):
-    """Writes an answered question down; ``lengths`` counts the model's own tokens, a turn each."""
-
-    def __call__(self, question: Question, texts: list[str], lengths: list[int], reasons: list[str], model: str, name: str) -> Row: ...
-
-
 @dataclass(frozen=True)
 class Format:
-    """How questions and answers are written: a text an instruction (AlpacaEval), or turns (FastChat, Arena-Hard).
+    """How questions and answers are written: a text for each instruction (AlpacaEval), or turns (FastChat, Arena-Hard).
 
-    file: of the answers; keys: that its rows must have; key: what matches a question and its answer; author: where the model's name
-    stands; asked: the keys of a question's row; texts: of a row, a turn each; answer_row: see ``AnswerRow``.
+    file:        the name of the answers' file
+    keys:        the keys that an answer's row must have
+    key:         the key that matches a question and its answer
+    author:      the key that holds the model's name
+    asked:       the keys that a question's row must have
+    prompts:     (row, name of the rows) gives a question's texts, one a turn
+    texts:       likewise an answer's texts
+    answer_row:  (question, texts, lengths in the model's tokens, finish reasons, model, benchmark) gives an answer's row; lists have one
+                 entry a turn
     """
 
     file: str
@@ -72,19 +73,18 @@ class Format:
     asked: tuple[str, ...]
     prompts: Callable[[Row, str], list[str]]
     texts: Callable[[Row, str], list[str]]
-    answer_row: AnswerRow
+    answer_row: Callable[[Question, list[str], list[int], list[str], str, str], Row]
 
     def read_questions(self, path: str | Path) -> list[Question]:
         """The questions in the file's order; UserError names the row that lacks a key or a text."""
-        rows = read_rows(path, self.asked)
-        ids = [str(row.get("question_id", number)) for number, row in enumerate(rows)]
-        kinds = [row.get("cluster") or row.get("category") or row.get("dataset") or "" for row in rows]
-        return [
-            Question(id_, row[self.key], kind, self.prompts(row, str(path)), row) for id_, kind, row in zip(ids, kinds, rows, strict=True)
-        ]
+        found = []
+        for number, row in enumerate(read_rows(path, self.asked)):
+            kind = row.get("cluster") or row.get("category") or row.get("dataset") or ""
+            found.append(Question(str(row.get("question_id", number)), row[self.key], kind, self.prompts(row, str(path)), row))
+        return found
 
     def read_turns(self, path: str | Path, questions: list[Question], source: str = "the questions") -> list[list[Turn]]:
-        """A run's answers to ``questions``, which the file must be of, in their order, and say how each turn ended."""
+        """A run's answers to ``questions``. UserError where the file has other questions or another order, or lacks a finish reason."""
         rows = read_rows(path, (*self.keys, "finish_reason"))
         check_same(str(path), [row[self.key] for row in rows], source, [question.key for question in questions])
         found = []
@@ -99,37 +99,42 @@ def _output_row(question: Question, texts: list[str], lengths: list[int], reason
     return row | {"generator": model, "tokens": lengths[0], "finish_reason": reasons[0]}
 
 
-def _model_answer_row(
-    question: Question, texts: list[str], lengths: list[int], reasons: list[str], model: str, name: str, *, counted: bool
-) -> Row:
-    answer_id = hashlib.sha256(f"{model}\0{question.key}".encode()).hexdigest()[:22]
-    turns: list[Any] = texts
-    if counted:
-        turns = [{"content": text, "token_len": length} for text, length in zip(texts, lengths, strict=True)]
-    row = {"question_id": question.key, "answer_id": answer_id, "model_id": model, "choices": [{"index": 0, "turns": turns}]}
-    return row | {"finish_reason": reasons}
+def _turns_row(question: Question, texts: list[str], lengths: list[int], reasons: list[str], model: str, name: str) -> Row:
+    return model_answer(question.key, model, texts) | {"finish_reason": reasons}
 
 
-def _prompt(row: Row, what: str) -> list[str]:
-    return [as_text(row["instruction"], f"{what}: 'instruction'")]
+def _counted_row(question: Question, texts: list[str], lengths: list[int], reasons: list[str], model: str, name: str) -> Row:
+    turns = [{"content": text, "token_len": length} for text, length in zip(texts, lengths, strict=True)]
+    return model_answer(question.key, model, turns) | {"finish_reason": reasons}
 
 
-def _output(row: Row, what: str) -> list[str]:
-    return [as_text(row["output"], f"{what}: 'output'")]
+def model_answer(question_id: Any, model: str, turns: list[Any]) -> Row:
+    """A row of ``model_answer``, as FastChat and Arena-Hard write it."""
+    answer_id = hashlib.sha256(f"{model}\0{question_id}".encode()).hexdigest()[:22]
+    return {"question_id": question_id, "answer_id": answer_id, "model_id": model, "choices": [{"index": 0, "turns": turns}]}
+
+
+def _text(key: str, row: Row, what: str) -> list[str]:
+    return [as_text(row[key], f"{what}: {key!r}")]
 
 
 # AlpacaEval's model_outputs.json; model_answer/<model>.jsonl of FastChat, and of Arena-Hard, which counts a turn's tokens.
-OUTPUTS = Format("model_outputs.json", ANSWER, "instruction", "generator", ("instruction",), _prompt, _output, _output_row)
+_TEXTS = (partial(_text, "instruction"), partial(_text, "output"))
+OUTPUTS = Format("model_outputs.json", ANSWER, "instruction", "generator", ("instruction",), *_TEXTS, _output_row)
 _TURNS = ("model_answer.jsonl", MODEL_ANSWER, "question_id", "model_id", ("question_id", "category", "turns"), turns_of, turns_of)
-TURNS = Format(*_TURNS, partial(_model_answer_row, counted=False))
-COUNTED_TURNS = Format(*_TURNS, partial(_model_answer_row, counted=True))
+TURNS = Format(*_TURNS, _turns_row)
+COUNTED_TURNS = Format(*_TURNS, _counted_row)
 
 
 class Column(NamedTuple):
-    """A column of Table 4: its ``name``, and the ``key`` of scores.json that it shows.
+    """A column of Table 4.
 
-    head: its heading in the picture, which leaves out a column without one; error: the columns of its standard error, or of its
-    interval's two ends; digits: in the picture; has_best: whether more is better, so that the best of a setting is bold.
+    name:      the column's name
+    key:       the key of scores.json that it shows
+    head:      its heading in the picture, which leaves out a column without one
+    error:     the columns of its standard error, or of both ends of its interval
+    digits:    decimals in the picture
+    has_best:  whether more is better; then the best value of a setting is bold
     """
 
     name: str
@@ -141,10 +146,14 @@ class Column(NamedTuple):
 
 
 class Metric(NamedTuple):
-    """A number of scores.json that figures draw: its ``name`` there, its ``label`` on an axis, and its ``key``.
+    """A number of scores.json that figures draw.
 
-    error: the key of its standard error, or the keys of both ends of its interval
-    n, of: the key that counts what it rests on, and the word for these
+    name:   its name in figures and sweeps
+    label:  its label on an axis
+    key:    its key in scores.json
+    error:  the key of its standard error, or the keys of both ends of its interval
+    n:      the key that counts the judgments behind it
+    of:     the word for these judgments
     """
 
     name: str
@@ -155,19 +164,44 @@ class Metric(NamedTuple):
     of: str
 
 
+class Judging(NamedTuple):
+    """A run's answers to a benchmark, ready to be judged.
+
+    annotate:   (answers, ask) gives the judgments
+    answers:    the run's answers
+    constant:   (name, text) gives the answers of a model ``name`` that answers every question with ``text``
+    exchanged:  judges the run's answers in the other order; None if the protocol shows one answer, or both orders anyway
+    """
+
+    annotate: Callable[..., list[Row]]
+    answers: list[Row]
+    constant: Callable[[str, str], list[Row]]
+    exchanged: Work | None = None
+
+
+Prepare = Callable[[Conf, Conf, int | None], Judging]  # (benchmark, judge, how many questions; None for all)
+
+
+def judge_answers(prepare: Prepare, conf: Conf, judge: Conf, ask: Ask) -> list[Row]:
+    """The judgments of a run's answers: a benchmark's ``judge``, made from its ``prepare``."""
+    judging = prepare(conf, judge, None)
+    return judging.annotate(judging.answers, ask=ask)
+
+
 class Controls(NamedTuple):
     """How a benchmark's judge is controlled (stages/controls.py).
 
-    verdict: a text that holds a verdict, in the form in which the protocol reads one; metric: what ``values`` are, Table 2's word
-    works: (benchmark, judge, number of questions) gives the works by the names above
-    values: of the judgments' rows, what the protocol takes the mean of, by question
-    first: (benchmark, judgments by work) gives, of each question judged in both orders, the points of what was shown first; None where the
-    judge is shown one answer, which has no order
+    verdict:  a text that holds a verdict, in the form in which the protocol reads one
+    metric:   Table 2's word for ``values``
+    prepare:  the answers, ready to be judged
+    values:   from the rows of the judgments, each question's values, of which the protocol takes the mean
+    first:    (benchmark, judgments by work) gives the points of the answer shown first, for each question judged in both orders; None if
+              the judge is shown one answer, which has no order
     """
 
     verdict: str
     metric: str
-    works: Callable[[Conf, Conf, int], Mapping[str, Work]]
+    prepare: Prepare
     values: Callable[[list[Row]], Values]
     first: Callable[[Conf, Mapping[str, list[Row]]], Values] | None = None
 
@@ -220,17 +254,8 @@ class Benchmark:
     paired: str = ""
     metrics: tuple[Metric, ...] = ()
 
-    def read_answers(self, path: str | Path) -> list[Row]:
-        """Answers as ``judge`` takes them."""
-        return read_rows(path, self.format.keys)
 
-
-def spread(rows: list[Row], count: int) -> list[Row]:
-    """``count`` of the rows, evenly spread and in their order; all of them where there are no more."""
-    count = min(count, len(rows))
+def spread(rows: list[Row], count: int | None) -> list[Row]:
+    """``count`` of the rows, evenly spread and in their order; all rows if ``count`` is None or larger than their number."""
+    count = len(rows) if count is None else min(count, len(rows))
     return [rows[number * len(rows) // count] for number in range(count)]
-
-
-def model_answer(name: str, question: Row, turns: list[Any]) -> Row:
-    """A row of ``model_answer`` that no model wrote: a control."""
-    return {"question_id": question["question_id"], "model_id": name, "choices": [{"index": 0, "turns": turns}]}

@@ -1,4 +1,4 @@
-"""The mini world's oracle as a benchmark: it reads the answers to AlpacaEval's instructions, and asks no judge (stages/mini/oracle.py)."""
+"""The mini world's oracle as a benchmark: it scores the answers to AlpacaEval's instructions without a judge (stages/mini/oracle.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from stages.benchmarks.benchmark import OUTPUTS, Benchmark, Column, Conf, Metric
-from stages.benchmarks.rows import ANSWER, Row, as_number, check_same, check_texts, read_rows
+from stages.benchmarks.rows import ANSWER, Row, as_number, check_same, check_texts, placed, read_rows
 from stages.judging.client import Ask
 from stages.lib.errors import UserError
 
@@ -26,16 +26,16 @@ def judge(benchmark: Conf, judge: Conf, ask: Ask) -> list[Row]:
 
 
 def check(rows: list[Row], what: str) -> None:
-    """UserError names ``what`` the rows are, the first row and the key whose value the oracle does not give."""
+    """UserError names the first row with a value that the oracle does not give. ``what``: the name of the rows."""
     check_texts(rows, ANSWER, what)
-    for place, row in enumerate(rows):
+    for where, row in placed(rows, what):
         for key in ["score", *(key for key in rows[0] if key not in KEYS)]:
-            if math.isnan(as_number(row.get(key), f"{what}, row {place} (from 0): {key!r}")):
-                raise UserError(f"{what}, row {place} (from 0): {key!r} has no value; the oracle gives every answer one")
+            if math.isnan(as_number(row.get(key), f"{where}: {key!r}")):
+                raise UserError(f"{where}: {key!r} has no value; the oracle gives every answer one")
 
 
 def score(answers: list[Row], judgments: list[Row], _: Path | None = None) -> dict[str, Any]:
-    """Mean and standard error (ddof 1) of the oracle's scores, and how often each kind of finding comes in an answer."""
+    """Mean and standard error (ddof 1) of the oracle's scores, and the mean count of each kind of finding in an answer."""
     for key in ANSWER:
         check_same(f"the answers' {key}s", [row[key] for row in answers], f"the judgments' {key}s", [row[key] for row in judgments])
     scores = [float(row["score"]) for row in judgments]

@@ -1,13 +1,13 @@
 """Two models on the same instructions: the mean difference, and its paired standard error.
 
-What is hard for one model is hard for the other, so that their difference is known better than either. With a_i and b_i what instruction
-i gave the one and the other, over the n instructions on which both have a judgment,
+An instruction that is hard for one model is hard for the other, so the difference has a smaller error than either mean. With a_i and b_i
+the values of instruction i for both models, over the n instructions on which both have a judgment,
 
     difference     = mean(a_i - b_i)
     standard error = sd(a_i - b_i) / sqrt(n)        (ddof 1)
 
-In: two annotations.json of AlpacaEval 2 or of the oracle. The length-controlled win rate has no such values of its own: what its fit
-gives an instruction is a smooth function of the instruction's difficulty, which no judge observed.
+In: two annotations.json of AlpacaEval 2 or of the oracle. The length-controlled win rate has no such values: its fit gives an instruction
+a smooth function of the instruction's difficulty, which no judge observed.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages.benchmarks.rows import as_number, check_same, read_rows
+from stages.benchmarks.rows import as_number, check_same, placed, read_rows
 from stages.lib.errors import UserError
 
-KEYS = {"alpacaeval2": "preference", "oracle": "score"}  # where an instruction's value stands, by protocol
+KEYS = {"alpacaeval2": "preference", "oracle": "score"}  # the key of an instruction's value, by protocol
 
 
 class Difference(NamedTuple):
-    """``standard_error`` is NaN below two instructions."""
+    """A mean difference over ``n`` instructions. ``standard_error`` is NaN below two instructions."""
 
     mean: float
     standard_error: float
@@ -33,13 +33,13 @@ class Difference(NamedTuple):
 
 
 def values(annotations: Path, benchmark: str) -> tuple[list[str], np.ndarray]:
-    """The instructions of an annotations.json, and what each gave: AlpacaEval's win in [0, 100], the oracle's score in [0, 10].
+    """The instructions of an annotations.json and their values, (n,): AlpacaEval's win in [0, 100], or the oracle's score in [0, 10].
 
-    NaN where the judgment failed. UserError names the file that is missing, or its row without a value.
+    A failed judgment is NaN. UserError names the file that is missing, or its row without a value.
     """
-    rows = read_rows(annotations, ("instruction", KEYS[benchmark]))
     key = KEYS[benchmark]
-    found = np.array([as_number(row[key], f"{annotations}, row {place} (from 0): {key!r}") for place, row in enumerate(rows)])
+    rows = read_rows(annotations, ("instruction", key))
+    found = np.array([as_number(row[key], f"{where}: {key!r}") for where, row in placed(rows, annotations)])
     if benchmark == "alpacaeval2":
         for place in np.flatnonzero(~(np.isnan(found) | (found == 0) | ((found >= 1) & (found <= 2))))[:1]:
             raise UserError(f"{annotations}, row {place} (from 0): {key!r} is {found[place]}; it must lie in [1, 2], be 0 (a draw) or null")

@@ -1,13 +1,13 @@
-"""Answers and judgments in the benchmarks' own formats: JSON or JSON lines, plain or gzipped, and checks that name the row.
+"""Answers and judgments in the benchmarks' own formats: JSON or JSON lines, plain or gzipped. Every check names the row that is wrong.
 
-In: a file, the keys that each row must have. Out: the rows, in the file's order, which is the benchmark's order.
+Rows keep the file's order, which is the benchmark's order. ``what`` is a name for the rows in an error's sentence, such as "the answers".
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -24,21 +24,26 @@ MODEL_ANSWER = ("question_id", "model_id", "choices")
 def read_rows(path: str | Path, keys: Iterable[str]) -> list[Row]:
     """The rows of ``path`` (files.parse_rows); UserError names the first row that lacks one of ``keys``."""
     rows = files.parse_rows(path)
-    for number, row in enumerate(rows):
+    for where, row in placed(rows, path):
         if missing := [key for key in keys if key not in row]:
-            raise UserError(f"{path}, row {number} (from 0) has no {missing[0]!r}; every row needs {', '.join(keys)}")
+            raise UserError(f"{where} has no {missing[0]!r}; every row needs {', '.join(keys)}")
     return rows
 
 
+def placed(rows: Iterable[Row], what: object) -> Iterator[tuple[str, Row]]:
+    """Each row with its place, as an error's sentence names it."""
+    return ((f"{what}, row {number} (from 0)", row) for number, row in enumerate(rows))
+
+
 def as_text(value: Any, where: str) -> str:
-    """``value``, which must be a text: a judge would otherwise be paid for reading the word None. UserError names ``where`` it stands."""
+    """``value`` if it is a text, else a UserError that names ``where`` it stands. A judge must not be paid for reading the word None."""
     if isinstance(value, str):
         return value
     raise UserError(f"{where} is {_short(value)}; expected a text, which may be empty")
 
 
 def as_number(value: Any, where: str) -> float:
-    """``value``, which must be a number, or null for what failed: NaN."""
+    """``value`` as a float; NaN for null, which stands for a failure. UserError names ``where`` anything else stands."""
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float) or not (value != value or abs(value) < 1e300):
@@ -47,16 +52,16 @@ def as_number(value: Any, where: str) -> float:
 
 
 def check_texts(rows: list[Row], keys: Iterable[str], what: str) -> None:
-    """UserError names ``what`` the rows are, and the first row in which one of ``keys`` holds no text."""
-    for place, row in enumerate(rows):
+    """UserError names the first row in which one of ``keys`` does not hold a text."""
+    for where, row in placed(rows, what):
         for key in keys:
-            as_text(row[key], f"{what}, row {place} (from 0): {key!r}")
+            as_text(row[key], f"{where}: {key!r}")
 
 
-def turns_of(row: Row, what: str) -> list[str]:
-    """The texts of a question's turns, or of the first of an answer's ``choices``: a turn is a text, or {"content": text}.
+def turns_of(row: Row, what: str, count: int | None = None) -> list[str]:
+    """The texts of a question's turns, or of the turns in an answer's first choice. A turn is a text or {"content": text}.
 
-    UserError names ``what`` the row is of, its question and the turn that has no text.
+    UserError names the question, and the turn that is not a text. ``count``: how many turns there must be, if that is given.
     """
     where = f"{what}, question {row.get('question_id')!r}"
     holder = row
@@ -68,12 +73,19 @@ def turns_of(row: Row, what: str) -> list[str]:
     turns = holder.get("turns")
     if not isinstance(turns, list) or not turns:
         raise UserError(f"{where}: 'turns' is {_short(turns)}; expected a list of texts")
+    if count and len(turns) != count:
+        raise UserError(f"{where} has {len(turns)} turns; the protocol has {count}: give the benchmark's own files")
     said = [turn.get("content") if isinstance(turn, dict) else turn for turn in turns]
     return [as_text(one, f"{where}, turn {place}") for place, one in enumerate(said, start=1)]
 
 
 def of_model(rows: list[Row], key: str, model: str, least: int) -> list[Row]:
-    """The rows of ``model``, for a benchmark's own file holds several; UserError names the models where fewer than ``least`` are its."""
+    """The rows of one model: a benchmark's own file may hold several models.
+
+    Where fewer than ``least`` rows are the model's, all rows must be of one model, and all are returned; UserError names the models.
+
+    key: the key of a row that holds the model's name
+    """
     mine = [row for row in rows if str(row[key]) == model]
     if len(mine) >= least:
         return mine
@@ -81,8 +93,13 @@ def of_model(rows: list[Row], key: str, model: str, least: int) -> list[Row]:
     return rows
 
 
+def failures_of(judgments: Iterable[Any], failure_of: Callable[[Any], str | None]) -> Counter[str]:
+    """How many judgments failed, by the kind of the failure. ``failure_of``: a benchmark's (benchmark.py)."""
+    return Counter(filter(None, map(failure_of, judgments)))
+
+
 def check_same(what: str, ours: list[Any], other: str, theirs: list[Any]) -> None:
-    """UserError unless both lists hold the same values in the same order; it names the first row that differs."""
+    """UserError unless ``ours`` and ``theirs``, named ``what`` and ``other``, are equal; it names the first row that differs."""
     for number, (a, b) in enumerate(zip(ours, theirs, strict=False)):
         if a != b:
             seen = f"{_short(a)} and {_short(b)}"
@@ -92,7 +109,7 @@ def check_same(what: str, ours: list[Any], other: str, theirs: list[Any]) -> Non
 
 
 def only(rows: list[Row], key: str) -> str:
-    """The one value that all rows have for ``key``: two models' rows, or two judges', have no common score."""
+    """The one value that all rows have for ``key``. UserError if there are several: two models, or judges, have no common score."""
     values = sorted({str(row[key]) for row in rows})
     if len(values) != 1:
         raise UserError(f"the rows have {len(values)} values of {key} ({', '.join(values[:3])}); give one model's, by one judge")
@@ -100,10 +117,10 @@ def only(rows: list[Row], key: str) -> str:
 
 
 def by_question(rows: list[Row], what: str) -> dict[Any, Row]:
-    """The rows by ``question_id``, in their order; UserError where one comes twice, or has none."""
-    for place, row in enumerate(rows):
+    """The rows by ``question_id``, in their order; UserError where an id is not a number or a text, or comes twice."""
+    for where, row in placed(rows, what):
         if not isinstance(row["question_id"], str | int):
-            raise UserError(f"{what}, row {place} (from 0): 'question_id' is {_short(row['question_id'])}; expected a number or a text")
+            raise UserError(f"{where}: 'question_id' is {_short(row['question_id'])}; expected a number or a text")
     found = {row["question_id"]: row for row in rows}
     if len(found) < len(rows):
         twice = Counter(row["question_id"] for row in rows).most_common(1)[0][0]
@@ -111,8 +128,15 @@ def by_question(rows: list[Row], what: str) -> dict[Any, Row]:
     return found
 
 
+def row_of(rows: Mapping[Any, Row], number: Any, what: str) -> Row:
+    """The row of question ``number`` among the rows of ``by_question``; UserError where it has none."""
+    if number not in rows:
+        raise UserError(f"{what} have no row for question {number!r}; every question needs one: answer it, then judge again")
+    return rows[number]
+
+
 def fill(template: str, texts: Mapping[str, str]) -> str:
-    """``template`` with each ``{gap}`` filled in; braces in the texts stay as they are. UserError where the gaps are not the texts'."""
+    """``template`` with a text in each ``{gap}``; braces in the texts stay as they are. UserError where gaps and texts have other names."""
     try:
         parsed = list(Formatter().parse(as_text(template, "the judge's template")))
     except ValueError as error:

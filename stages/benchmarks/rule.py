@@ -1,4 +1,4 @@
-"""A benchmark that a rule decides: which answers pass. No judge is asked; questions and answers are in AlpacaEval's format."""
+"""A benchmark in which a rule decides which answers pass. No judge is asked. Questions and answers are in AlpacaEval's format."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from statistics import fmean
 from typing import Any
 
 from stages.benchmarks.benchmark import OUTPUTS, Benchmark, Column, Conf, Judged, Metric, Question
-from stages.benchmarks.rows import ANSWER, Row, check_same, check_texts, read_rows
+from stages.benchmarks.rows import ANSWER, Row, check_same, check_texts, placed, read_rows
 from stages.judging.client import Ask
 from stages.lib.errors import UserError
 
 
 def by_rule(name: str, label: str, version: str, passes: Callable[[str, str], bool]) -> Benchmark:
-    """The benchmark ``name``, its figure the share of answers that pass, in percent, with the standard error of a share.
+    """A benchmark whose result is the share of answers that pass, in percent, with the standard error of a share.
 
-    label: what tables and figures call it
-    version: raised when the rule changes; conf/benchmark states it too
+    name: its protocol's name
+    label: its name in tables and figures
+    version: raised when the rule changes; conf/benchmark has it too
     passes: (instruction, output) says whether an answer passes
     """
 
@@ -29,9 +30,9 @@ def by_rule(name: str, label: str, version: str, passes: Callable[[str, str], bo
 
     def check(rows: list[Row], what: str) -> None:
         check_texts(rows, ANSWER, what)
-        for place, row in enumerate(rows):
+        for where, row in placed(rows, what):
             if not isinstance(row["passed"], bool):
-                raise UserError(f"{what}, row {place} (from 0): 'passed' is {row['passed']!r}; expected true or false")
+                raise UserError(f"{where}: 'passed' is {row['passed']!r}; expected true or false")
 
     def score(answers: list[Row], judgments: list[Row], _: Path | None) -> dict[str, Any]:
         for key in ("instruction", "output"):

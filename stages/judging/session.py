@@ -1,8 +1,8 @@
-"""A judge as the configuration names it, open for a block: its server where it has one, the client, the cache; and what it would cost.
+"""A judge at work, as the configuration names it: its server if it has one, the client, the cache; and an estimate of the cost.
 
-In: a stage configuration with ``judge`` and ``benchmarks`` (stages/judge.py, stages/controls.py). A local server is a module that takes
-the stage's ``--config``, prints ``listening on http://127.0.0.1:PORT/v1``, and ends on SIGTERM and at the end of its standard input: it
-cannot outlive a stage that is killed. What an endpoint says is cached in the file that the environment variable JUDGE_CACHE names, else in
+In: a stage configuration with ``judge`` and ``benchmarks`` (stages/judge.py, stages/controls.py). A local server is a module. It takes the
+stage's ``--config``, and prints ``listening on http://127.0.0.1:PORT/v1``. It ends on SIGTERM and at the end of its standard input, so it
+cannot outlive a stage that is killed. An endpoint's responses are cached in the file that the environment variable JUDGE_CACHE names, or in
 results/judgments.sqlite.
 """
 
@@ -13,20 +13,18 @@ import re
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Thread
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from stages.benchmarks import BENCHMARKS
 from stages.benchmarks.benchmark import Work
-from stages.benchmarks.rows import read_rows
+from stages.benchmarks.rows import Row, read_rows
 from stages.judging import client
 from stages.judging.cache import stored
 from stages.lib.errors import UserError
@@ -39,35 +37,33 @@ CACHE = "results/judgments.sqlite"
 
 @contextmanager
 def local_server(module: str, config: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    """``python -m module --config config``, which is gone when the block ends, however it ends.
+    """Run ``python -m module --config config`` for the block. The process is gone when the block ends, however it ends.
 
-    Its base URL, and a check that it lives: UserError with its last words where it does not.
+    Gives its base URL, and a check that it lives: a UserError with its last words if it does not.
     """
     command = [sys.executable, "-u", "-m", module, "--config", str(config)]
-    last: deque[str] = deque(maxlen=20)
-    said: Queue[str] = Queue()
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with NamedTemporaryFile() as log, subprocess.Popen(command, stdout=log, **pipes) as process:
 
-        def listen() -> None:  # reads on to the end, so that a talkative server never stops at a full pipe
-            for line in process.stdout or ():
-                last.append(line)
-                said.put(line)
-            said.put("")
-
-        listener = Thread(target=listen, daemon=True)
-        listener.start()
+        def said() -> str:
+            return "".join(Path(log.name).read_text(errors="replace").splitlines(keepends=True)[-20:]) or "nothing at all"
 
         def check() -> None:
             if process.poll() is not None:
-                listener.join(1)
-                raise UserError(f"the judge's server, {module}, ended in mid-work ({process.returncode}); it said:\n{''.join(last)}")
+                raise UserError(f"the judge's server, {module}, ended in mid-work ({process.returncode}); it said:\n{said()}")
 
         try:
-            address = _address(module, said, last)
+            deadline = time.monotonic() + START_SECONDS
+            while not (found := re.search(r"^listening on (http://\S+)\n", said(), re.MULTILINE)):
+                if process.poll() is not None:
+                    raise UserError(f"the judge's server, {module}, ended before it listened; it said:\n{said()}")
+                if time.monotonic() > deadline:
+                    raise UserError(f"the judge's server, {module}, did not listen within {START_SECONDS} s; it said:\n{said()}")
+                time.sleep(0.02)
             try:
-                yield address, check
+                yield found[1], check
             except UserError:
-                check()  # then what went unanswered is the server's end, and no judge's failure
+                check()  # if the server has ended, that is why it did not answer
                 raise
         finally:
             process.terminate()
@@ -77,32 +73,15 @@ def local_server(module: str, config: Path) -> Iterator[tuple[str, Callable[[], 
                 process.kill()
 
 
-def _address(module: str, said: Queue[str], last: deque[str]) -> str:
-    """The address that the server prints; UserError where it ends first, or does not listen within 30 s."""
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            line = said.get(timeout=max(deadline - time.monotonic(), 0))
-        except Empty:
-            said_last = "".join(last) or "nothing at all"
-            raise UserError(f"the judge's server, {module}, did not listen within {START_SECONDS} s; it said:\n{said_last}") from None
-        if not line:
-            raise UserError(f"the judge's server, {module}, ended before it listened; it said:\n{''.join(last)}")
-        if found := re.match(r"listening on (http://\S+)", line):
-            return found[1]
-
-
-def rehearse(works: Iterable[Work]) -> None:
-    """Make every request of ``works``, and send none: what cannot be asked stops before anything is paid for."""
-    for work in works:
-        work(ask=lambda requests: [SILENT] * len(requests))
-
-
 def estimate(works: Mapping[str, tuple[int, Work]], judge: dict[str, Any], cache: str | None) -> str:
-    """Calls, tokens and dollars of each work, from the very requests that would be sent; nothing is called, and nothing written.
+    """A table of the calls, tokens and dollars of each work, from the requests that would be sent. Nothing is called or written.
 
-    works: by name, the tokens that a judge writes in a call on average, and what asks. A token of English is taken for four bytes. A
-    protocol that may ask further is answered with a text without a verdict, so that all that it may ask is counted, under "up to".
+    A token of English is taken for four bytes. A protocol that may ask further gets a text without a verdict, so that its further requests
+    are counted too, in a row "up to".
+
+    works: by name, the tokens that a judge writes in a call on average (0: no judge is asked), and the work
+    judge: the judge's part of the stage configuration
+    cache: the file of its cache, or None
     """
     price = client.checked_price(judge["price"])
     lines = [f"{'benchmark':<36}{'calls':>8}{'cached':>8}{'tokens':>12}{'at most':>12}{'dollars':>10}{'at most':>10}"]
@@ -113,7 +92,7 @@ def estimate(works: Mapping[str, tuple[int, Work]], judge: dict[str, Any], cache
         return f"{name:<36}{calls:>8.0f}{cached:>8.0f}{tokens:>12.0f}{most_tokens:>12.0f}{dollars:>10.2f}{most_dollars:>10.2f}"
 
     def asked(rounds: list[list[float]], expected: int, requests: list[dict[str, Any]]) -> list[client.Outcome]:
-        """In place of ``Client.ask``: the requests' figures go into ``rounds``; of a further round nothing is expected."""
+        """In place of ``Client.ask``: the requests' figures go into ``rounds``. No further round is expected."""
         keys = client.request_keys(judge["base_url"] or "", judge["model"], requests)
         bodies = stored(cache, keys) if cache else [None] * len(keys)
         known = [client.cached(body, request) for body, request in zip(bodies, requests, strict=True)]
@@ -121,7 +100,7 @@ def estimate(works: Mapping[str, tuple[int, Work]], judge: dict[str, Any], cache
         for request, outcome in zip(requests, known, strict=True):
             if outcome is None:
                 read, written = client.worst_tokens(request)
-                read += written if rounds else 0  # what was said before, in place of "-"
+                read += written if rounds else 0  # the first judgment, in place of SILENT's "-"
                 most_tokens += read + written
                 most_dollars += (read * price["input"] + written * price["output"]) / 1e6
                 if not rounds:
@@ -143,14 +122,14 @@ def estimate(works: Mapping[str, tuple[int, Work]], judge: dict[str, Any], cache
 
 
 def read_stage_config(config: DictConfig) -> tuple[dict[str, Any], str | None]:
-    """The stage configuration as plain values, and the file of its judge's cache (None: no cache). Errors come before any call."""
+    """The stage configuration as plain values, and the file of its judge's cache (None: no cache). UserError names what is wrong."""
     wanted: Any = OmegaConf.to_container(config)
     judge, benchmarks = wanted["judge"], wanted["benchmarks"]
     check_knobs("judge", wanted["runtime"])
     if bool(judge["base_url"]) == bool(judge["server"]):
         raise UserError("set either judge.base_url (an endpoint) or judge.server (a local server's module), and null for the other")
     if judge["server"] and judge["cache"]:
-        raise UserError("judge.cache must be false for a judge.server: what it says depends on more than the request, and costs nothing")
+        raise UserError("judge.cache must be false for a judge.server: its answers depend on more than the request, and cost nothing")
     if unknown := {benchmark["protocol"] for benchmark in benchmarks.values()} - set(BENCHMARKS):
         raise UserError(f"benchmarks: unknown protocol {min(unknown)!r}; known are {', '.join(BENCHMARKS)}")
     for benchmark in benchmarks.values():
@@ -158,12 +137,27 @@ def read_stage_config(config: DictConfig) -> tuple[dict[str, Any], str | None]:
     return wanted, os.environ.get("JUDGE_CACHE", CACHE) if judge["cache"] else None
 
 
-@contextmanager
-def open_judge(wanted: dict[str, Any], cache: str | None, config: Path) -> Iterator[tuple[client.Client, Callable[[], None]]]:
-    """The client of the judge in the stage configuration at ``config``, open for the block, and a check that its server lives."""
+def judgments(
+    works: Mapping[str, tuple[int, Work]], wanted: dict[str, Any], cache: str | None, config: Path, label: str
+) -> Iterator[tuple[str, list[Row]]]:
+    """The judgments of each work, as soon as it is done, with its name.
+
+    First every request is made and none is sent: a request that cannot be made stops the stage before anything is paid for.
+
+    works: see ``estimate``
+    wanted, cache: of ``read_stage_config``
+    config: the file of the stage configuration, for the judge's server
+    label: begins the label of each work's progress bar
+    """
+    for tokens, work in works.values():
+        if tokens:
+            work(ask=lambda requests: [SILENT] * len(requests))
     judge = wanted["judge"]
     start: Any = nullcontext((judge["base_url"], lambda: None))
     server = local_server(judge["server"]["module"], config) if judge["server"] else start
     given = {key: judge[key] for key in ("model", "price", "api_key_env")}
     with server as (base_url, check), client.Client(**given, base_url=base_url, cache=cache, **wanted["runtime"]) as asker:
-        yield asker, check
+        for name, (_, work) in works.items():
+            rows = work(ask=partial(asker.ask, label=f"{label} {name}"))
+            check()  # if the server has died, its silence is not a failure of the judge
+            yield name, rows
