@@ -170,7 +170,7 @@ TABLE: list[tuple[str, set[str]]] = [
     (r"benchmarks\.\w+\.assets\.", {"assets", *EVALUATION}),
     (r"benchmarks\.alpacaeval2\.swap_seed", {"calibrate", *EVALUATION}),
     (r"benchmarks\.\w+\.answering\.", ANSWERED),
-    (r"benchmarks\.\w+\.questions", ANSWERED),
+    (r"benchmarks\.\w+\.(questions|protocol)", ANSWERED),
     (r"benchmarks\.\w+\.gamed", {"score"}),
     (r"benchmarks\.oracle\.", JUDGED),
     (r"benchmarks\.", EVALUATION),
@@ -185,7 +185,7 @@ TABLE: list[tuple[str, set[str]]] = [
     (r"setting\.pairs\.", TRAINED),
     (r"setting\.training\.precision", TRAINED),
     (r"setting\.training\.", FITTED),
-    (r"setting\.decoding\.", ANSWERED),
+    (r"setting\.(decoding\.|stop_token_ids)", ANSWERED),
     (r"setting\.tuned\.", FITTED),
     (r"method\.", FITTED),
 ]
