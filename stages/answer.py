@@ -8,9 +8,9 @@ In: a model (folder or hub id), and each benchmark's questions and decoding. Out
     <benchmark>/model_answer.jsonl   Arena-Hard: {"question_id", "answer_id", "model_id", "choices": [{"index", "turns": [{"content",
                                      "token_len"}]}]}; MT-Bench: likewise, a turn being its text
 
-and for each answer ``finish_reason``, ``stop`` where it ended by itself. ``token_len`` counts the model's own tokens. A second turn is
-asked with the model's own first answer. Each question has a seed of its own, made from its text, so that an answer depends neither on the
-order nor on what else is in the batch.
+and for each answer ``finish_reason``, which is ``stop`` if the answer ended by itself. ``token_len`` counts the model's own tokens. The
+second turn is asked after the model's own first answer. Each question has its own seed, made from its text, so an answer depends neither
+on the order of the questions nor on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from stages.benchmarks import BENCHMARKS
-from stages.benchmarks.benchmark import Question
+from stages.benchmarks.benchmark import Question, Turn
 from stages.lib import files, models
 from stages.lib.engine import generate, seed_of, start_engine
 from stages.preference.data import question_tokens
@@ -34,23 +34,19 @@ class Asked:
     benchmark: str
     question: Question
     temperature: float
-    answers: list[Any] = field(default_factory=list)  # vLLM's completions, a turn each
-    texts: list[str] = field(default_factory=list)
-
-    @property
-    def prompts(self) -> list[str]:
-        return self.question.prompts
+    turns: list[Turn] = field(default_factory=list)
 
     def messages(self) -> list[dict[str, str]]:
-        """The conversation up to and with the next prompt."""
-        turns = [text for pair in zip(self.prompts, self.texts, strict=False) for text in pair] + [self.prompts[len(self.texts)]]
-        return [{"role": "assistant" if number % 2 else "user", "content": text} for number, text in enumerate(turns)]
+        """The conversation up to the next prompt, which is its last message."""
+        said = [text for prompt, turn in zip(self.question.prompts, self.turns, strict=False) for text in (prompt, turn.text)]
+        said.append(self.question.prompts[len(self.turns)])
+        return [{"role": "assistant" if number % 2 else "user", "content": text} for number, text in enumerate(said)]
 
 
 def read_questions(name: str, benchmark: DictConfig) -> list[Asked]:
-    """The questions of a benchmark, each with its temperature: 0 where a beam of width one is asked for.
+    """The questions of a benchmark, each with its temperature: 0 if the configuration asks for a beam of width one.
 
-    Such a beam keeps the likeliest token at each step, as temperature 0 does; vLLM has taken ``use_beam_search`` out of its sampling.
+    Such a beam keeps the likeliest token at each step, and so does temperature 0. vLLM's sampling has no ``use_beam_search`` any more.
     """
     questions = BENCHMARKS[benchmark.protocol].format.read_questions(benchmark.questions)
     if benchmark.search == "width_1_beam":
@@ -66,25 +62,26 @@ def answer_turns(engine: Any, tokenizer: Any, asked: list[Asked], config: DictCo
     prompts, sampling, stops = [], [], list(config.stop_token_ids)
     for one in asked:
         benchmark = config.benchmarks[one.benchmark]
-        seed = seed_of("\0".join(one.prompts[: len(one.texts) + 1]), benchmark.seed)
+        seed = seed_of("\0".join(one.question.prompts[: len(one.turns) + 1]), benchmark.seed)
         shared = {"top_p": benchmark.top_p, "max_tokens": benchmark.max_tokens, "stop_token_ids": stops}
         sampling.append(SamplingParams(temperature=one.temperature, seed=seed, **shared))
         prompts.append({"prompt_token_ids": question_tokens(one.messages(), tokenizer, empty_system=config.empty_system)})
     for one, output in zip(asked, generate(engine, prompts, sampling), strict=True):
-        one.answers.append(output.outputs[0])
-        one.texts.append(tokenizer.decode(output.outputs[0].token_ids, skip_special_tokens=True).strip())
+        answer = output.outputs[0]
+        text = tokenizer.decode(answer.token_ids, skip_special_tokens=True).strip()
+        one.turns.append(Turn(text, answer.finish_reason, len(answer.token_ids)))
 
 
 def longest(tokenizer: Any, asked: list[Asked], config: DictConfig) -> int:
     """An upper bound on the tokens of any conversation: all prompts, and all answers at their longest.
 
-    An earlier answer is read again as text: a token that was a part of a character is U+FFFD there, perhaps three tokens, and beside the
-    template's own text it may be cut otherwise.
+    An earlier answer is read again as text, which may have more tokens: a token that was part of a character becomes U+FFFD, perhaps three
+    tokens, and the tokenizer may cut the answer differently beside the template's own text.
     """
 
     def bound(one: Asked) -> int:
-        earlier = [""] * (len(one.prompts) - 1)
-        tokens = question_tokens(replace(one, texts=earlier).messages(), tokenizer, empty_system=config.empty_system)
+        earlier = [Turn("", "stop")] * (len(one.question.prompts) - 1)
+        tokens = question_tokens(replace(one, turns=earlier).messages(), tokenizer, empty_system=config.empty_system)
         most = config.benchmarks[one.benchmark].max_tokens
         return len(tokens) + len(earlier) * (3 * most + 32) + most
 
@@ -97,16 +94,13 @@ def main() -> None:
     asked = [one for name, benchmark in config.benchmarks.items() for one in read_questions(name, benchmark)]
     engine = start_engine(config, longest(tokenizer, asked, config))
     print(f"answer: {config.model}, {len(asked)} questions", flush=True)
-    while waiting := [one for one in asked if len(one.texts) < len(one.prompts)]:
+    while waiting := [one for one in asked if len(one.turns) < len(one.question.prompts)]:
         answer_turns(engine, tokenizer, waiting, config)
     for name, benchmark in config.benchmarks.items():
         done = [one for one in asked if one.benchmark == name]
-        format, rows = BENCHMARKS[benchmark.protocol].format, []
-        for one in done:
-            lengths, reasons = [len(answer.token_ids) for answer in one.answers], [answer.finish_reason for answer in one.answers]
-            rows.append(format.answer_row(one.question, one.texts, lengths, reasons, config.run, name))
-        files.write_rows(folder / name / format.file, rows)
-        ended = [answer.finish_reason == "stop" for one in done for answer in one.answers]
+        format = BENCHMARKS[benchmark.protocol].format
+        files.write_rows(folder / name / format.file, [format.answer_row(one.question, one.turns, config.run, name) for one in done])
+        ended = [turn.finish_reason == "stop" for one in done for turn in one.turns]
         print(f"answer: {name}, {len(ended)} answers, {sum(ended) / len(ended):.1%} ended by themselves")
 
 

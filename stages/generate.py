@@ -28,10 +28,7 @@ Row = dict[str, Any]
 
 
 def distinct_prompts(rows: list[Row], path: str) -> dict[str, Row]:
-    """``{"prompt_id", "prompt": [messages]}`` of each different prompt, by file and line of its first appearance.
-
-    UserError names the line without a prompt.
-    """
+    """``{"prompt_id", "prompt": [messages]}`` of each different prompt, by file and line of its first appearance."""
     prompts: dict[str, tuple[str, Row]] = {}
     for where, row in numbered(rows, path):
         messages = prompt_of(row, where)
@@ -40,8 +37,10 @@ def distinct_prompts(rows: list[Row], path: str) -> dict[str, Row]:
 
 
 def prompt_of(row: Row, where: str) -> list[Message]:
-    """The messages that a row asks the model to answer: the turns of ``chosen`` before the last one. Without ``chosen`` it is ``prompt``, a
-    list of messages or the text of one user turn."""
+    """The messages that the model shall answer: the turns of ``chosen`` before the last one.
+
+    Without ``chosen`` it is ``prompt``, a list of messages or the text of one user turn. UserError names the row without a prompt.
+    """
     chosen, prompt = row.get("chosen"), row.get("prompt")
     turns: list[Message] = []
     if isinstance(chosen, list) and chosen:

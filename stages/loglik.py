@@ -2,33 +2,32 @@
 
     python -m stages.loglik --config results/mini_base/runs/simpo/eval/loglik.yaml --runtime token_budget=2048
 
-All that Figures 2 to 5 and Table 6 of arXiv 2405.14734 need: rewards, margins, average log-likelihoods, log π(y|x) - log π_ref(y|x).
-In: the policy and the start model, the pairs, the reference's log-probabilities of them, each benchmark's questions and the run's answers.
-Out, beside the stage configuration, ``loglik.parquet``, a row a text: train, heldout, then the answers in the benchmarks' order.
+Figures 2 to 5 and Table 6 of arXiv 2405.14734 are made from them: rewards, margins, average log-likelihoods, log π(y|x) - log π_ref(y|x).
+In: the policy and the start model; the pairs, and the reference's log-probabilities of them; each benchmark's questions, and the run's
+answers. Out, beside the stage configuration: ``loglik.parquet``, a row a text: train, heldout, then the answers in the benchmarks' order.
 
-    split            train, heldout: the pairs; answers: the run's own
-    benchmark        of an answer; null in a pair
-    id               the pair's row in its file, from 0; an answer's question_id, or its row where the benchmark has none (AlpacaEval)
-    turn             1; in MT-Bench 1 and 2
-    side             chosen, rejected; answer
-    length           |y| in tokens, header and end-of-turn included, as everywhere (stages/preference/data.py)
+    split            train or heldout, the pairs; answers, the run's own
+    benchmark        the answer's benchmark; null in a pair
+    id               the pair's row in its file, from 0; the answer's question_id, or its row if the benchmark has no ids (AlpacaEval)
+    turn             1; in MT-Bench 1 or 2
+    side             chosen or rejected; answer
+    length           |y| in tokens, with header and end-of-turn, as everywhere (stages/preference/data.py)
     logp             log π(y|x) under the policy, summed over these tokens
-    reference_logp   the same under the start model; null where it reads other tokens
+    reference_logp   the same under the start model; null if the start model reads other tokens
 
-An answer's prompt holds the turns before it, the run's own first answer among them. Answers are never cut, and one that the engine cut
-at max_tokens has no end-of-turn: the model never gave one. Blank answers are left out, as they are from pairs; the last line printed
-counts them. What is scored is the answer's text as tokenised here, which need not be the tokens that were sampled.
+The prompt of an answer holds the turns before it, also the run's own first answer. Answers are not cut. An answer that the engine cut at
+max_tokens has no end-of-turn, as the model wrote none. Blank answers are left out, and the last printed line counts them. An answer's text
+is tokenised here; these need not be the tokens that were sampled.
 
-Nothing is computed twice: the start model's sums of the pairs are the reference's, and a run that is the start model has the same sums
-under both. The models are loaded one after another. A checkpoint of the user's (conf/method/checkpoint.yaml) whose tokenizer gives the
-pairs other tokens than the start model's has no reference_logp: a ratio of other tokens' likelihoods says nothing. A run that was trained
-here is refused for it.
+Nothing is computed twice: the start model's sums of the pairs are read from the reference stage, and a run that is the start model has the
+same sums under both. The models are loaded one after the other. If the tokenizer of a user's checkpoint (conf/method/checkpoint.yaml)
+gives the pairs other tokens than the start model's, there is no reference_logp: a ratio of likelihoods of different tokens means nothing.
+For a run that was trained here this is an error.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
@@ -37,18 +36,17 @@ from omegaconf import DictConfig
 from stages.benchmarks import BENCHMARKS
 from stages.lib import files, models
 from stages.lib.errors import UserError
-from stages.preference.data import Pair, Tokenized, read_splits, tokenize_pair, with_system
+from stages.preference.data import Pair, read_splits, whole_pair, with_system
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FILE = "loglik.parquet"
-UNCUT = {"max_length": sys.maxsize, "max_prompt_length": sys.maxsize}
 Messages = list[dict[str, str]]
 
 
 class Answer(NamedTuple):
-    """An answer of the run's own, the conversation that it answers, and whether it ended by itself."""
+    """An answer of the run, the conversation before it (``asked``), and whether it ended by itself."""
 
     id: str
     turn: int
@@ -58,7 +56,7 @@ class Answer(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A pair, or an answer, as token ids; what the parquet calls it."""
+    """A pair or an answer as token ids, and its key in the parquet."""
 
     split: str
     benchmark: str | None
@@ -68,7 +66,7 @@ class Text(NamedTuple):
 
 
 def read_answers(benchmark: DictConfig) -> list[Answer]:
-    """The answers to a benchmark, each turn by itself; UserError names the file whose questions are others or that lacks a key."""
+    """The answers to a benchmark, one a turn. UserError names the file if it has other questions or lacks a key."""
     format = BENCHMARKS[benchmark.protocol].format
     questions = format.read_questions(benchmark.questions)
     answers = []
@@ -82,10 +80,10 @@ def read_answers(benchmark: DictConfig) -> list[Answer]:
 
 
 def tokenize_answer(answer: Answer, tokenizer: PreTrainedTokenizerBase, where: str, *, empty_system: bool) -> Pair:
-    """An answer as the chosen one of a pair, whose rejected one is a single token: it takes no place in a shared pack, and is dropped."""
+    """An answer as the chosen answer of a pair. The rejected answer is one token, which takes no place in a shared pack, and is dropped."""
     said = [{"role": "assistant", "content": answer.text}]
     row = {"prompt": answer.asked, "chosen": said, "rejected": said}
-    pair = tokenize_pair(row, tokenizer, where, **UNCUT, empty_system=empty_system)
+    pair = whole_pair(row, tokenizer, where, empty_system=empty_system)
     tokens = pair["chosen"]
     if not answer.ended:
         asked = with_system(answer.asked, tokenizer) if empty_system else answer.asked
@@ -98,7 +96,11 @@ def tokenize_answer(answer: Answer, tokenizer: PreTrainedTokenizerBase, where: s
 
 
 def table(texts: list[Text], policy: list[tuple[float, float]], reference: list[tuple[float, float]]) -> pd.DataFrame:
-    """The parquet's rows, from each text's sums (chosen, rejected) under both models; an answer's are (its own, one to drop)."""
+    """The parquet's rows.
+
+    texts: the pairs and answers
+    policy, reference: the sums (chosen, rejected) of each text under both models; the second sum of an answer is dropped
+    """
     rows = []
     for text, own, other in zip(texts, policy, reference, strict=True):
         sides = {"answer": "chosen"} if text.split == "answers" else {"chosen": "chosen", "rejected": "rejected"}
@@ -109,20 +111,13 @@ def table(texts: list[Text], policy: list[tuple[float, float]], reference: list[
 
 def main() -> None:
     config, folder = files.stage_config(__doc__)
-    budget = config.runtime.get("token_budget")
-    if not isinstance(budget, int) or budget < 1:
-        raise UserError(f"--runtime token_budget={budget}: expected a whole number of tokens, at least 1")
     from stages.preference import refcache
     from stages.preference.logps import fastest_correct_layout
 
     label = f"loglik: {config.setting} {config.run}"
     tokenizer = models.load_tokenizer(config.model, config.revision, config.get("chat_template"))
-
-    def pairs_of(tokenized: dict[str, Tokenized]) -> dict[str, list[Pair]]:
-        return {split: part.pairs for split, part in tokenized.items()}
-
     tokenized = read_splits(config, tokenizer)
-    splits = pairs_of(tokenized)
+    splits = {split: part.pairs for split, part in tokenized.items()}
     texts = [
         Text(split, None, str(row), 1, pair) for split, part in tokenized.items() for row, pair in zip(part.rows, part.pairs, strict=True)
     ]
@@ -139,7 +134,7 @@ def main() -> None:
     def sums(model: PreTrainedModel, of: list[Text], whose: str) -> list[tuple[float, float]]:
         layout = fastest_correct_layout(model, splits["train"], config.precision)
         pairs = [text.tokens for text in of]
-        return refcache.sums(refcache.compute(model, pairs, budget, layout, config.precision, f"{label}, {whose}"))
+        return refcache.sums(refcache.compute(model, pairs, config.runtime.token_budget, layout, config.precision, f"{label}, {whose}"))
 
     files.verify(config.reference)
     start = models.load_model(config.start.model, config.start.revision).to(models.device()).eval()
@@ -148,13 +143,14 @@ def main() -> None:
     except UserError:
         if config.model.startswith("results/"):
             raise
-        known = pairs_of(read_splits(config, models.load_tokenizer(config.start.model, config.start.revision, config.start.chat_template)))
-        refcache.read(config.reference, refcache.identity(start, known, config.precision))  # else it is not the tokenizer's fault
+        own = read_splits(config, models.load_tokenizer(config.start.model, config.start.revision, config.start.chat_template))
+        known = {split: part.pairs for split, part in own.items()}
+        refcache.read(config.reference, refcache.identity(start, known, config.precision))  # an error here has another cause
         print(f"{label}: {config.model} reads other tokens than {config.start.model}, so that there is no reference_logp")
         reference = [(math.nan, math.nan)] * len(texts + answers)
     else:
         reference = [*cached["train"], *cached["heldout"], *sums(start, answers, "start model")]
-    del start  # two models of the paper's size need not fit
+    del start  # two models of the paper's size may not fit
     policy = reference
     if (config.model, config.revision) != (config.start.model, config.start.revision):
         trained = models.load_model(config.model, config.revision).to(models.device()).eval()

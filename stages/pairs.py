@@ -2,10 +2,14 @@
 
     python -m stages.pairs --config results/mini_base/data/config.yaml
 
-In: rows, each in one of two schemas: preferences as UltraFeedback binarized (``prompt_id``, ``chosen`` and ``rejected`` as
-messages, ``score_chosen``, ``score_rejected``; the authors' released sets, with ``all_rm_scores`` instead of the two, also do), or answers
-with their scores as stages/annotate.py writes them, of which the best is chosen and the worst rejected (SimPO section 3, the Instruct
-settings). The two answers may also stand alone beside a list of messages ``prompt``, as in TRL. Out: train.jsonl and heldout.jsonl, rows of
+In: rows, each in one of two schemas:
+
+    preferences     as UltraFeedback binarized: ``prompt_id``, ``chosen`` and ``rejected`` as messages, ``score_chosen`` and
+                    ``score_rejected``; or, as in the authors' released sets, ``all_rm_scores`` in place of both scores. Each side may also
+                    be the answer alone, with the messages before it in ``prompt``, as in TRL
+    scored answers  as stages/annotate.py writes them: the best is chosen, the worst rejected (SimPO section 3, the Instruct settings)
+
+Out: train.jsonl and heldout.jsonl, rows of
 
     {"prompt_id", "prompt": [messages], "chosen": [message], "rejected": [message], "score_chosen", "score_rejected"}
 
@@ -42,7 +46,7 @@ def read_pair(row: Row, where: str) -> Row:
 
 
 def split_turns(row: Row, where: str) -> Row:
-    """The pair in a preference; UserError names the row that is none."""
+    """The pair in a preference; UserError names the row that is not a preference."""
     prompt, chosen, rejected = records.preference_of(row, where)
     if row.get("all_rm_scores") and not ("score_chosen" in row and "score_rejected" in row):
         scores = _scores(row, where)
@@ -108,20 +112,18 @@ def read_pairs(source: DictConfig, split: str | None = None) -> tuple[list[Row],
     return rows, counts | {"read": len(read), "dropped_empty": len(read) - counts["read"]}
 
 
-def check_heldout(value: Any, stage: str) -> None:
-    """UserError where the number of pairs to hold out is none."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{stage}.heldout={value!r} must be a whole number of pairs, at least 1; correct it in the stage configuration")
+def hold_out(pairs: list[Row], wanted: Any, seed: int, stage: str, data: str) -> tuple[list[Row], list[Row]]:
+    """Held-out and training pairs, shuffled. No prompt is in both. UserError if no pair is left to train on.
 
+    Whole prompts are held out, in the shuffled order of their first pairs, until ``wanted`` pairs are reached.
 
-def hold_out(pairs: list[Row], wanted: int, seed: int, stage: str, data: str) -> tuple[list[Row], list[Row]]:
-    """Held-out and training pairs, shuffled. No prompt is in both.
-
-    Whole prompts are held out, in the shuffled order of their first pairs, until ``wanted`` pairs are reached. There are more than
-    ``wanted`` where the last prompt has several pairs. UserError where no pair is left to train on.
-
-    stage, data: the names of the stage and of its data set, for that error.
+    pairs: rows with ``prompt``
+    wanted: how many pairs to hold out; there are more if the last prompt has several
+    seed: the seed of the shuffling
+    stage, data: the names of the stage and of its data set, for the error
     """
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
+        raise UserError(f"{stage}.heldout={wanted!r} must be a whole number of pairs, at least 1; correct it in the stage configuration")
     shuffled = list(pairs)
     Random(f"heldout-{seed}").shuffle(shuffled)
     prompts: dict[Any, list[Row]] = {}
@@ -153,8 +155,6 @@ def main() -> None:
     config, folder = files.stage_config(__doc__)
     if (config.heldout is None) == (config.heldout_split is None):
         raise UserError("set pairs.heldout (a number of rows) or pairs.heldout_split (a split of the data), and null for the other")
-    if config.heldout_split is None:
-        check_heldout(config.heldout, "pairs")
     train, counts = read_pairs(config.train)
     if config.heldout_split is not None:
         heldout, counts_heldout = read_pairs(config.train, config.heldout_split)
@@ -165,8 +165,6 @@ def main() -> None:
                     f"no pair is left of split {split} of {config.train.data} ({counts}); correct the data, or name another split"
                 )
     else:
-        if config.heldout >= len(train):
-            raise UserError(f"pairs.heldout={config.heldout}: only {len(train)} pairs are left of {config.train.data}; hold out fewer")
         heldout, train = hold_out(train, config.heldout, config.seed, "pairs", config.train.data)
     files.write_jsonl(folder / "train.jsonl", train)
     files.write_jsonl(folder / "heldout.jsonl", heldout)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from stages.lib import checkpoints, files, models
 from stages.lib.errors import UserError
 from stages.lib.records import inputs_of, number_of, numbered, preference_of, read_records
-from stages.pairs import check_heldout, count_prompts, hold_out
+from stages.pairs import count_prompts, hold_out
 from stages.preference.data import check_conversation
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ Row = dict[str, Any]
 
 
 def conversations(rows: list[Row], path: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Row], dict[str, int]]:
-    """Prompt and both conversations of each preference, and counts: pairs with an empty answer, of the same tokens or of equal scores are
-    left out; pairs whose chosen answer has the lower score are kept. A row needs no scores.
+    """Prompt and both conversations of each preference, and how many pairs were left out, or have a chosen answer with the lower score.
 
-    UserError names the line that is no preference, or a turn that the chat template leaves out.
+    Pairs with an empty answer, with the same tokens or with equal scores are left out. A row needs no scores. UserError names the line that
+    is not a preference, or a turn that the chat template leaves out.
     """
     pairs, counts = [], {"dropped_empty": 0, "dropped_identical": 0, "dropped_tied": 0, "chosen_scored_lower": 0}
     for where, row in numbered(rows, path):
@@ -60,15 +60,10 @@ def main() -> None:
     from transformers import AutoModelForSequenceClassification, set_seed
     from trl import RewardConfig, RewardTrainer
 
-    # TRL averages an evaluation over batches: only batches of one weigh each pair the same.
+    # TRL averages an evaluation over batches, so batches of one give each pair the same weight.
     args = RewardConfig(per_device_eval_batch_size=1, **models.trl_arguments(config, folder))
     tokenizer = models.load_tokenizer(config.model, config.revision)
-    check_heldout(config.heldout, "reward")
     pairs, left_out = conversations(read_records(config.data), config.data.data, tokenizer)
-    if config.heldout >= len(pairs):
-        raise UserError(
-            f"reward.heldout={config.heldout}: {config.data.data} has {len(pairs)} pairs to train on ({left_out}); hold out fewer"
-        )
     heldout, train = hold_out(pairs, config.heldout, config.seed, "reward", config.data.data)
     prompts = count_prompts(train, heldout)
     set_seed(config.seed)  # the head's first weights

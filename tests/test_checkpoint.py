@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from stages import answer, assets, judge, score
 from stages.benchmarks import BENCHMARKS
-from stages.benchmarks.benchmark import Question
+from stages.benchmarks.benchmark import Question, Turn
 from stages.lib import files, models
 from stages.lib.engine import generate
 from stages.lib.errors import UserError
@@ -264,7 +264,7 @@ def test_a_conversation_of_broken_characters_fits_and_one_that_does_not_is_refus
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", chat_template=tiny.LLAMA3)
     byte = tokenizer.convert_tokens_to_ids("â")  # 0xE2, the first of three
     question = Question("1", 1, "", ["Name two towns.", "And a third?"], {})
-    answered = answer.Asked("mt_bench", question, 0.0, texts=[tokenizer.decode([byte] * 50)])
+    answered = answer.Asked("mt_bench", question, 0.0, [Turn(tokenizer.decode([byte] * 50), "stop")])
     tokens = question_tokens(answered.messages(), tokenizer, empty_system=False)
     bound = answer.longest(tokenizer, [answered], OmegaConf.create({"empty_system": False, "benchmarks": {"mt_bench": {"max_tokens": 50}}}))
     assert len(tokens) > 150 and len(tokens) + 50 <= bound

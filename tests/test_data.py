@@ -21,7 +21,7 @@ from stages import annotate, generate, loglik, pairs, pretrain, reference, rewar
 from stages.lib import files, models
 from stages.lib.errors import UserError
 from stages.lib.records import messages_of, read_records
-from stages.preference.data import question_tokens, render_pair, tokenize_pairs, tokenize_rows
+from stages.preference.data import question_tokens, render_pair, tokenize_rows
 
 Row = dict[str, Any]
 LENGTHS = {"max_length": 200, "max_prompt_length": 100, "empty_system": False}
@@ -132,7 +132,7 @@ def test_messages_that_are_none_are_named_by_every_stage(kind: str, make_pairs: 
     with pytest.raises(UserError, match=f"^generations.jsonl, line 1: 'prompt'.*{reason}"):
         annotate.read_answers("generations.jsonl")
     with pytest.raises(UserError, match=f"^f, line 1: 'prompt'.*{reason}"):
-        tokenize_pairs([{**pair(), "prompt": messages}], tokenizer, "f", **LENGTHS)
+        tokenize_rows([{**pair(), "prompt": messages}], tokenizer, "f", **LENGTHS)
 
 
 def test_parts_are_joined_and_other_keys_dropped(make_pairs: Any) -> None:
@@ -240,7 +240,7 @@ def test_a_turn_that_the_template_leaves_out_is_refused(said: str, tmp_path: Pat
     zephyr, llama3 = tiny.tokenizer(tiny.ZEPHYR), tiny.tokenizer()
     gone = f"line 1: the model's chat template leaves out the text of turn 2 .*the tool's '{said}'"
     with pytest.raises(UserError, match=f"^f, {gone}"):
-        tokenize_pairs([pair(prompt=turns)], zephyr, "f", **LENGTHS)
+        tokenize_rows([pair(prompt=turns)], zephyr, "f", **LENGTHS)
     with pytest.raises(UserError, match=f"^f, {gone}"):
         sft.conversations([{"messages": [*turns, assistant()]}], "f", zephyr)
     with pytest.raises(UserError, match=f"^f, {gone}"):
@@ -259,7 +259,7 @@ def test_a_turn_that_the_template_leaves_out_is_refused(said: str, tmp_path: Pat
     with pytest.raises(UserError, match=f"^rows.jsonl, {gone}"):
         stage(generate, monkeypatch, "generate", prompts=data("rows.jsonl"), n=1, max_tokens=2, seed=1, **shared)
 
-    assert tokenize_pairs([pair(prompt=turns)], llama3, "f", **LENGTHS)
+    assert tokenize_rows([pair(prompt=turns)], llama3, "f", **LENGTHS).pairs
     assert sft.conversations([{"messages": [*turns, assistant()]}], "f", llama3)
 
 
@@ -312,7 +312,7 @@ def test_answers_that_differ_in_the_data_and_not_in_their_tokens_are_counted() -
     found = tokenize_rows(ROWS, tiny.tokenizer(WITHOUT_THOUGHTS), "f", **LENGTHS)
     assert found.rows == [0, 6]
     assert found.dropped == {"empty": 2, "identical": 2, "identical_when_cut": 1}
-    assert found.pairs == tokenize_pairs([ROWS[0], ROWS[6]], tiny.tokenizer(), "f", **LENGTHS)
+    assert found.pairs == tokenize_rows([ROWS[0], ROWS[6]], tiny.tokenizer(), "f", **LENGTHS).pairs
     whole = tokenize_rows(ROWS, tiny.tokenizer(), "f", **LENGTHS)  # this template keeps the thoughts, which the tokenizer does not know
     assert whole.rows == [0, 4, 5, 6]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stages.lib import files
 from stages.preference import attention, logps
-from stages.preference.data import Pair, tokenize_pairs
+from stages.preference.data import Pair, tokenize_rows
 from stages.preference.logps import answer_logps, attention_layout, fastest_correct_layout
 from stages.preference.objectives import dpo, kto, simpo
 from stages.preference.packing import LAYOUTS, collate, pack, tokens_of
@@ -26,7 +26,7 @@ FAMILIES = {"llama": tiny.llama, "mistral": tiny.mistral, "gemma2": lambda: tiny
 
 
 def tokenized(n: int) -> list[Pair]:
-    return tokenize_pairs(tiny.pairs(n), tiny.tokenizer(), "pairs", max_length=200, max_prompt_length=100, empty_system=False)
+    return tokenize_rows(tiny.pairs(n), tiny.tokenizer(), "pairs", max_length=200, max_prompt_length=100, empty_system=False).pairs
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,24 @@ def test_a_missing_model_and_a_model_without_chat_template_are_named(tmp_path: P
     models.save_model(tmp_path, tiny.llama(), tokenizer)
     with pytest.raises(UserError, match="no chat template"):
         models.load_tokenizer(str(tmp_path / "model"))
+
+
+def test_of_named_chat_templates_the_default_is_taken(tmp_path: Path) -> None:
+    """models.load_tokenizer: Transformers' list of named templates; a list of anything else is named by its file."""
+    tokenizer = tiny.tokenizer()
+    template = tokenizer.chat_template
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    path = tmp_path / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+
+    def loaded(chat_template: object) -> str | None:
+        path.write_text(json.dumps({**config, "chat_template": chat_template}))
+        return models.load_tokenizer(str(tmp_path)).chat_template
+
+    tools = {"name": "tool_use", "template": "x"}
+    assert loaded([tools, {"name": "default", "template": template}]) == template
+    with pytest.raises(UserError, match='no chat template named "default" among tool_use; give one'):
+        loaded([tools])
+    with pytest.raises(UserError, match=r"tokenizer_config\.json cannot be read .*chat_template must be a text, or a list"):
+        loaded(["x"])

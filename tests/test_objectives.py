@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stages.lib.errors import UserError
 from stages.plan.schema import objective_kinds
-from stages.preference.data import Pair, tokenize_pairs
+from stages.preference.data import Pair, tokenize_rows
 from stages.preference.objectives import Sums, dpo, simpo
 
 RELATIVE = 1e-10
@@ -28,7 +28,7 @@ def model() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def rows() -> list[Pair]:
-    return tokenize_pairs(pairs(7), tokenizer(), "pairs", max_length=200, max_prompt_length=100, empty_system=False)
+    return tokenize_rows(pairs(7), tokenizer(), "pairs", max_length=200, max_prompt_length=100, empty_system=False).pairs
 
 
 def gradients(model: torch.nn.Module, loss: Tensor) -> list[Tensor]:

@@ -338,7 +338,7 @@ def test_reward_names_what_it_cannot_train_on(start: str, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match="preferences.jsonl, line 4: 'chosen' must be a list of messages"):
         train_reward(monkeypatch, start)
     files.write_jsonl("preferences.jsonl", [*rows, {**rows[0], "rejected": rows[0]["chosen"]}])
-    with pytest.raises(UserError, match="reward.heldout=3: preferences.jsonl has 3 pairs"):
+    with pytest.raises(UserError, match="reward.heldout=3: the 3 pairs of preferences.jsonl"):
         train_reward(monkeypatch, start, heldout=3)
     with pytest.raises(UserError, match="batch_size=6 is not a multiple of the runtime's micro_batch=4"):
         train_reward(monkeypatch, start, training={"batch_size": 6})

@@ -29,7 +29,7 @@ from stages.plan import Plan, compose, stage_configs
 from stages.plan import plan as planned
 from stages.plan.knobs import knobs_of
 from stages.plan.values import plain
-from stages.preference.data import question_tokens, tokenize_pair, tokenize_pairs
+from stages.preference.data import cut_pair, question_tokens, tokenize_rows, whole_pair
 from stages.preference.logps import answer_logps, attention_layout, fastest_correct_layout
 from stages.preference.packing import collate
 
@@ -337,7 +337,7 @@ def test_log_probabilities_are_those_of_a_plain_eager_forward(work: Path, settin
     folder = start_model(setting, "model")
     tokenizer = models.load_tokenizer(folder)
     limits: dict[str, Any] = {"max_length": 200, "max_prompt_length": 100, "empty_system": setting == "mistral_base"}
-    rows = tokenize_pairs(tiny.pairs(6), tokenizer, "pairs", **limits)
+    rows = tokenize_rows(tiny.pairs(6), tokenizer, "pairs", **limits).pairs
     assert max(len(row["prompt"]) + len(row["chosen"]) for row in rows) > 16  # longer than the sliding windows
     plainly = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     model = models.load_model(folder).eval()
@@ -424,13 +424,14 @@ TURNS: dict[str, tuple[str, str, str, str, str, str]] = {
 
 @pytest.mark.parametrize("setting", TURNS)
 def test_texts_are_rendered_and_cut_as_the_authors(paper: Plan, setting: str) -> None:
-    """tokenize_pair with a setting's lengths and system turn, from messages to tokens; a text of n words has 2n - 1 tokens here.
+    """whole_pair and cut_pair with a setting's lengths and system turn, from messages to tokens; a text of n words has 2n - 1 tokens here.
 
     The cases are those that were run through the authors' tokenize_row, lengths between them.
     """
     template, eos, *around = TURNS[setting]
     tokenizer = tiny.tokenizer(paper.setting(setting).setting.start.chat_template or template, eos=eos)
-    limits = {key: paper.setting(setting).setting.pairs[key] for key in ("max_length", "max_prompt_length", "empty_system")}
+    lengths = paper.setting(setting).setting.pairs
+    limits = {key: lengths[key] for key in ("max_length", "max_prompt_length")}
     left = {2048: 248, 1024: 512}[limits["max_length"]]
 
     def cut(*words: int) -> tuple[dict[str, list[int]], list[list[int]]]:
@@ -439,7 +440,8 @@ def test_texts_are_rendered_and_cut_as_the_authors(paper: Plan, setting: str) ->
         turns = [[{"role": role, "content": text}] for role, text in zip(("user", *["assistant"] * 2), (question, *answers), strict=True)]
         row = dict(zip(("prompt", "chosen", "rejected"), turns, strict=True))
         texts = [around[0] + question + around[1], *(around[2] + answer + around[3] for answer in answers)]
-        return tokenize_pair(row, tokenizer, "row 1", **limits), tokenizer(texts, add_special_tokens=False)["input_ids"]
+        pair = whole_pair(row, tokenizer, "row 1", empty_system=lengths.empty_system)
+        return cut_pair(pair, "row 1", **limits), tokenizer(texts, add_special_tokens=False)["input_ids"]
 
     tokens, whole = cut(50, 100, 150)  # all fit: nothing is cut
     assert [tokens["prompt"], tokens["chosen"], tokens["rejected"]] == whole

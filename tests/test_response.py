@@ -9,7 +9,7 @@ import tiny
 from jinja2 import TemplateError
 
 from stages.lib.errors import UserError
-from stages.preference.data import mismatched, render_pair, tokenize_pair, tokenize_pairs, tokens_sha256, truncate
+from stages.preference.data import mismatched, render_pair, tokenize_rows, tokens_sha256, truncate, whole_pair
 from stages.preference.packing import collate
 
 Q, A, B = "w1 w2", "w3 w4 w5", "w6"
@@ -38,13 +38,13 @@ STYLES: dict[str, tuple[str, str, str, str]] = {
 
 @pytest.mark.parametrize("style", STYLES)
 def test_prompt_and_answer_are_the_authors(style: str) -> None:
-    """render_pair, tokenize_pair: header and end-of-turn belong to the answer; BOS in front and EOS at the end, neither of them twice."""
+    """render_pair, whole_pair: header and end-of-turn belong to the answer; BOS in front and EOS at the end, neither of them twice."""
     template, eos, prompt, answer = STYLES[style]
     tokenizer = tiny.tokenizer(template, eos=eos)
     before, chosen, _ = render_pair(ROW, tokenizer, "row 1", empty_system=style == "zephyr")
     assert before == prompt
     assert answer.removesuffix(eos) in (chosen, chosen.removesuffix(eos))
-    tokens = tokenize_pair(ROW, tokenizer, "row 1", empty_system=style == "zephyr", **LONG)
+    tokens = whole_pair(ROW, tokenizer, "row 1", empty_system=style == "zephyr")
     ids = tokenizer(prompt.removeprefix("<s>"), add_special_tokens=False)["input_ids"]
     assert tokens["prompt"] == [tokenizer.bos_token_id, *ids]
     assert tokens["chosen"] == tokenizer(answer, add_special_tokens=False)["input_ids"]
@@ -101,10 +101,10 @@ class Merging:
 
 
 def test_the_prompt_is_the_same_in_both_branches() -> None:
-    """tokenize_pair: a token merged across the border belongs to the answer, in the other branch too."""
+    """whole_pair: a token merged across the border belongs to the answer, in the other branch too."""
     row = {"prompt": [{"role": "user", "content": "xya"}], "chosen": [{"role": "assistant", "content": "ab"}]}
     row["rejected"] = [{"role": "assistant", "content": "cd"}]
-    tokens = tokenize_pair(row, Merging(), "row 1", empty_system=False, **LONG)  # type: ignore[arg-type]
+    tokens = whole_pair(row, Merging(), "row 1", empty_system=False)  # type: ignore[arg-type]
     x, y, a, b, c, d = (ord(letter) for letter in "xyabcd")
     assert tokens == {"prompt": [1, x, y], "chosen": [300, b, 2], "rejected": [a, c, d, 2]}
 
@@ -134,15 +134,15 @@ def test_truncation_is_the_authors(
 
 
 def test_an_empty_answer_names_its_row() -> None:
-    """tokenize_pairs: answers that truncation leaves empty (the authors' NaN), and blank ones, are errors with file and line."""
+    """tokenize_rows: answers that truncation leaves empty (the authors' NaN), and blank ones, are errors with file and line."""
     tokenizer = tiny.tokenizer()
     # The short pair's 13 tokens fit; the longer one is cut, and the two limits leave its answers no room.
     short = {side: [{"role": ROW[side][0]["role"], "content": "w1"}] for side in ROW}
     with pytest.raises(UserError, match=r"train.jsonl, line 2: nothing is left of the answers.*16 - 16 tokens"):
-        tokenize_pairs([short, ROW], tokenizer, "train.jsonl", max_length=16, max_prompt_length=16, empty_system=False)
+        tokenize_rows([short, ROW], tokenizer, "train.jsonl", max_length=16, max_prompt_length=16, empty_system=False)
     blank = ROW | {"rejected": [{"role": "assistant", "content": " \n"}]}
     with pytest.raises(UserError, match="train.jsonl, line 2: 'rejected' is an empty answer"):
-        tokenize_pairs([ROW, blank], tokenizer, "train.jsonl", empty_system=False, **LONG)
+        tokenize_rows([ROW, blank], tokenizer, "train.jsonl", empty_system=False, **LONG)
 
 
 def test_a_batch_trains_the_answers_and_nothing_else() -> None:

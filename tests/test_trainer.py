@@ -24,7 +24,7 @@ from stages.plan import Plan
 from stages.plan.schema import Method
 from stages.plan.values import plain
 from stages.preference import objectives, refcache
-from stages.preference.data import mismatched, tokenize_pairs
+from stages.preference.data import mismatched, tokenize_rows
 from stages.preference.objectives import Losses, Sums, dpo, kto, simpo
 from stages.preference.trainer import PreferenceTrainer, TrainingPair, evaluate_pairs
 
@@ -33,7 +33,7 @@ SIMPO = {"beta": 2.0, "gamma": 0.5, "length_normalization": True, "label_smoothi
 
 
 def training_pairs(n: int) -> list[TrainingPair]:
-    rows = tokenize_pairs(tiny.pairs(n), tiny.tokenizer(), "pairs", max_length=200, max_prompt_length=100, empty_system=False)
+    rows = tokenize_rows(tiny.pairs(n), tiny.tokenizer(), "pairs", max_length=200, max_prompt_length=100, empty_system=False).pairs
     return [TrainingPair(row, (-20.0, -21.0)) for row in rows]
 
 
@@ -282,7 +282,7 @@ def test_dpo_from_the_cached_reference(setting: Path, monkeypatch: pytest.Monkey
     assert set(made["outputs"]) == {"logps.parquet"}
     frame = pd.read_parquet(setting / "reference/logps.parquet")
     assert set(frame) == {"split", "row", "chosen_logps", "chosen_length", "rejected_logps", "rejected_length"}
-    rows = tokenize_pairs(tiny.pairs(20), tiny.tokenizer(), "pairs", max_length=200, max_prompt_length=100, empty_system=False)
+    rows = tokenize_rows(tiny.pairs(20), tiny.tokenizer(), "pairs", max_length=200, max_prompt_length=100, empty_system=False).pairs
     with torch.no_grad():
         sums, lengths = tiny.batch_parts(tiny.llama(), rows)
     assert set(frame["split"]) == {"train", "heldout", "mismatched train", "mismatched heldout"}

@@ -34,10 +34,11 @@ class Question(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A run's answer to one turn. ``finish_reason`` is ``stop`` if it ended by itself."""
+    """A run's answer to one turn. ``finish_reason`` is ``stop`` if it ended by itself; ``length`` counts the model's own tokens."""
 
     text: str
     finish_reason: str
+    length: int = 0
 
 
 class Judged(NamedTuple):
@@ -62,8 +63,7 @@ class Format:
     asked:       the keys that a question's row must have
     prompts:     (row, name of the rows) gives a question's texts, one a turn
     texts:       likewise an answer's texts
-    answer_row:  (question, texts, lengths in the model's tokens, finish reasons, model, benchmark) gives an answer's row; lists have one
-                 entry a turn
+    answer_row:  (question, the answer to each turn, model, benchmark) gives an answer's row
     """
 
     file: str
@@ -73,7 +73,7 @@ class Format:
     asked: tuple[str, ...]
     prompts: Callable[[Row, str], list[str]]
     texts: Callable[[Row, str], list[str]]
-    answer_row: Callable[[Question, list[str], list[int], list[str], str, str], Row]
+    answer_row: Callable[[Question, list[Turn], str, str], Row]
 
     def read_questions(self, path: str | Path) -> list[Question]:
         """The questions in the file's order; UserError names the row that lacks a key or a text."""
@@ -94,18 +94,18 @@ class Format:
         return found
 
 
-def _output_row(question: Question, texts: list[str], lengths: list[int], reasons: list[str], model: str, name: str) -> Row:
-    row = {"dataset": question.row.get("dataset", name), "instruction": question.key, "output": texts[0]}
-    return row | {"generator": model, "tokens": lengths[0], "finish_reason": reasons[0]}
+def _output_row(question: Question, turns: list[Turn], model: str, name: str) -> Row:
+    row = {"dataset": question.row.get("dataset", name), "instruction": question.key, "output": turns[0].text}
+    return row | {"generator": model, "tokens": turns[0].length, "finish_reason": turns[0].finish_reason}
 
 
-def _turns_row(question: Question, texts: list[str], lengths: list[int], reasons: list[str], model: str, name: str) -> Row:
-    return model_answer(question.key, model, texts) | {"finish_reason": reasons}
+def _turns_row(question: Question, turns: list[Turn], model: str, _: str) -> Row:
+    return model_answer(question.key, model, [turn.text for turn in turns]) | {"finish_reason": [turn.finish_reason for turn in turns]}
 
 
-def _counted_row(question: Question, texts: list[str], lengths: list[int], reasons: list[str], model: str, name: str) -> Row:
-    turns = [{"content": text, "token_len": length} for text, length in zip(texts, lengths, strict=True)]
-    return model_answer(question.key, model, turns) | {"finish_reason": reasons}
+def _counted_row(question: Question, turns: list[Turn], model: str, _: str) -> Row:
+    counted = [{"content": turn.text, "token_len": turn.length} for turn in turns]
+    return model_answer(question.key, model, counted) | {"finish_reason": [turn.finish_reason for turn in turns]}
 
 
 def model_answer(question_id: Any, model: str, turns: list[Any]) -> Row:

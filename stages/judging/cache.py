@@ -70,8 +70,10 @@ class Cache:
         """The response to a request, or None. A damaged one is removed, with a line on standard error."""
         with self._named():
             row = self._db.execute("SELECT body, sha256 FROM responses WHERE key = ?", (key,)).fetchone()
-        if row is None or hashlib.sha256(row[0]).hexdigest() == row[1]:
-            return bytes(row[0]) if row else None
+        if row is None:
+            return None
+        if hashlib.sha256(row[0]).hexdigest() == row[1]:
+            return bytes(row[0])
         print(f"{self.path}: the response {key[:12]}… is damaged (its sha256 differs); removed, and asked for again", file=sys.stderr)
         self.remove(key)
         return None
@@ -87,9 +89,10 @@ class Cache:
         None where the response is there already, or where the caller must wait: another process asks the same, or a try in flight may turn
         out cheaper. OverBudget where waiting cannot help.
 
-        worst: nanodollars that the try may cost.
-        cap: nanodollars that all tries may cost together; None for no limit.
-        seconds: the try ends within this time.
+        key: the request's, see client.py:request_keys
+        worst: nanodollars that the try may cost
+        cap: nanodollars that all tries may cost together; None for no limit
+        seconds: the try ends within this time
         """
         with self._transaction():
             rows = self._db.execute("SELECT key, pid FROM tries WHERE until > ?", (time.time(),)).fetchall()
@@ -109,7 +112,7 @@ class Cache:
             return self._db.execute("INSERT INTO tries (key, nanodollars, pid, until) VALUES (?, ?, ?, ?)", values).lastrowid
 
     def settle(self, number: int, cost: int, key: str, body: bytes | None) -> None:
-        """Record a try that brought a response: its cost, and ``body`` if it is to be kept."""
+        """Record a try that brought a response: its cost in nanodollars, and ``body`` if it is to be kept."""
         with self._transaction():
             self._db.execute("DELETE FROM tries WHERE id = ?", (number,))
             self._db.execute("UPDATE spending SET nanodollars = nanodollars + ?", (cost,))

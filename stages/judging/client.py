@@ -129,14 +129,16 @@ class Round:
 class Client:
     """A judge at an endpoint, for as long as the block lasts.
 
-    UserError where a setting is out of range or missing, or where there is no key.
+    UserError if price, budget or cache is missing or out of range, or if there is no key.
 
-    price: ``input`` and ``output``, dollars a million tokens; both are 0 for a free judge.
-    budget: dollars that all calls in the file ``cache`` may cost together, earlier ones included. A judge with a price needs it.
-    cache: the file; a judge with a price needs it.
-    api_key_env: the environment variable with the key; None if the endpoint needs no key.
-    concurrency, timeout (seconds a try), max_retries, rpm (calls a minute, 0 for no limit): they change the speed and the number of
-        failures, and never a verdict.
+    model: the model, as the endpoint calls it
+    base_url: the endpoint's address
+    price: ``input`` and ``output``, dollars a million tokens; both are 0 for a free judge
+    budget: dollars that all calls in the file ``cache`` may cost together, earlier ones included; a judge with a price needs it
+    cache: the file of the cache; a judge with a price needs it
+    api_key_env: the environment variable with the key; None if the endpoint needs no key
+    concurrency, timeout, max_retries, rpm: calls at a time, seconds a try, further tries, calls a minute (0 for no limit); they change
+        the speed and the number of failures, and never a verdict
     """
 
     def __init__(
@@ -153,10 +155,8 @@ class Client:
         max_retries: int = 5,
         rpm: int = 0,
     ) -> None:
-        least = {"concurrency": (concurrency, 1), "timeout": (timeout, 1e-3), "max_retries": (max_retries, 0), "rpm": (rpm, 0)}
-        for name, (value, low) in (least | {"judge.budget": (budget or 0, 0)}).items():
-            if not low <= value < math.inf:
-                raise UserError(f"{name} is {value}; it must be at least {low}")
+        if not 0 <= (budget or 0) < math.inf:
+            raise UserError(f"judge.budget is {budget}; it must be at least 0")
         self.price = checked_price(price)
         self.is_paid = any(self.price.values())
         if self.is_paid and (budget is None or cache is None):
@@ -198,8 +198,8 @@ class Client:
 
         UserError: the endpoint refuses all requests, it is down, or the budget is used up. Earlier answers are then in the cache.
 
-        requests: ``messages`` and the decoding's keys, as ``chat.completions.create`` takes them (others go into ``extra_body``).
-        label: of the progress bar.
+        requests: ``messages`` and the decoding's keys, as ``chat.completions.create`` takes them (others go into ``extra_body``)
+        label: of the progress bar
         """
         keys = request_keys(self.base_url, self.model, requests)
         if self.is_paid:
@@ -285,8 +285,10 @@ class Client:
         return Outcome(failure=failure)
 
     def _count(self, round_: Round, tried: Try) -> None:
-        """Stop everything if the first DOWN requests all got a 400 (the request is wrong, not a prompt), or if DOWN responses in a row lack
-        what was asked for (the endpoint cannot give it)."""
+        """Stop everything if the first DOWN requests all got a 400, or if DOWN responses in a row lack what was asked for.
+
+        In the first case the request itself is wrong, in the second the endpoint cannot do what the protocol needs.
+        """
         round_.failed_in_a_row = 0
         refused = bool(tried.failure and tried.free)
         round_.refused = round_.refused + 1 if refused and round_.refused is not None else None
@@ -389,7 +391,7 @@ class Client:
         return math.ceil((read * self.price["input"] + written * self.price["output"]) * (NANO // 10**6))
 
     def _turn(self) -> float:
-        """Seconds until ``rpm`` allows this call. The limit is for this process."""
+        """Seconds until ``rpm`` allows this call of this process."""
         if not self.rpm:
             return 0
         now = time.monotonic()
@@ -522,7 +524,8 @@ def _error(response: dict[str, Any]) -> tuple[str, str] | None:
     """Code ("" where there is none) and words of the error in a response, in place of an answer or beside an incomplete one."""
     choice = _choice(response)
     message = choice.get("message")
-    said = next((part["error"] for part in (choice, message, response) if isinstance(part, dict) and _is_error(part.get("error"))), None)
+    errors = [part.get("error") for part in (choice, message, response) if isinstance(part, dict)]
+    said = next((error for error in errors if error or isinstance(error, dict)), None)
     if said is None and not choice:
         said = next((response[key] for key in ERRORS if response.get(key)), None)
         if said is None and any(response.get(key) for key in ("code", "message", "error_msg")):
@@ -539,10 +542,6 @@ def _error(response: dict[str, Any]) -> tuple[str, str] | None:
     parts = [part for part in (said, said.get("metadata")) if isinstance(part, dict)]
     code = next((str(part[key]) for part in parts for key in CODES if part.get(key) not in (None, "", "error")), "")
     return code, str(said.get("message") or said)
-
-
-def _is_error(said: Any) -> bool:
-    return isinstance(said, dict) or bool(said)
 
 
 def _torn(response: dict[str, Any]) -> str | None:

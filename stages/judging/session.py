@@ -91,24 +91,23 @@ def estimate(works: Mapping[str, tuple[int, Work]], judge: dict[str, Any], cache
         calls, cached, tokens, most_tokens, dollars, most_dollars = figures
         return f"{name:<36}{calls:>8.0f}{cached:>8.0f}{tokens:>12.0f}{most_tokens:>12.0f}{dollars:>10.2f}{most_dollars:>10.2f}"
 
+    def count(calls: list[tuple[int, int]]) -> float:
+        return sum(map(sum, calls))
+
+    def cost(calls: list[tuple[int, int]]) -> float:
+        return sum(read * price["input"] + written * price["output"] for read, written in calls) / 1e6
+
     def asked(rounds: list[list[float]], expected: int, requests: list[dict[str, Any]]) -> list[client.Outcome]:
         """In place of ``Client.ask``: the requests' figures go into ``rounds``. No further round is expected."""
         keys = client.request_keys(judge["base_url"] or "", judge["model"], requests)
         bodies = stored(cache, keys) if cache else [None] * len(keys)
         known = [client.cached(body, request) for body, request in zip(bodies, requests, strict=True)]
-        tokens, most_tokens, dollars, most_dollars = 0.0, 0.0, 0.0, 0.0
-        for request, outcome in zip(requests, known, strict=True):
-            if outcome is None:
-                read, written = client.worst_tokens(request)
-                read += written if rounds else 0  # the first judgment, in place of SILENT's "-"
-                most_tokens += read + written
-                most_dollars += (read * price["input"] + written * price["output"]) / 1e6
-                if not rounds:
-                    read, written = read // 4, min(written, expected)
-                    tokens += read + written
-                    dollars += (read * price["input"] + written * price["output"]) / 1e6
-        cached = sum(outcome is not None for outcome in known)
-        rounds.append([len(requests), cached, tokens, most_tokens, dollars, most_dollars])
+        most = [client.worst_tokens(request) for request, outcome in zip(requests, known, strict=True) if outcome is None]
+        if rounds:
+            most = [(read + written, written) for read, written in most]  # the judge also reads its first judgment, not SILENT's "-"
+        likely = [] if rounds else [(read // 4, min(written, expected)) for read, written in most]
+        tokens, dollars = ([total(calls) for calls in (likely, most)] for total in (count, cost))
+        rounds.append([len(requests), len(requests) - len(most), *tokens, *dollars])
         return [outcome or SILENT for outcome in known]
 
     for name, (tokens, work) in works.items():

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from stages.lib import files
-from stages.lib.errors import UserError
 from stages.plan.values import plain
 
 if TYPE_CHECKING:
@@ -46,9 +45,6 @@ def train(trainer: Trainer, config: DictConfig, label: str) -> dict[str, Any]:
     import torch
     from transformers import TrainerCallback
 
-    save_steps = config.runtime.get("save_steps")
-    if save_steps is not None and (not isinstance(save_steps, int) or save_steps < 1):
-        raise UserError(f"--runtime save_steps={save_steps}: expected a whole number of steps, at least 1")
     work, identity = Path(trainer.args.output_dir), identify(trainer, config)
     first, together = trainer.is_world_process_zero(), trainer.accelerator
     with together.main_process_first():  # rank 0 removes broken checkpoints before the others look
@@ -77,7 +73,7 @@ def train(trainer: Trainer, config: DictConfig, label: str) -> dict[str, Any]:
             nonlocal terminated
             if together.num_processes > 1:  # SIGTERM may reach them at different steps, and all must end after the same one
                 terminated = bool(together.reduce(torch.tensor(float(terminated), device=args.device), "sum"))
-            every = save_steps or ceil(state.max_steps / 10)
+            every = config.runtime.get("save_steps") or ceil(state.max_steps / 10)
             control.should_training_stop |= terminated
             control.should_save = terminated or state.global_step % every == 0 or state.global_step == state.max_steps
 
@@ -144,7 +140,7 @@ def complete(folder: Path, identity: dict[str, str], step: int) -> None:
 
 
 def newest(work: Path, identity: dict[str, str]) -> Path | None:
-    """The newest complete checkpoint of this training below ``work``. All others are removed; a printed line says why."""
+    """The newest complete checkpoint of this training below ``work``. Broken checkpoints are removed; a printed line says why."""
     steps = {}
     for folder in sorted(work.glob("checkpoint-*")):
         if trouble := trouble_with(folder, identity):

@@ -94,7 +94,7 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def write_rows(path: str | Path, rows: list[Row]) -> None:
-    """JSON lines where the file is called so, else a list."""
+    """Write JSON lines if the file's name ends in .jsonl, else a JSON list."""
     if Path(path).suffix == ".jsonl":
         write_jsonl(path, rows)
     else:
@@ -261,14 +261,14 @@ def lock(config: Path) -> None:
     """Make this process the only writer for a stage configuration; UserError names the process that is.
 
     Rank 0 takes the lock for all processes of a launcher. It is the kernel's lock on ``.<name>.lock`` beside the configuration, and it ends
-    with the process: a killed stage leaves no lock behind, and a stage whose snakemake is killed keeps its lock. Children do not hold it.
+    with the process: a killed stage leaves no lock behind, and a stage whose snakemake is killed keeps its lock. Children have no lock.
     """
     path = config.resolve().with_name(f".{config.stem}.lock")
     if path in _locks or not first_process():
         return
     file = path.open("a+", encoding="utf-8")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
         pid, _, since = file.read().strip().partition(" ")
@@ -285,16 +285,6 @@ def lock(config: Path) -> None:
 def first_process() -> bool:
     """Whether this process has rank 0 among those of a launcher, or runs without a launcher."""
     return int(os.environ.get("RANK", 0)) == 0
-
-
-def _let_go() -> None:
-    """Close a forked child's copies, which leaves the parent's locks as they are."""
-    for file in _locks.values():
-        file.close()
-    _locks.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -317,10 +307,13 @@ def run(main: Callable[[], None]) -> None:
 
 
 def write_manifest(folder: Path, config: DictConfig, *, inputs: Iterable[str | Path] = (), **facts: Any) -> None:
-    """The stage's last act: ``folder/manifest.json`` over every file below ``folder`` (hidden ones, logs and evaluations excepted).
+    """Write ``folder/manifest.json``, a stage's last act. It lists every file below ``folder`` but hidden files, logs and evaluations.
 
-    ``inputs``: files read; where another stage made them its manifest stands for all of its files. ``facts``: what else the
-    stage wants known (counts, losses). The git commit is evidence of the code, no part of a result's identity.
+    The git commit is evidence of the code, and no part of a result's identity.
+
+    config: the stage configuration
+    inputs: the files that the stage has read; a stage's manifest stands for all of its files
+    facts: what else the stage records, such as counts and losses
     """
     made = [p for p in sorted(folder.rglob("*")) if p.is_file() and not any(s.startswith(".") for s in p.relative_to(folder).parts)]
     made = [p for p in made if p.name != MANIFEST and p.suffix != ".log" and p != folder / "config.yaml" and not _evaluated(p)]

@@ -40,20 +40,29 @@ def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
 
 
 def load_tokenizer(name: str, revision: str | None = None, chat_template: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, with ``chat_template`` in place of its own; UserError where it has neither."""
+    """The tokenizer of a model, with ``chat_template`` in place of its own template. Of several named templates it keeps "default".
+
+    UserError if there is no template, or tokenizer_config.json has something else in its place.
+    """
     from transformers import AutoTokenizer
 
-    with loading(name, revision):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, revision=revision)
-    tokenizer.chat_template = chat_template or tokenizer.chat_template
+    try:
+        with loading(name, revision):
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, revision=revision)
+    except (TypeError, KeyError) as error:  # Transformers takes any list for named templates
+        expected = 'its chat_template must be a text, or a list of {"name", "template"}'
+        raise UserError(f"{name}/tokenizer_config.json cannot be read ({type(error).__name__}: {error}); {expected}") from None
+    template = chat_template or tokenizer.chat_template
+    tokenizer.chat_template = template.get("default") if isinstance(template, dict) else template
     if not tokenizer.chat_template:
-        raise UserError(f"the tokenizer of {name} has no chat template; give one as chat_template beside the model in conf")
+        named = f' named "default" among {", ".join(template)}' if template else ""
+        raise UserError(f"the tokenizer of {name} has no chat template{named}; give one as chat_template beside the model in conf")
     return tokenizer
 
 
 @contextmanager
 def loading(name: str, revision: str | None) -> Iterator[None]:
-    """Turn errors of the block into a UserError: the model's files cannot be reached or read, or are no model."""
+    """Turn errors of the block into a UserError: the files of the model cannot be reached or read, or are not a model."""
     checked_model(name)
     try:
         yield
@@ -89,7 +98,13 @@ def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokeni
 
 
 def training_arguments(config: DictConfig, values: DictConfig, precision: str, folder: Path) -> dict[str, Any]:
-    """The arguments that every Trainer here gets. ``values`` holds the training's numbers: ``config.training`` or ``config.method``."""
+    """The arguments that every Trainer here gets.
+
+    config: the stage configuration
+    values: the training's numbers: ``config.training`` or ``config.method``
+    precision: fp32 or bf16
+    folder: the stage's folder
+    """
     return {
         "output_dir": str(folder / ".work"),
         "learning_rate": values.learning_rate,

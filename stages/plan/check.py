@@ -1,4 +1,4 @@
-"""Holds values to the schema: types, ranges, and what must stand together. A UserError names the key and what is allowed."""
+"""Checks values against the schema: types, ranges, and keys that need each other. A UserError names the key and what is allowed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def validate(config: DictConfig) -> DictConfig:
-    """``config`` against the schema and the ranges; UserError names the key, what is wrong and the nearest key."""
+    """``config``, checked against the schema and the ranges. UserError names the key, what is wrong and the nearest key."""
     given = _resolved(config)
     if "runtime" not in given:
         raise UserError("runtime is missing; give it in a file of conf/scale")
     runtime = check_runtime(given["runtime"])
     _check_tuned(mapping("setting", given["setting"]).get("tuned"))
-    container = _merge(Config, given | {"method": {"name": "", "objective": None}})  # first: a method takes values of the rest
+    container = _merge(Config, given | {"method": {"name": "", "objective": None}})  # before the method, which takes values of the rest
     method = validate_method(config.method)
     for where, value in leaves(container):
         check_range(where, value)
@@ -43,7 +43,7 @@ def validate(config: DictConfig) -> DictConfig:
 
 
 def validate_scale(config: DictConfig) -> dict[str, Any]:
-    """A scale against the schema and the ranges, likewise."""
+    """A scale, checked against the schema and the ranges. UserError as in ``validate``."""
     scale = _merge(Scale, _resolved(config), "scale.")
     for where, value in leaves(scale):
         check_range(f"scale.{where}", value)
@@ -54,7 +54,7 @@ def validate_scale(config: DictConfig) -> dict[str, Any]:
 
 
 def validate_method(config: DictConfig) -> DictConfig:
-    """A method against the schema, its objective's parameters and the ranges; likewise."""
+    """A method, checked against the schema, its objective's parameters and the ranges. UserError as in ``validate``."""
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise UserError(f"method.{missing[0].removeprefix('method.')} is missing; give it in a file of conf/method")
     method = _resolved(config)
@@ -78,7 +78,7 @@ def validate_method(config: DictConfig) -> DictConfig:
 
 
 def _check_tuned(tuned: Any) -> None:
-    """The values that a setting has for its methods; a key that is a parameter of no objective is its method's to refuse."""
+    """Check the types of a setting's values for its methods. A key that no objective has is found where its method is checked."""
     kinds: dict[str, set[Kind]] = {key: {kind} for key, kind in TRAINED.items()}
     for objective in objectives().values():
         for key, kind in objective.kinds.items():
@@ -90,7 +90,7 @@ def _check_tuned(tuned: Any) -> None:
 
 
 def _check_model(method: dict[str, Any]) -> None:
-    """What a method without an objective evaluates; UserError where it says how to train it, or where no such model can be."""
+    """Check the model that a method without an objective evaluates. UserError if there is no such model, or keys of a training."""
     given = [key for key, value in method.items() if value not in (None, False)]
     if method["objective"] is None:
         wrong, why = [key for key in given if key not in ("name", *MODEL_KEYS)], "it has no objective, and trains nothing"
@@ -101,8 +101,8 @@ def _check_model(method: dict[str, Any]) -> None:
     model, revision = method["model"], method["revision"]
     if model is None:
         if alone := [key for key in MODEL_KEYS if key in given]:
-            raise UserError(f"method.{alone[0]}: there is no method.model that it could be of")
-    elif not model.startswith("results/") and not Path(model).is_dir():  # what lies below results/ may be yet to be made
+            raise UserError(f"method.{alone[0]}: it needs method.model, which is null")
+    elif not model.startswith("results/") and not Path(model).is_dir():  # a model below results/ may not exist yet
         if model.startswith((".", "/", "~")) or not HUB_ID.fullmatch(model):
             raise UserError(f"method.model={model}: no such folder; give one that exists, or a hub id with its method.revision")
         if revision is None:
@@ -120,7 +120,7 @@ def _merge(schema: type, given: dict[str, Any], prefix: str = "") -> dict[str, A
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
-    """``plain`` of what the user wrote: UserError where a value is missing, or names a key that does not exist."""
+    """``plain`` of what the user wrote. UserError if a value is missing, or names a key that does not exist."""
     try:
         return plain(config)
     except OmegaConfBaseException as error:
@@ -128,14 +128,14 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def check_kind(where: str, value: Any, kind: Kind) -> Any:
-    """``value``, if it is of the kind that the key ``where`` has; UserError otherwise."""
+    """``value`` if it is of ``kind``, else a UserError that names the key ``where``."""
     if not kind.holds(value):
         raise UserError(f"{where}={shown(value)}: expected {kind.expected}")
     return value
 
 
 def kind_of(method: Mapping[Any, Any], key: str) -> Kind:
-    """The kind of a key that a run of a validated ``method`` may vary; that of its default where objectives.py has no annotation for it."""
+    """The kind of a key that a run of a validated ``method`` may vary. Without an annotation in objectives.py, it is the default's type."""
     if key == "seed":
         return Kind(int)
     if key in TRAINED:
@@ -145,7 +145,7 @@ def kind_of(method: Mapping[Any, Any], key: str) -> Kind:
 
 
 def check_range(where: str, value: Any) -> Any:
-    """``value``, unless it is no finite number, or RANGES has the key at the end of ``where`` and it lies outside; then a UserError."""
+    """``value``. UserError if it is a number that is not finite, or outside the range in RANGES of the key at the end of ``where``."""
     key = where.rpartition(".")[2].partition("[")[0]
     if isinstance(value, int | float) and not finite(value):
         raise UserError(f"{where}={value}: expected a finite number")

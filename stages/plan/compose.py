@@ -26,7 +26,7 @@ CONF = ROOT / "conf"
 
 
 def compose_raw(name: str = "config", overrides: Iterable[str] = ()) -> DictConfig:
-    """What Hydra composes from conf/<name>.yaml, its interpolations unresolved."""
+    """The configuration that Hydra composes from conf/<name>.yaml, with its interpolations unresolved."""
     is_up = GlobalHydra.instance().is_initialized()  # within ``python -m stages.run``
     try:
         with nullcontext() if is_up else initialize_config_dir(str(CONF), version_base="1.3"):
@@ -43,7 +43,7 @@ def compose_config(*overrides: str) -> DictConfig:
 
 @cache
 def part_of_conf(group: str, name: str) -> DictConfig:
-    """conf/<group>/<name>.yaml with its defaults, composed by itself: a tenth of the time of the whole configuration."""
+    """conf/<group>/<name>.yaml with its defaults, composed by itself, which takes a tenth of the time of the whole configuration."""
     known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     if name not in known:
         raise UserError(f"{group} {name!r}: conf/{group}/{name}.yaml does not exist{nearest(name, known)}")
@@ -52,9 +52,9 @@ def part_of_conf(group: str, name: str) -> DictConfig:
 
 
 def sweep(name: str) -> dict[str, list[Any]]:
-    """What conf/sweep/<name>.yaml varies: ``setting`` (where it says one), ``method``, and the keys of a run's name, each with its values.
+    """The keys that conf/sweep/<name>.yaml varies, each with its values: ``method``, the keys of a run's name, and perhaps ``setting``.
 
-    Hydra's own grammar reads the file, so that the runs are those of its multirun. UserError names file and key.
+    Hydra's own grammar reads the file, so the runs are those of Hydra's multirun. UserError names file and key.
     """
     where = f"conf/sweep/{name}.yaml"
     try:
@@ -69,7 +69,7 @@ def sweep(name: str) -> dict[str, list[Any]]:
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError) as error:
         raise UserError(f"{where}: {' '.join(str(error).split())}") from None
     if "method" not in texts:
-        raise UserError(f"{where}: hydra.sweeper.params.method must stand there: a sweep says whose runs it is of")
+        raise UserError(f"{where}: hydra.sweeper.params.method is missing; name the method whose runs it varies")
     for key in texts:
         if key not in ("setting", "method", "seed") and not key.startswith("method."):
             raise UserError(f"{where}: hydra.sweeper.params.{key}: a sweep can vary setting, method, method.* and seed")

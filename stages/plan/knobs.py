@@ -1,4 +1,4 @@
-"""Runtime knobs: what changes the speed of a stage and never its result (``Runtime`` of schema.py)."""
+"""Runtime knobs change the speed of a stage and never its result (``Runtime`` of schema.py)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stages.plan.values import mapping, nearest, shown, value_of
 
 
 def knobs_of(stage: str) -> dict[str, Field[Any]]:
-    """The knobs of a stage by name; none where the stage has none."""
+    """The knobs of a stage, by name."""
     stage = SAME_KNOBS.get(stage, stage)
     holders = {name: get_args(hint)[0] for name, hint in get_type_hints(Runtime).items()}
     return {knob.name: knob for knob in fields(holders[stage])} if stage in holders else {}
@@ -27,7 +27,7 @@ def needed_knobs(stage: str) -> list[str]:
 
 
 def check_runtime(given: Any) -> dict[str, dict[str, Any]]:
-    """``runtime`` of the configuration, as it is given; UserError names what no stage has, what is missing and what is out of range."""
+    """``runtime`` of the configuration, as it is given. UserError names an unknown stage, and what is wrong with a stage's knobs."""
     known = [f.name for f in fields(Runtime)]
     for stage, knobs in mapping("runtime", given).items():
         if stage not in known:
@@ -39,13 +39,13 @@ def check_runtime(given: Any) -> dict[str, dict[str, Any]]:
 
 
 def check_knobs(stage: str, given: Mapping[str, Any], where: str = "--runtime ") -> dict[str, Any]:
-    """The knobs given to a stage; UserError with all that is wrong. ``where``: what stands before a knob's name in the sentence."""
+    """The knobs given to a stage. UserError names unknown and missing knobs and wrong values, with ``where`` before a knob's name."""
     known, wrong = knobs_of(stage), []
     for key, value in given.items():
         if key not in known:
             meant = nearest(key, known) if known else "; it has none"
             wrong.append(f"{where}{key}: {stage} has no such runtime knob{meant}")
-        elif not _fits(known[key], value):
+        elif not (_kind_of(known[key]).holds(value) and known[key].metadata["range"].holds(value)):
             wrong.append(f"{where}{key}={shown(value)}: expected {_expected(known[key])}")
     missing = [key for key in needed_knobs(stage) if key not in given]
     wrong += [f"{where}{key}=… is missing: expected {_expected(known[key])}" for key in missing]
@@ -55,7 +55,7 @@ def check_knobs(stage: str, given: Mapping[str, Any], where: str = "--runtime ")
 
 
 def read_knobs(stage: str | None, texts: Sequence[str]) -> dict[str, Any]:
-    """The knobs of a stage's own command line, KEY=VALUE each. ``stage``: None where the stage is not known, and anything goes."""
+    """The knobs on a stage's command line, KEY=VALUE each. They are not checked if ``stage`` is None (unknown)."""
     given: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -63,10 +63,6 @@ def read_knobs(stage: str | None, texts: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--runtime {text}: expected KEY=VALUE")
         given[key] = value_of(value)
     return given if stage is None else check_knobs(stage, given)
-
-
-def _fits(knob: Field[Any], value: Any) -> bool:
-    return _kind_of(knob).holds(value) and knob.metadata["range"].holds(value)
 
 
 def _expected(knob: Field[Any]) -> str:

@@ -1,8 +1,8 @@
 """``plan()``: the bridge from Hydra, which owns values, to Snakemake, which owns files.
 
-``plan(scale)`` composes the scale, and once each of its settings and methods. It writes the *stage configuration* of each stage
-(stage_configs.py), but only when its text changed. A stage configuration is an input of the stage's rule, so that Snakemake makes again
-what a changed value touches and nothing else. Only the Snakefile's main process and ``stages.run`` plan.
+``plan(scale)`` composes the scale, and each of its settings and methods once. It writes the *stage configuration* of each stage
+(stage_configs.py), but only if its text changed. A stage configuration is an input of the stage's rule, so Snakemake makes again only what
+a changed value touches. Only the Snakefile's main process and ``stages.run`` plan.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stages.lib.errors import UserError
 from stages.plan import compose, run_names, targets
 from stages.plan.check import validate, validate_method, validate_scale
 from stages.plan.knobs import needed_knobs
-from stages.plan.stage_configs import MADE_HERE, STAGES, VERSIONS, StageConfig, as_plain, is_ready, stage_of, upstream_manifests
+from stages.plan.stage_configs import MADE_HERE, STAGES, VERSIONS, StageConfig, as_plain, not_ready, stage_of, upstream_manifests
 from stages.plan.values import nearest, plain
 
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -37,10 +37,10 @@ class Plan:
         self._methods: dict[tuple[str, str], DictConfig] = {}
         self._composed: dict[tuple[Any, ...], StageConfig] = {}
         self.scale = validate_scale(self._raw.scale)
-        self.base = self.setting(self.scale["settings"][0])  # for what no setting changes
+        self.base = self.setting(self.scale["settings"][0])  # for the values that do not depend on the setting
         self.benchmarks = list(self.base.benchmarks)
         self.answered = [name for name in self.benchmarks if self.base.benchmarks[name].answers == name]
-        # What changes the speed and never the result: options of a stage's command, which no rerun depends on.
+        # Runtime knobs change the speed and never the result. They are options of a stage's command, and do not cause a rerun.
         runtime = plain(self.base.runtime)
         if self.base.judge.budget is not None:
             runtime.setdefault("judge", {})["budget"] = self.base.judge.budget
@@ -48,14 +48,14 @@ class Plan:
         self.knobs = {stage: f"--runtime {given.get(stage, '')}" for stage in VERSIONS}
         self.efficiency = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in runtime.get("efficiency", {}).items())
         processes = runtime.get("train", {}).get("processes", 1)
-        # What starts a training: torch's launcher, where it is to be several processes.
+        # Torch's launcher starts a training of several processes.
         self.launcher = f"torch.distributed.run --standalone --nproc-per-node {processes} -m " if processes > 1 else ""
 
     sweeps = cached_property(targets.sweeps)
     trials = cached_property(targets.trials)
 
     def setting(self, name: str) -> DictConfig:
-        """The configuration of a setting, with the scale's first method; one that another setting builds on need not be the scale's."""
+        """The configuration of a setting, with the scale's first method. A setting on which another one builds may be outside the scale."""
         if name not in self._settings:
             self._raw.setting = compose.part_of_conf("setting", name)
             self._raw.method = compose.part_of_conf("method", self.scale["methods"][0])
@@ -80,9 +80,9 @@ class Plan:
         return run_names.canonical(method, self.method(setting, method), self.base.seed, overrides)
 
     def run(self, setting: str, name: str) -> run_names.Run:
-        """A run by its name; UserError where the name is not canonical in this setting, or a value is out of range."""
+        """A run by its name; UserError if the name is not canonical in this setting, or a value is out of range."""
         method, overrides = run_names.decode(name)
-        config = self.method(setting, method)  # its own mistakes first
+        config = self.method(setting, method)  # first, for its own errors
         try:
             canonical = self.run_name(setting, method, overrides)
         except UserError as error:
@@ -92,14 +92,14 @@ class Plan:
         return run_names.with_values(config, self.base.seed, overrides)
 
     def composed(self, stage: str, **where: str) -> StageConfig:
-        """Path and values of a stage's configuration. ``where``: the wildcards of the stage's rule."""
+        """Path and values of a stage configuration. ``where``: the wildcards of the stage's rule."""
         if (key := (stage, *sorted(where.items()))) not in self._composed:
             path, values = STAGES[stage](self, **where)
             self._composed[key] = path, as_plain(values)
         return self._composed[key]
 
     def stage_config(self, stage: str, **where: str) -> str:
-        """The path of a stage's configuration, which is written first where its text changed."""
+        """Write a stage configuration if its text changed; its path."""
         path, values = self.composed(stage, **where)
         text = yaml.dump({"stage": stage, "version": VERSIONS.get(stage, 1), **values}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
         file = Path(path)
@@ -108,15 +108,15 @@ class Plan:
         return path
 
     def upstream_manifests(self, stage: str, **where: str) -> list[str]:
-        """The manifests of the stages that make what a stage's configuration names."""
+        """The manifests of the stages that make the files and folders that a stage configuration names."""
         return upstream_manifests(self.composed(stage, **where))
 
     def write(self, named: Iterable[str]) -> None:
-        """Write every stage configuration that the scale's targets need, and that the files ``named`` need: paths of runs, or of tables."""
+        """Write every stage configuration that the scale's targets need, and those that the files ``named`` (of runs or tables) need."""
         written: set[tuple[Any, ...]] = set()
 
         def write(stage: str, **where: str) -> None:
-            """Write the configuration of a stage, and of all stages that make what it names."""
+            """Write a stage configuration, and those of all stages upstream."""
             if (key := (stage, *sorted(where.items()))) not in written:
                 written.add(key)
                 if not self.base.runtime.get(stage) and (needed := needed_knobs(stage)):
@@ -147,7 +147,8 @@ class Plan:
                 write("score", setting=setting, run=run, benchmark=benchmark)
         for setting in self.scale["settings"]:
             for stage in MADE_HERE:
-                if self.setting(setting).setting[stage] is not None and is_ready(self.setting(setting).setting[stage]):
+                part = self.setting(setting).setting[stage]
+                if part is not None and not not_ready(part):
                     write(stage, setting=setting)
         write("tables")
         write("controls", judge=self.base.judge.name)
@@ -156,9 +157,9 @@ class Plan:
 
 
 def plan(scale: str | None = None, named: Sequence[str] = ()) -> Plan:
-    """The plan of a scale (``None``: conf/config.yaml's). Its stage configurations are written, and those that the files ``named`` need.
+    """The plan of a scale (None: conf/config.yaml's). Writes its stage configurations, and those that the files ``named`` need.
 
-    What ``paper`` among them leaves out is said on standard error.
+    If ``paper`` is among them, prints on standard error what the scale has no runs for.
     """
     planned = Plan(scale)
     planned.write(named)

@@ -1,7 +1,7 @@
 """Names of runs: ``simpo``, ``dpo``, ``simpo+beta=2.5+gamma=0.75``, ``simpo+seed=1``, and what may vary between runs of a method.
 
-A name is the method and what differs from its default in that setting, sorted by key, numbers in their shortest decimal
-form. One run has one name and one name one run: ``decode(encode(x)) == x``, and a name that is not canonical is an error.
+A name is the method, then each value that differs from its default in the setting, sorted by key, numbers in their shortest decimal form.
+Each run has one name, and each name is one run: ``decode(encode(x)) == x``, and a name that is not canonical is an error.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,23 +24,25 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 class Run(NamedTuple):
-    """What a run has of its own; the rest is its setting's."""
+    """The values of a run. All others are its setting's."""
 
     method: DictConfig
     seed: int
 
 
 def canonical(name: str, method: DictConfig, seed: int, overrides: Mapping[str, Value]) -> str:
-    """The canonical name of a run, which leaves out what is the default in its setting.
+    """The canonical name of a run, without the values that are the defaults of its setting.
 
-    UserError where a run of the method cannot vary a key, and where a value has the wrong type or is out of range.
+    UserError if a run of the method cannot vary a key, or if a value has the wrong type or is out of range.
 
-    name: the method's, as the run's name begins
-    method, seed: the method's values in the run's setting, and the configuration's seed: what a name leaves out
+    name: the method's name, with which the run's name begins
+    method, seed: the defaults: the method's values in the run's setting, and the configuration's seed
     overrides: the values of the run, by key
     """
-    defaults = {key: _default_of(name, method, seed, key) for key in overrides}
+    defaults = {str(key): value for key, value in method.items() if key not in FIXED_KEYS and value is not None} | {"seed": seed}
     for key, value in overrides.items():
+        if key not in defaults:
+            raise UserError(f"{key}: a run of {name} cannot vary it{nearest(key, defaults)}")
         check_kind(key if key == "seed" else f"method.{key}", value, kind_of(method, key))
     different = {key: value for key, value in overrides.items() if defaults[key] != value}
     with_values(method, seed, different)
@@ -48,24 +50,14 @@ def canonical(name: str, method: DictConfig, seed: int, overrides: Mapping[str, 
 
 
 def with_values(method: DictConfig, seed: int, overrides: Mapping[str, Value]) -> Run:
-    """The run that has ``overrides`` in the place of these defaults; UserError where a value is out of range."""
+    """The run with ``overrides`` in place of the defaults ``method`` and ``seed``; UserError if a value is out of range."""
     if changed := {key: value for key, value in overrides.items() if key != "seed"}:
         method = validate_method(OmegaConf.create(plain(method) | changed))
     return Run(method, check_range("seed", overrides.get("seed", seed)))
 
 
-def _default_of(name: str, method: DictConfig, seed: int, key: str) -> Any:
-    """The value of a key that the run's name leaves out; UserError where a run of the method cannot vary the key."""
-    if key == "seed":
-        return seed
-    varying = [str(k) for k in method if k not in FIXED_KEYS and method[k] is not None]
-    if key not in varying:
-        raise UserError(f"{key}: a run of {name} cannot vary it{nearest(key, [*varying, 'seed'])}")
-    return method[key]
-
-
 def encode(method: str, overrides: Mapping[str, Value]) -> str:
-    """The name of a run; UserError where method, key or value cannot be part of a name."""
+    """The name of a run; UserError if method, key or value cannot be part of a name."""
     if not _METHOD.fullmatch(method):
         raise UserError(f"method {method!r}: expected lower-case letters, digits and _")
     for key in overrides:
@@ -75,13 +67,13 @@ def encode(method: str, overrides: Mapping[str, Value]) -> str:
 
 
 def decode(name: str) -> tuple[str, dict[str, Value]]:
-    """Method and overrides of a run's name; UserError names the canonical form where the name is not canonical."""
+    """Method and overrides of a run's name. If the name is not canonical, UserError gives the canonical one."""
     method, *parts = name.split("+")
     overrides: dict[str, Value] = {}
     for part in parts:
         key, equals, text = part.partition("=")
         if not equals or key in overrides:
-            raise UserError(f"run name {name!r}: {part!r} is not a key=value that stands there once")
+            raise UserError(f"run name {name!r}: {part!r} is not a key=value, or its key comes twice")
         overrides[key] = _parse(key, text)
     canonical = encode(method, overrides)
     if canonical != name:

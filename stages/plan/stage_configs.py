@@ -1,8 +1,8 @@
-"""A stage's part of the configuration, its *stage configuration*: all values that the stage depends on, and no other.
+"""The *stage configuration* is a stage's part of the configuration: all values that the stage depends on, and no others.
 
-A function a stage: it takes the plan and the wildcards of the stage's rule, and gives the path of the stage configuration and its values.
-What the values name below ``results/`` another stage makes: the first three parts of such a path are that stage's folder, whose
-``manifest.json`` stands for all that the stage made. Anything else is taken as it is (a hub id, a file of the user's).
+Each stage has a function. It takes the plan and the wildcards of the stage's rule, and gives the path of the stage configuration and its
+values. If a value is a path below ``results/``, another stage makes it. The first three parts of the path are that stage's folder, and the
+``manifest.json`` there stands for all of its files. Anything else (a hub id, a user's file) is taken as it is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 StageConfig = tuple[str, dict[str, Any]]
 
-# A stage whose numbers change without a change of conf/ carries a higher version; it is part of the stage's configuration.
+# Raise a stage's version if its numbers change without a change of conf/. The version is part of the stage configuration.
 VERSIONS = {
     "assets": 1,
     "world": 3,
@@ -48,12 +48,9 @@ VERSIONS = {
     "report": 1,
 }
 MADE_HERE = ("pretrain", "sft", "generate", "reward", "annotate")  # the parts of a setting that may be null
-CONTROL_PROMPTS = 50  # of each benchmark: a share of them is known to 7 points
-# Names that conf/ may give and that this version cannot run yet: planning what needs one stops, and says so.
-NOT_READY = {
-    "llm-blender/PairRM": "PairRM",
-    "RLHFlow/ArmoRM-Llama3-8B-v0.1": "ArmoRM",
-}
+CONTROL_PROMPTS = 50  # ours, questions of a benchmark: the standard error of a share is then at most 7 points
+# Models that conf/ may name and that this version cannot run yet: planning stops where one is needed.
+NOT_READY = {"llm-blender/PairRM": "PairRM", "RLHFlow/ArmoRM-Llama3-8B-v0.1": "ArmoRM"}
 
 
 def world(plan: Plan, *, world: str) -> StageConfig:
@@ -66,7 +63,7 @@ def world(plan: Plan, *, world: str) -> StageConfig:
 def calibrate(plan: Plan, *, world: str) -> StageConfig:
     config = plan.base
     if config.judge.server is None:
-        raise UserError(f"judge {config.judge.name}: only a judge with a server of its own can calibrate world {world}")
+        raise UserError(f"judge {config.judge.name}: only a judge with its own server (judge.server) can calibrate world {world}")
     named = {key: config.world.alpacaeval2[key] for key in ("baseline", "concise", "verbose")}
     swap_seed = config.benchmarks.alpacaeval2.swap_seed
     return f"results/calibration/{world}/config.yaml", {**named, "swap_seed": swap_seed, "server": config.judge.server}
@@ -81,16 +78,15 @@ def part_of_setting(plan: Plan, *, stage: str, setting: str) -> StageConfig:
     config = plan.setting(setting)
     given = config.setting[stage]
     if given is None:
-        raise UserError(f"conf/setting/{setting}.yaml has {stage}: null, so that results/{setting}/{stage} is nothing that can be made")
-    for key, value in leaves(plain(given)):
-        if value in NOT_READY:
-            raise UserError(f"not ready: {NOT_READY[value]} (conf/setting/{setting}.yaml, {stage}.{key}); README.md, section Paper scale")
+        raise UserError(f"conf/setting/{setting}.yaml has {stage}: null, so results/{setting}/{stage} cannot be made")
+    for key, model in not_ready(given).items():
+        raise UserError(f"not ready: {model} (conf/setting/{setting}.yaml, {stage}.{key}); README.md, section Paper scale")
     return f"results/{setting}/{stage}/config.yaml", {"setting": setting, "seed": config.seed, **given}
 
 
-def is_ready(part: DictConfig) -> bool:
-    """Whether a part of a setting names nothing of ``NOT_READY``."""
-    return not any(value in NOT_READY for _, value in leaves(plain(part)))
+def not_ready(part: DictConfig) -> dict[str, str]:
+    """The models of ``NOT_READY`` that a part of a setting names, by key."""
+    return {key: NOT_READY[value] for key, value in leaves(plain(part)) if value in NOT_READY}
 
 
 def generate(plan: Plan, *, setting: str) -> StageConfig:
@@ -110,7 +106,7 @@ def pairs(plan: Plan, *, setting: str) -> StageConfig:
 
 
 def _lengths(config: DictConfig) -> dict[str, Any]:
-    """The start model, the pairs, and the lengths and precision with which a model reads them."""
+    """The start model, the pairs, and the lengths and the precision in which models read the pairs."""
     given = {key: config.setting.pairs[key] for key in ("max_length", "max_prompt_length", "empty_system")}
     return {**config.setting.start, "pairs": f"results/{config.setting.name}/data", **given, "precision": config.setting.training.precision}
 
@@ -185,7 +181,7 @@ def loglik(plan: Plan, *, setting: str, run: str) -> StageConfig:
 
 
 def controls(plan: Plan, *, judge: str) -> StageConfig:
-    """The benchmarks on which controls are judged; the judgments of the tables' first run serve for the agreement of the orders."""
+    """The benchmarks with controls. The real answers are those of the tables' first run."""
     if judge != plan.base.judge.name:
         raise UserError(f"judge {judge!r}: scale {plan.scale['name']} has {plan.base.judge.name}")
     setting, run = targets.runs(plan, "methods")[0]
@@ -248,7 +244,7 @@ STAGES: dict[str, Callable[..., StageConfig]] = {
 
 
 def upstream_manifests(config: StageConfig) -> list[str]:
-    """The manifests of the stages that make what a stage configuration names."""
+    """The manifests of the stages that make the files and folders that a stage configuration names."""
     path, values = config
     own = str(PurePosixPath(path).parent)
     named = [PurePosixPath(value) for _, value in leaves(values) if isinstance(value, str) and value.startswith("results/")]
@@ -258,7 +254,7 @@ def upstream_manifests(config: StageConfig) -> list[str]:
     return sorted(f"{folder}/{files.MANIFEST}" for folder in folders if folder != own)
 
 
-# The folders below results/ that belong to no setting: the stage that fills each, and its rule's wildcard.
+# The folders below results/ that do not belong to a setting: the stage that writes there, and its rule's wildcard.
 FOLDERS = {
     "assets": ("assets", "benchmark"),
     "worlds": ("world", "world"),
@@ -268,7 +264,7 @@ FOLDERS = {
 
 
 def stage_of(path: str) -> tuple[str, dict[str, str]]:
-    """The stage that makes a file below results/, and its rule's wildcards."""
+    """The stage that makes a file below results/, and the wildcards of its rule."""
     match PurePosixPath(path).parts:
         case ("results", folder, name, *_) if folder in FOLDERS:
             stage, wildcard = FOLDERS[folder]

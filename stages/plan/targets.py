@@ -1,6 +1,6 @@
 """The runs that a scale asks for, and the files of each: rows of the tables, sweeps of the figures, trials of the tuning.
 
-A run is (setting, run name). ``wanted`` below is a list of such runs. Which table or figure reads what stands in analysis/inventory.py.
+A run is (setting, run name), and ``wanted`` is a list of runs. analysis/inventory.py says which table or figure reads what.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """A run of a sweep in a setting, and all that the sweep gives it: key and value, also where that is the setting's default."""
+    """A run of a sweep in a setting. ``varied`` has all values that the sweep gives it, also those that are the setting's defaults."""
 
     setting: str
     run: str
@@ -37,12 +37,12 @@ class Trial(NamedTuple):
 
 
 def rows(plan: Plan, *parts: str) -> list[Row]:
-    """Every row of the tables, or of the scale's ``parts`` alone: methods (Table 4), ablations (Table 5)."""
+    """The rows of the tables, or only those of the scale's ``parts``: methods (Table 4), ablations (Table 5)."""
     methods = dict.fromkeys(method for part in parts or ("methods", "ablations") for method in plan.scale[part])
     found = []
     for setting, method in product(plan.scale["settings"], methods):
         is_trained = plan.method(setting, method).objective is not None
-        for seed in plan.scale["seeds"] if is_trained else [plan.base.seed]:  # nothing else depends on the seed
+        for seed in plan.scale["seeds"] if is_trained else [plan.base.seed]:  # only a training depends on the seed
             found.append(Row(setting, plan.run_name(setting, method, {"seed": seed}), method, seed))
     return found
 
@@ -55,13 +55,13 @@ def runs(plan: Plan, *parts: str) -> list[tuple[str, str]]:
 def sweeps(plan: Plan) -> dict[str, list[Trial]]:
     """The runs of each figure's sweep, conf/sweep/<scale>/<name>.yaml, by the sweep's name and in its grid's order.
 
-    A sweep's settings are those of the scale among its own; a sweep that has none of them has no runs.
+    A sweep runs in those of its settings that the scale has; if the scale has none of them, the sweep has no runs.
     """
     found: dict[str, list[Trial]] = {}
     for name in plan.scale["sweeps"]:
         grid = compose.sweep(f"{plan.scale['name']}/{name}")
         settings, methods = grid.pop("setting", plan.scale["settings"]), grid.pop("method")
-        # A setting of conf/ that the scale leaves out is no mistake; one that does not exist is.
+        # A setting of conf/ that the scale leaves out is skipped; a setting that does not exist is an error.
         settings = [
             setting for setting in settings if setting in plan.scale["settings"] or not (compose.CONF / f"setting/{setting}.yaml").is_file()
         ]
@@ -75,7 +75,7 @@ def swept(plan: Plan) -> list[tuple[str, str]]:
 
 
 def trials(plan: Plan) -> list[Trial]:
-    """Every run of the methods' sweeps, conf/sweep/<scale>/<method>.yaml, in the scale's settings and in the grids' order."""
+    """The runs of the methods' sweeps, conf/sweep/<scale>/<method>.yaml, in the scale's settings and in the order of the grids."""
     name = plan.scale["name"]
     methods = dict.fromkeys([*plan.scale["methods"], *plan.scale["ablations"]])
     grids = {method: compose.sweep(f"{name}/{method}") for method in methods if (compose.CONF / f"sweep/{name}/{method}.yaml").is_file()}
@@ -83,7 +83,7 @@ def trials(plan: Plan) -> list[Trial]:
         raise UserError(f"scale {name} has no trials: write conf/sweep/{name}/<method>.yaml for methods of conf/scale/{name}.yaml")
     for method, grid in grids.items():
         if grid.pop("method") != [method] or "setting" in grid:
-            raise UserError(f"conf/sweep/{name}/{method}.yaml: a method's trials are of the method in the file's name, in every setting")
+            raise UserError(f"conf/sweep/{name}/{method}.yaml: give method={method} and no setting: the trials run in every setting")
     return [
         trial
         for setting, method in product(plan.scale["settings"], grids)
@@ -114,18 +114,18 @@ def logliks(wanted: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def answers(plan: Plan, benchmark: str) -> str:
-    """The answers that a benchmark judges, in the folder eval/ of a run."""
+    """The file of the answers that a benchmark judges, in the folder eval/ of a run."""
     answered = plan.base.benchmarks[benchmark].answers
     return f"{answered}/{BENCHMARKS[plan.base.benchmarks[answered].protocol].format.file}"
 
 
 def judgments(plan: Plan, benchmark: str) -> str:
-    """The judgments of these answers, likewise."""
+    """The file of a benchmark's judgments, in the folder eval/ of a run."""
     return f"{benchmark}/{BENCHMARKS[plan.base.benchmarks[benchmark].protocol].judgments}"
 
 
 def score_options(plan: Plan, benchmark: str) -> str:
-    """The command line's options of stages/score.py for a benchmark."""
+    """The options of stages/score.py for a benchmark."""
     config = plan.base.benchmarks[benchmark]
     given = [f"--{key} {config[key]}" for key in [BENCHMARKS[config.protocol].needs] if key]
     return " ".join([f"--benchmark {config.protocol}", *given])
@@ -137,7 +137,7 @@ def scores(plan: Plan, wanted: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def evaluations(plan: Plan, wanted: list[tuple[str, str]]) -> list[str]:
-    """The scores of runs, and the answers and judgments that these are of."""
+    """The scores of runs, with the answers and judgments."""
     names = dict.fromkeys(of(plan, name) for name in plan.benchmarks for of in (answers, judgments))
     return scores(plan, wanted) + [f"results/{setting}/runs/{run}/eval/{name}" for setting, run in wanted for name in names]
 
@@ -148,6 +148,6 @@ def controls(plan: Plan) -> str:
 
 
 def control_answers(plan: Plan) -> list[str]:
-    """The answers whose two judgments the controls compare: those of the tables' first run."""
+    """The answers of the tables' first run, which the controls judge."""
     (setting, run), *_ = runs(plan, "methods")
     return [f"results/{setting}/runs/{run}/eval/{answers(plan, name)}" for name in plan.answered]

@@ -1,4 +1,4 @@
-"""Values of the configuration as plain Python, and as the sentence of an error spells them."""
+"""Values of the configuration as plain Python, and as an error's sentence shows them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stages.lib.errors import UserError
 
 
 def plain(config: Any, *, resolve: bool = True) -> dict[str, Any]:
-    """A configuration as a dict of plain values; an error where a value is missing (``???``). Without ``resolve`` ``${…}`` stays a text."""
+    """A configuration as a dict of plain values; an error if a value is missing (``???``). Without ``resolve``, ``${…}`` stays text."""
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve, throw_on_missing=True))
 
 
@@ -34,20 +34,17 @@ def leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def value_of(text: str) -> Any:
-    """The value that Hydra and YAML read in the text of an override; UserError where it has none by itself."""
+    """The value that Hydra and YAML read in the text of an override; UserError if it cannot be read, or refers to another key."""
     try:
         value = OmegaConf.from_dotlist([f"value={text}"]).value
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # ValueError: a number of thousands of digits
-        raise UserError(f"{_cut(text)!r} is no value: {str(error).splitlines()[0]}") from None
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        given = text if len(text) <= 80 else f"{text[:77]}..."
+        raise UserError(f"{given!r} is no value: {str(error).splitlines()[0]}") from None
 
 
 def finite(number: float) -> bool:
-    """Whether it is a number that a float can hold."""
+    """Whether a number is finite as a float."""
     try:
         return math.isfinite(number)
     except OverflowError:
@@ -55,7 +52,7 @@ def finite(number: float) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value as the command line spells it; in quotes a text that would be read as something else without them."""
+    """A value as the command line spells it. A text that would be read as another value is in quotes."""
     if isinstance(value, str) and re.match(r"[^\W\d]", value) and value not in ("true", "false", "null"):
         return value
     if isinstance(value, float) and not math.isfinite(value):
@@ -64,14 +61,14 @@ def shown(value: Any) -> str:
 
 
 def nearest(key: Any, known: Iterable[Any]) -> str:
-    """The end of an error's sentence: the known key that ``key`` may have meant, or all that are known."""
+    """The end of an error's sentence: the known key that is nearest to ``key``, or all known keys if none is near."""
     known = [str(name) for name in known]
     near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; known are: {', '.join(sorted(known))}" if known else ""
 
 
 def mapping(where: str, value: Any) -> Mapping[str, Any]:
-    """``value``; UserError where it is no mapping."""
+    """``value``; UserError if it is not a mapping. ``where``: its key."""
     if not isinstance(value, Mapping):
         raise UserError(f"{where}={shown(value)}: expected keys with values")
     return value

@@ -1,4 +1,4 @@
-"""Preference pairs as token ids: what an answer is, and how it is cut. As in princeton-nlp/SimPO, scripts/run_simpo.py
+"""Preference pairs as token ids: what belongs to an answer, and how a pair is cut. As in princeton-nlp/SimPO, scripts/run_simpo.py
 (``apply_chat_template``) and scripts/simpo_trainer.py (``tokenize_row``).
 
 The prompt is the chat template over all turns but the last, without generation prompt. The answer is what the template adds for the
@@ -58,7 +58,7 @@ def read_splits(config: DictConfig, tokenizer: PreTrainedTokenizerBase) -> dict[
 
 
 def dropped(splits: Mapping[str, Tokenized], label: str) -> dict[str, dict[str, int]]:
-    """How many pairs were left out of each split, for the manifest. Prints a line where there are any."""
+    """How many pairs were left out of each split, for the manifest. Prints a line if there are any."""
     counts = {split: part.dropped for split, part in splits.items()}
     if any(any(count.values()) for count in counts.values()) and files.first_process():
         print(f"{label}: pairs left out because their answers are the same or empty as tokens: {counts}", flush=True)
@@ -66,22 +66,19 @@ def dropped(splits: Mapping[str, Tokenized], label: str) -> dict[str, dict[str, 
 
 
 def with_mismatched(splits: Mapping[str, Tokenized], config: DictConfig) -> dict[str, list[Pair]]:
-    """The pairs of each split; and as ``mismatched train`` and ``mismatched heldout`` the prompts with other rows' answers."""
+    """The pairs of each split, and under ``mismatched train`` and ``mismatched heldout`` the prompts with other rows' answers."""
     pairs = {split: part.pairs for split, part in splits.items()}
     limits = {"max_length": config.max_length, "max_prompt_length": config.max_prompt_length}
     return pairs | {f"mismatched {split}": mismatched(part, **limits) for split, part in pairs.items()}
 
 
-def tokenize_pairs(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, path: str, **limits: Any) -> list[Pair]:
-    """The pairs of ``tokenize_rows`` alone."""
-    return tokenize_rows(rows, tokenizer, path, **limits).pairs
-
-
 def tokenize_rows(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, path: str, *, empty_system: bool, **limits: int) -> Tokenized:
     """The tokenised pairs of the file ``path``; UserError names the line that cannot be trained on.
 
-    empty_system: see ``with_system``.
-    limits: ``max_length`` and ``max_prompt_length``, see ``truncate``.
+    rows: of stages/pairs.py
+    path: their file, for errors
+    empty_system: whether to apply ``with_system``
+    limits: ``max_length`` and ``max_prompt_length``, see ``truncate``
     """
     kept = Tokenized([], [], {"empty": 0, "identical": 0, "identical_when_cut": 0})
     for number, row in enumerate(rows):
@@ -97,11 +94,6 @@ def tokenize_rows(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, path:
             kept.pairs.append(pair)
             kept.rows.append(number)
     return kept
-
-
-def tokenize_pair(row: Row, tokenizer: PreTrainedTokenizerBase, where: str, *, empty_system: bool, **limits: int) -> Pair:
-    """Token ids of the prompt and of both answers, cut as the authors cut them."""
-    return cut_pair(whole_pair(row, tokenizer, where, empty_system=empty_system), where, **limits)
 
 
 def whole_pair(row: Row, tokenizer: PreTrainedTokenizerBase, where: str, *, empty_system: bool) -> Pair:
@@ -135,7 +127,7 @@ def _ended(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def cut_pair(pair: Pair, where: str, *, max_length: int, max_prompt_length: int) -> Pair:
-    """The pair cut by ``truncate``; UserError where that leaves an answer without tokens."""
+    """The pair cut by ``truncate``; UserError if an answer has no tokens then."""
     sides = pair["prompt"], pair["chosen"], pair["rejected"]
     prompt, chosen, rejected = truncate(*sides, max_length=max_length, max_prompt_length=max_prompt_length)
     if not (chosen and rejected):
@@ -199,7 +191,7 @@ def render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, where: s
 
 
 def _applied(messages: list[Message], tokenizer: PreTrainedTokenizerBase, where: str, hint: str = "", **options: bool) -> Any:
-    """What the chat template makes of a conversation. It is the user's: whatever it raises is a UserError."""
+    """The chat template applied to a conversation. The template is the user's, so every exception in it becomes a UserError."""
     try:
         return tokenizer.apply_chat_template(messages, **options)
     except TemplateError as error:
@@ -213,7 +205,7 @@ def _applied(messages: list[Message], tokenizer: PreTrainedTokenizerBase, where:
 
 
 def check_conversation(messages: list[Message], tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-    """UserError where the chat template refuses a conversation or leaves out a turn of it."""
+    """UserError if the chat template refuses a conversation or leaves out one of its turns."""
     check_turns(messages, render(messages, tokenizer, where), tokenizer, where)
 
 
@@ -236,9 +228,9 @@ def check_turns(messages: list[Message], text: str, tokenizer: PreTrainedTokeniz
 def left_out(tokenizer: PreTrainedTokenizerBase, template: str, roles: tuple[str, ...]) -> frozenset[int]:
     """The turns (from 0) that the chat template leaves out of every conversation with these roles.
 
-    Each turn gets a text of its own here: a search for a row's short text could find it in another turn.
+    Each turn gets a different text here, because a row's short text could also stand in another turn.
 
-    template: the tokenizer's, as a key of the cache.
+    template: the tokenizer's template, as a key of the cache
     """
     texts = [f"(the text of turn {number})" for number in range(len(roles))]
     turns = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
@@ -255,7 +247,10 @@ def _holds(rendered: str, text: str) -> bool:
 
 
 def with_system(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> list[Message]:
-    """The authors' ``auto_insert_empty_system_msg``: an empty system turn in front, if there is none and the template knows such turns."""
+    """The messages, with an empty system turn in front if they have none and the template knows system turns.
+
+    As the authors' ``auto_insert_empty_system_msg``.
+    """
     template = str(tokenizer.chat_template)
     if messages[0]["role"] == "system" or not ("system" in template or "<|im_start|>" in template):
         return messages
@@ -267,7 +262,7 @@ def question_tokens(
 ) -> list[int]:
     """Token ids of a conversation that the model shall answer; BOS in front, as in ``whole_pair``.
 
-    where: the row of a data set; given, a turn that the template leaves out is a UserError.
+    where: the row of a data set; if it is given, a turn that the template leaves out is a UserError
     """
     asked = with_system(messages, tokenizer) if empty_system else messages
     if where is not None:
@@ -294,7 +289,7 @@ def truncate(
 
 
 def mismatched(pairs: Sequence[Pair], *, max_length: int, max_prompt_length: int) -> list[Pair]:
-    """Each row's prompt with the next row's answers (the last row's with the first's), for KTO's KL. Cut as pairs are, to a token at least.
+    """Each row's prompt with the next row's answers (the last row's with the first's), for KTO's KL. Cut as pairs are, never to nothing.
 
     KTO's authors and TRL draw other answers from the micro-batch. Here they depend on the row alone, so that the reference's sums are
     computed once.
@@ -308,7 +303,7 @@ def mismatched(pairs: Sequence[Pair], *, max_length: int, max_prompt_length: int
 
 
 def tokens_sha256(rows: Iterable[Pair]) -> str:
-    """The sha256 of all token ids in order: what the reference's log-probabilities belong to."""
+    """The sha256 of all token ids in order. It identifies the pairs to which the reference's log-probabilities belong."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(repr((row["prompt"], row["chosen"], row["rejected"])).encode())

@@ -4,7 +4,8 @@ In: tokenised pairs (stages/preference/data.py) with the reference's sums, and a
 hyperparameters bound. The data loader yields a whole global batch in packs under a token budget (stages/preference/packing.py), and each
 process gets its share of the packs. ``training_step`` computes them all. Every pair's loss counts 1 / (pairs in the global batch). The last
 batch of an epoch may have fewer pairs; its loss is their mean. Weights are always fp32; bf16 is autocast. Loss, gradient norm and metrics
-are fetched once a step, before the step is applied, so a loss that is not finite never reaches the weights.
+are fetched once a step, before the step is applied, so a loss that is not finite never reaches the weights. A training that was
+interrupted resumes with the same weights to the bit: stages/lib/checkpoints.py.
 """
 
 from __future__ import annotations
@@ -41,13 +42,15 @@ class TrainingPair:
 
 
 def global_batch(pairs: Sequence[TrainingPair], budget: int, layout: str, process: int = 0, processes: int = 1) -> dict[str, Any]:
-    """The share of ``process``, one of ``processes``, in the packs of a global batch, and what all shares have in common.
+    """The packs of a global batch that a process computes, and the numbers that all processes share.
 
-    Every process gets the same number of packs. A pack's ``count`` is the number of its pairs; a pack without pairs computes one pair that
-    counts nothing.
+    Every process gets the same number of packs. A pack's ``count`` is the number of its pairs. An empty pack computes one pair, which does
+    not count.
 
-    budget: tokens of a pack.
-    layout: see stages/preference/packing.py.
+    pairs: the pairs of the global batch
+    budget: tokens of a pack
+    layout: see stages/preference/packing.py
+    process, processes: the number of the process, from 0, and how many there are
     """
     mismatched = [TrainingPair(pair.mismatched, pair.mismatched_reference) for pair in pairs if pair.mismatched is not None]
     shares = {}
@@ -74,8 +77,9 @@ def model_inputs(batch: Batch) -> Batch:
 def pair_sums(logps: Tensor, batch: Batch, mean_chosen_length: float, kl: Tensor | None = None) -> Sums:
     """The ``Sums`` of a pack's pairs that count.
 
-    logps: the policy's sums of log-probabilities, [2n].
-    mean_chosen_length, kl: of the global batch.
+    logps: the policy's sums of log-probabilities, [2n]
+    batch: the pack, with ``count``, ``length`` and, if the objective needs it, ``reference``
+    mean_chosen_length, kl: two numbers of the global batch, see ``Sums``
     """
     count = batch["count"]
     chosen, rejected = (part[:count] for part in logps.chunk(2))
@@ -85,7 +89,7 @@ def pair_sums(logps: Tensor, batch: Batch, mean_chosen_length: float, kl: Tensor
 
 
 def log_ratios(logps: Tensor, batch: Batch) -> Tensor:
-    """log π(y|x) - log ref(y|x), summed over both answers of the pairs that count; a scalar."""
+    """The sum of log π(y|x) - log ref(y|x) over both answers of the pairs that count; a scalar."""
     sums = pair_sums(logps, batch, 0.0)
     if sums.reference_chosen_logps is None or sums.reference_rejected_logps is None:
         raise UserError("the KL estimate needs the reference's log-probabilities; set method.reference=cached, or live")
@@ -112,7 +116,12 @@ def pair_metrics(sums: Sums, result: Losses) -> dict[str, Tensor]:
 def evaluate_pairs(
     model: PreTrainedModel, pairs: Sequence[TrainingPair], objective: Objective, budget: int, layout: str
 ) -> dict[str, float]:
-    """The means of ``pair_metrics`` over ``pairs`` as one global batch, in the precision of the weights."""
+    """The means of ``pair_metrics`` over ``pairs``, taken as one global batch, in the precision of the weights.
+
+    objective: with its hyperparameters bound
+    budget: tokens of a pack
+    layout: see stages/preference/packing.py
+    """
     model.eval()
     everything = global_batch(pairs, budget, layout)
     total: dict[str, Tensor] = {}
@@ -166,10 +175,10 @@ class Logger(TrainerCallback):
 class PreferenceTrainer(Trainer):
     """Trains ``model`` on ``pairs`` with ``objective``.
 
-    args: ``per_device_train_batch_size`` is the global batch in pairs, of all processes together.
-    token_budget: tokens of a pack; it changes speed and memory alone.
-    reference: a model that computes the reference's sums during training; without it they are in ``pairs``.
-    layout: one of stages/preference/packing.py; by default the fastest that is correct.
+    args: ``per_device_train_batch_size`` is the global batch in pairs, of all processes together
+    token_budget: tokens of a pack; it changes only speed and memory
+    reference: a model that computes the reference's sums during training; without it they are in ``pairs``
+    layout: one of stages/preference/packing.py; by default the fastest that is correct
     """
 
     def __init__(
@@ -185,8 +194,6 @@ class PreferenceTrainer(Trainer):
     ) -> None:
         if low := sorted({str(p.dtype) for p in model.parameters() if p.dtype in (torch.bfloat16, torch.float16)}):
             raise UserError(f"the model's weights are {', '.join(low)}, which lose a step of 1e-6; load them as torch.float32")
-        if token_budget < 1:
-            raise UserError(f"--runtime token_budget={token_budget}: expected at least 1")
         if args.n_gpu > 1 or args.gradient_accumulation_steps > 1:
             raise UserError(
                 "a process trains on one device, and a step is a whole global batch: start one process a GPU with runtime.train.processes,"
@@ -224,7 +231,10 @@ class PreferenceTrainer(Trainer):
                 return super().train(*args, **kwargs)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
-                raise UserError(out_of_memory(self.token_budget)) from error
+                raise UserError(
+                    f"out of memory with packs of {self.token_budget:,} tokens; set runtime.train.token_budget in conf/scale to less"
+                    " (a longer pair has a pack of its own), or runtime.train.gradient_checkpointing to 1; the results stay the same"
+                ) from error
             raise
         finally:
             for name in ("forward", "_original_forward"):  # the latter is accelerate's
@@ -278,16 +288,8 @@ class PreferenceTrainer(Trainer):
         return batch | {"reference": torch.stack(logps.chunk(2), dim=1)}
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: Transformers' estimate takes every token for a trained one."""
+        """0: floating-point operations are not counted, because Transformers' estimate would count every token as trained."""
         return 0
-
-
-def out_of_memory(token_budget: int) -> str:
-    """What to do when memory runs out; the global batch stays as it is."""
-    return (
-        f"out of memory with packs of {token_budget:,} tokens; set runtime.train.token_budget in conf/scale to less (a longer pair has a"
-        " pack of its own), or runtime.train.gradient_checkpointing to 1: the batch and the results stay the same"
-    )
 
 
 def without_dropout(model: nn.Module) -> None:
