@@ -2,8 +2,8 @@
 
     python -m stages.annotate --config results/mini_instruct/annotate/config.yaml
 
-In: a reward model with one score (folder or hub id) and stages/generate.py's generations.jsonl. Out: scored.jsonl in the authors' schema,
-one row a prompt, with the prompt's messages besides,
+In: a reward model with one score (folder or hub id) and stages/generate.py's generations.jsonl. Out: scored.jsonl in the authors' schema
+with the prompt's messages added, one row a prompt,
 
     {"prompt_id", "prompt": text of the last user turn, "messages": [messages], "all_generated_responses": [n], "all_rm_scores": [n]}
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 Tokens = tuple[int, ...]
 
-BATCH = 2**14  # tokens in a batch: on a GPU four answers of 4,096 tokens, in the mini world several hundred
+BATCH = 2**14  # ours, tokens in a batch: four conversations of 4,096 tokens, or several hundred of the mini world
 
 
 def load_reward_model(name: str, revision: str | None) -> PreTrainedModel:
-    """A sequence classifier with one label, weights in fp32; UserError where its file lacks the head, which would be random then."""
+    """A sequence classifier with one label, weights in fp32. UserError if its file lacks the head, which would then be random."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -49,11 +49,12 @@ def load_reward_model(name: str, revision: str | None) -> PreTrainedModel:
 
 
 def score(model: PreTrainedModel, conversations: Iterable[Tokens], batch_tokens: int = BATCH) -> dict[Tokens, float]:
-    """The score of each distinct conversation.
+    """The score of each distinct conversation, which is a tuple of token ids.
 
-    A batch has conversations of similar length and at most ``batch_tokens`` tokens with padding, or it has one conversation. The longest
-    come first, so that a batch that does not fit into memory fails at once. The model takes the score at the last token that is not its pad
-    token. A model without a pad token scores one conversation at a time.
+    The longest conversations come first, so that a batch that does not fit into memory fails at once. The model takes the score at the last
+    token that is not its pad token. A model without a pad token scores one conversation at a time.
+
+    batch_tokens: tokens of a batch at most, with padding; a longer conversation has a batch of its own
     """
     import torch
 
@@ -78,7 +79,7 @@ def score(model: PreTrainedModel, conversations: Iterable[Tokens], batch_tokens:
 
 
 def read_answers(path: str) -> list[dict[str, Any]]:
-    """The rows of generations.jsonl; UserError names the line with a prompt or response that is no text."""
+    """The rows of generations.jsonl; UserError names the line if its prompt or response is not a text."""
     rows = []
     for where, row in numbered(files.read_rows(path), path):
         prompt_id, prompt, response = (value_of(row, key, where) for key in ("prompt_id", "prompt", "response"))

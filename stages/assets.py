@@ -2,8 +2,8 @@
 
     python -m stages.assets --config results/assets/alpacaeval2/config.yaml
 
-In: for each file its ``url``, or ``package`` and ``path`` in it; its ``sha256`` and ``licence``. Out: the files beside the config.
-``ASSETS_DIR`` names a folder that has the files by name: a mirror for machines without a network. It is tried first.
+In: for each file its ``url``, or ``package`` and ``path`` in it; its ``sha256`` and ``licence``. Out: the files beside the configuration.
+The environment variable ``ASSETS_DIR`` may name a folder that has the files: a mirror for machines without a network. It is tried first.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from stages.lib.errors import UserError
 
 
 def fetch(name: str, asset: DictConfig, target: Path, mirror: str | None = None) -> str:
-    """Put an asset at ``target``; return where it came from. UserError where it cannot be read, or has another hash than expected.
+    """Put an asset at ``target``; return where it came from. UserError if it cannot be read, or has another hash than expected.
 
-    name: the file's name.
-    asset: ``url``, ``package``, ``path`` and ``sha256``, as in conf/benchmark.
-    mirror: a folder to look into first.
+    name: the file's name
+    asset: ``url``, ``package``, ``path`` and ``sha256``, as in conf/benchmark
+    target: where to put it
+    mirror: a folder to look into first
     """
     if mirror and (Path(mirror) / name).is_file():
         source = str(Path(mirror) / name)

@@ -1,16 +1,16 @@
-"""The front door by hand: one run, or a Hydra multirun, as one Snakemake call.
+"""One run, or a Hydra multirun, as one Snakemake call.
 
     python -m stages.run setting=mini_base method=simpo method.beta=2.5
     python -m stages.run -m setting=mini_base method=simpo method.beta=2,2.5 method.gamma=0.3,0.5,1
     python -m stages.run +sweep=mini/dpo setting=mini_base,mini_instruct
 
-Each point becomes a run with a name (stages/plan/run_names.py), trained and evaluated on the scale's benchmarks. What the points share
-(SFT model, reference) is made once, what exists is not made again, and the results are those that `snakemake` finds. Whatever a
-point cannot vary (``setting.*``, ``world.*`` …) belongs into conf/. Snakemake's own options go into SNAKEMAKE_ARGS.
+Each job of Hydra becomes a run with a name (stages/plan/run_names.py), trained and evaluated on the scale's benchmarks. The runs share the
+SFT model and the reference, and what exists is not made again. `snakemake` finds the same results. A run can vary ``method.*`` and
+``seed``; change conf/ for everything else. Snakemake's own options go into SNAKEMAKE_ARGS.
 
-A sweep of conf/sweep/<scale>/ is the multirun in which a method's values are chosen: it trains, which gives the figures on held-out pairs
-(analysis/tables/tuning.py), and neither answers nor judges: ``hydra.callbacks.snakemake.until=train``. Any call may say that, or take it
-back with ``=score``. What the command line says of a key that the sweep varies takes the place of the sweep's values.
+A sweep of conf/sweep/<scale>/ is the multirun in which a method's values were chosen. It trains, which gives numbers on held-out pairs
+(analysis/tables/tuning.py), and neither answers nor judges: ``hydra.callbacks.snakemake.until=train``. Any call may give this key, or
+``=score``. If the command line gives a key that the sweep varies, its values replace the sweep's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from stages.plan.values import plain, value_of
 
 
 class OneWorkflow(Callback):
-    """Collects the runs that the jobs name, and makes them in one Snakemake call at the end: ``until`` their score, or train alone."""
+    """Collects the runs that the jobs name, and makes them in one Snakemake call at the end. ``until``: score, or train."""
 
     def __init__(self, until: str) -> None:
         self.until = until
@@ -56,7 +56,7 @@ class OneWorkflow(Callback):
 
 
 def _texts(overrides: OverridesConf) -> list[str]:
-    """The texts of a job's overrides. Where one is ``${…}`` of a key that does not exist, as they were written: planning names it."""
+    """The texts of a job's overrides; unresolved if one is ``${…}`` of a key that does not exist, which planning then names."""
     try:
         return list(overrides.task)
     except OmegaConfBaseException:
@@ -67,7 +67,7 @@ CHOICES = ("scale", "setting", "method", "+sweep")
 
 
 def chosen(point: list[str]) -> dict[str, str]:
-    """What one job's overrides choose among files of conf/; an empty text where they say nothing."""
+    """The files of conf/ that a job's overrides choose; an empty text where they do not choose one."""
     given = dict.fromkeys(CHOICES, "")
     for override in point:
         key, _, text = override.partition("=")
@@ -77,13 +77,13 @@ def chosen(point: list[str]) -> dict[str, str]:
 
 
 def scale_of(point: list[str]) -> str:
-    """The scale that one job's overrides name, or their sweep's; an empty text for that of conf/config.yaml."""
+    """The scale that a job's overrides name, or their sweep's; an empty text for the scale of conf/config.yaml."""
     choices = chosen(point)
     return choices["scale"] or choices["+sweep"].partition("/")[0]
 
 
 def check_overrides(arguments: list[str]) -> None:
-    """UserError for an override that ends Hydra with a traceback, or leaves it nothing to do; what else Hydra cannot read it names."""
+    """UserError for an override that would end Hydra with a traceback, or leave it nothing to do. Hydra names other errors itself."""
     for argument in arguments:
         try:
             override = OverridesParser.create().parse_override(argument)
@@ -99,7 +99,7 @@ def check_overrides(arguments: list[str]) -> None:
 
 
 def varied(point: list[str]) -> dict[str, Any]:
-    """What one job's overrides vary in a run; UserError where a run cannot vary a key."""
+    """The values that a job's overrides vary in a run; UserError if a run cannot vary a key."""
     values: dict[str, Any] = {}
     for override in point:
         key, _, text = override.partition("=")
@@ -107,16 +107,16 @@ def varied(point: list[str]) -> dict[str, Any]:
             values[key.removeprefix("method.")] = value_of(text)
         elif key not in CHOICES:
             raise UserError(f"{override}: a run can vary method.* and seed; change conf/ for everything else, or add a setting to it")
-    # Hydra reads a sweep's values where all jobs have the same one.
+    # Hydra reads the values of a sweep only if all jobs have the same sweep.
     if (name := chosen(point)["+sweep"]) and not sweep(name).keys() - {"setting", "method"} <= values.keys():
         raise UserError(f"+sweep={name}: Hydra has not read its values; give one sweep in a call")
     return values
 
 
 def make(points: list[list[str]], until: str) -> None:
-    """Make all points that are runs, and exit with a status that is not 0 where one is none or fails.
+    """Make the runs of all points. Exit with a status other than 0 if a point is not a run, or a run fails.
 
-    A callback calls it, and Hydra turns an exception of a callback into a warning: no exception may leave this function.
+    Hydra turns an exception in a callback into a warning, so no exception may leave this function.
     """
     try:
         _make(points, until)
@@ -148,7 +148,7 @@ def _make(points: list[list[str]], until: str) -> None:
 
 
 def runs_of(points: list[list[str]], planned: Plan) -> tuple[list[tuple[str, str]], list[str]]:
-    """(setting, run) of the points that are runs, each once, and a sentence for each of the others."""
+    """(setting, run) of the points that are runs, each once; and an error's sentence for each other point."""
     defaults = compose_raw()
     wanted: dict[tuple[str, str], None] = {}
     wrong: list[str] = []
@@ -163,7 +163,7 @@ def runs_of(points: list[list[str]], planned: Plan) -> tuple[list[tuple[str, str
 
 
 def _snakemake(planned: Plan, wanted: list[tuple[str, str]], until: str, options: list[str], scale: str) -> int:
-    """Call Snakemake for what the runs shall reach, ``until`` their score or their training; its exit status."""
+    """Call Snakemake for the scores of the runs, or for their trainings alone (``until``); its exit status."""
     wanted_files = targets.scores(planned, wanted) if until == "score" else targets.trainings(wanted)
     command = [sys.executable, "-m", "snakemake", "--cores", "all", "--keep-going", *options, *wanted_files]
     command += ["--config", f"scale={scale}"] if scale else []
@@ -173,7 +173,7 @@ def _snakemake(planned: Plan, wanted: list[tuple[str, str]], until: str, options
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def job(config: DictConfig) -> None:
-    """The job itself does nothing: its overrides are its meaning, and the workflow runs when all are known."""
+    """The job itself does nothing. ``OneWorkflow`` collects its overrides, and runs the workflow at the end."""
 
 
 def main() -> None:

@@ -194,7 +194,7 @@ def whole_characters(value: Any) -> Any:
 
 
 def again(path: str | Path) -> str:
-    """The end of an error's sentence: the command that makes a stage's file again, or the advice to replace a user's file.
+    """The end of an error's sentence: the command that makes a stage's file again, or advice to replace a user's file.
 
     Snakemake knows a stage's manifest in place of its files. It knows an evaluation's files by their own names.
     """
@@ -206,7 +206,7 @@ def again(path: str | Path) -> str:
 
 
 def made_in(path: str | Path) -> Path | None:
-    """The folder of the stage that made a file or folder below results/; None where no stage's manifest lists it."""
+    """The folder of the stage that made a file or folder below results/; None if no stage's manifest lists it."""
     parts = Path(path).parts
     if parts[:1] != ("results",) or len(parts) < 3 or _evaluated(path):
         return None
@@ -228,14 +228,15 @@ def stage_config(docstring: str | None, *, writes: bool = True, dry: str | None 
     The file ``--config`` has everything that the result depends on. ``--runtime KEY=VALUE …`` has the stage's knobs in
     stages/plan/knobs.py, which change the speed and never the result; they come back as ``config.runtime``.
 
-    writes: whether the stage writes into the folder. It then locks the configuration against a second writer.
-    dry: the name of an option with which the stage writes nothing; ``config.dry`` is then true.
+    docstring: the stage's, for --help
+    writes: whether the stage writes into the folder; it then locks the configuration against a second writer
+    dry: the name of an option with which the stage writes nothing; ``config.dry`` is then true
     """
     parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, type=Path, help="the stage configuration, which snakemake writes")
     parser.add_argument("--runtime", nargs="*", default=[], metavar="KEY=VALUE", help="knobs that change the speed and never the result")
     if dry:
-        parser.add_argument(f"--{dry}", action="store_true", dest="dry", help="print what it would take, and do nothing")
+        parser.add_argument(f"--{dry}", action="store_true", dest="dry", help="print an estimate, and do nothing")
     args = parser.parse_args()
     is_dry = bool(dry and args.dry)
     if not args.config.is_file():

@@ -37,7 +37,7 @@ MESSAGES = 'a list of messages {"role", "content"}'
 
 
 def read_records(source: DictConfig, split: str | None = None) -> list[Row]:
-    """The rows of ``source``, of its own split or of ``split``; UserError names what cannot be read and what to do."""
+    """The rows of ``source``, in its own split or in ``split``. UserError says what cannot be read and what to do."""
     name = source.data if isinstance(source, DictConfig) else source
     if not isinstance(name, str) or not name:
         raise UserError(f"data is {name!r} in the stage configuration; expected a file, a folder or the id of a data set on the hub")
@@ -99,7 +99,7 @@ def _data_files(name: str) -> list[Path]:
 
 
 def _null_row(file: Path) -> str | None:
-    """Where a JSON file has null in place of a row: the datasets library can end there with a segmentation fault."""
+    """The place of a null among the rows of a JSON file, which can end the datasets library with a segmentation fault; None without one."""
     if not re.search(r"\.(jsonl?|ndjson)(\.(gz|bz2|xz))?$", file.name) or not file.is_file():
         return None
     packed: Any = {".bz2": bz2.open, ".xz": lzma.open}.get(file.suffix, gzip.open if _is_gzipped(file) else open)
@@ -121,11 +121,11 @@ def _is_gzipped(file: Path) -> bool:
 
 
 def _broken_file(folder: str) -> str | None:
-    """Why a folder cannot be read: its first file that is broken, or that has other columns than the first one, or no rows."""
-    first: tuple[Path, dict[str, str]] | None = None
-    without_rows = None
+    """Why a folder cannot be read: the first file that is broken, has other columns than the first file, or has no rows."""
     from pyarrow.parquet import read_metadata
 
+    first: tuple[Path, dict[str, str]] | None = None
+    without_rows = None
     for file in _data_files(folder):
         try:
             columns = _columns(file)
@@ -148,7 +148,7 @@ def _broken_file(folder: str) -> str | None:
 
 
 def _columns(file: Path) -> dict[str, str]:
-    """A file's columns and what is in each; UserError where it is not encoded or compressed as its name says."""
+    """A file's columns and the kinds of values in each; UserError if its encoding or compression is not what its name says."""
     if file.suffix == ".csv":
         from pandas import read_csv
 
@@ -183,25 +183,26 @@ def numbered(rows: list[Row], path: str) -> Iterator[tuple[str, Row]]:
 
 
 def value_of(row: Row, key: str, where: str) -> Any:
+    """The row's value for ``key``; UserError if it has none."""
     if key not in row:
         raise UserError(f"{where}: {key!r} is missing; the row has {keys_of(row)}")
     return row[key]
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number; true and false are not."""
+    """Whether a value is a finite number. True and false are not numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def number_of(value: Any, where: str) -> float:
-    """The value, if it is a finite number; UserError for null, NaN, a text and everything else."""
+    """The value if it is a finite number; UserError for anything else."""
     if not is_number(value):
         raise UserError(f"{where} is {_shown(value)}; expected a finite number; correct or remove the row")
     return value
 
 
 def text_of(content: Any, where: str) -> str:
-    """The text of a message: its content, or the joined texts of the content's parts; UserError where it is neither."""
+    """The text of a message: its content, or the joined texts of its content's parts. UserError if it is neither."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []

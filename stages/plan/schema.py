@@ -29,7 +29,7 @@ OBJECTIVES = Path(__file__).resolve().parents[1] / "preference/objectives.py"
 
 
 class Range(NamedTuple):
-    """The numbers from ``low``, which is one of them where ``inclusive``, to ``high``; of ``multiple`` alone where that is not 0."""
+    """The numbers from ``low`` to ``high``, with ``low`` itself if ``inclusive``; only multiples of ``multiple`` unless it is 0."""
 
     low: float
     inclusive: bool = True
@@ -52,10 +52,10 @@ class Range(NamedTuple):
 def key(words: str, default: Any = MISSING, *, range_: Range | None = None, choices: tuple[Any, ...] = ()) -> Any:
     """A key of the configuration.
 
-    words: what it means, with its unit
-    default: its value where conf/ gives none; a class for a new one of it; without it the key is required
+    words: its meaning, with its unit
+    default: its value if conf/ does not give it; a class stands for a new object of it; without a default the key is required
     range_: the numbers that it may have
-    choices: all values that it may have, for the reader
+    choices: all values that it may have; only for the reader
     """
     metadata = {"words": words, "range": range_, "choices": choices}
     if isinstance(default, type):
@@ -534,7 +534,7 @@ class Kind(NamedTuple):
         return (" or ".join(map(shown, self.choices)) or WORDS[self.type]) + (" or null" if self.optional else "")
 
     def holds(self, value: Any) -> bool:
-        """Whether ``value`` is of this kind. A whole number is also a float, and true and false are no numbers."""
+        """Whether ``value`` is of this kind. A whole number is also a float. True and false are not numbers."""
         if value is None:
             return self.optional
         if self.choices:
@@ -549,7 +549,7 @@ TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
 ANY = "a number, a word, true or false"
 WORDS: dict[type | None, str] = {float: "a number", int: "a whole number", bool: "true or false", str: "a word", None: ANY}
 
-# The keys of a method that no run may vary: what they change is another method.
+# The keys of a method that no run may vary: with other values it would be another method.
 MODEL_KEYS = ("model", "revision", "chat_template")  # what is evaluated where nothing is trained
 FIXED_KEYS = ("name", "objective", "reference", "mismatched", *MODEL_KEYS)
 # The keys of every method that trains, and what they hold.
@@ -566,7 +566,7 @@ class Objective(NamedTuple):
     kinds: dict[str, Kind]
 
     def words(self, parameter: str) -> str:
-        """The meaning of a parameter: that of ``Hyperparameters``; of one's own the docstring's sentence that names it, or the first."""
+        """The meaning of a parameter: from ``Hyperparameters``, or the docstring's sentence that names it, or its first sentence."""
         known = {each.name: each.metadata["words"] for each in fields(Hyperparameters)}
         sentences = re.split(r"(?<=[.:])\s+", " ".join(self.doc.split()))
         naming = [sentence for sentence in sentences if f"``{parameter}``" in sentence]
@@ -586,7 +586,7 @@ def objectives() -> dict[str, Objective]:
 
 
 def objective_kinds(objective: str) -> dict[str, Kind]:
-    """What each hyperparameter of an objective holds; UserError names the objectives where there is none of this name."""
+    """The kind of each hyperparameter of an objective. If there is no such objective, UserError names those that exist."""
     if objective not in (known := objectives()):
         where = "stages/preference/objectives.py"
         raise UserError(f"method.objective={objective}: no such function in {where}{nearest(objective, known)}")
@@ -594,7 +594,7 @@ def objective_kinds(objective: str) -> dict[str, Kind]:
 
 
 def _annotated(annotation: ast.expr | None) -> Kind:
-    """The kind that an annotation names: a type, ``Literal[…]``, or one of these ``| None``; any kind where it names none of these."""
+    """The kind that an annotation names: a type, ``Literal[…]``, or one of these ``| None``; for any other annotation, any kind."""
     match annotation:
         case ast.Name(id=name) if name in TYPES:
             return Kind(TYPES[name])

@@ -35,9 +35,14 @@ def shared_prompt_attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The result [1, T, H, D] of query [1, H, T, D], key and value [1, G, T, D]; T tokens of a pack, H heads in G groups.
+    """The attention's result, [1, T, H, D], for the T tokens of a pack and H heads in G groups.
 
-    shared_prompt: the pack's, which reaches every layer as a keyword of the model's forward.
+    query: [1, H, T, D]
+    key, value: [1, G, T, D]
+    scaling: the factor of the scores
+    shared_prompt: the pack's (packing.py), which reaches every layer as a keyword of the model's forward
+    sliding_window: positions that a token sees, itself included; None for all
+    softcap: Gemma-2's c in c tanh(scores / c), or None
     """
     kind = query.device.type  # rotary embeddings leave autocast's queries and keys in fp32
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype

@@ -58,10 +58,11 @@ def answer_logps(
 def token_logps(hidden: Tensor, weight: Tensor, target: Tensor, softcap: float | None, tile: int) -> Tensor:
     """The log-probability of each target, [N].
 
-    hidden: [N, h].
-    weight: of the output layer, [V, h].
-    softcap: Gemma-2's c in c tanh(logits / c).
-    tile: elements of the largest tensor of logits.
+    hidden: the hidden states that predict the targets, [N, h]
+    weight: of the output layer, [V, h]
+    target: token ids, [N]
+    softcap: Gemma-2's c in c tanh(logits / c), or None
+    tile: elements of the largest tensor of logits
     """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -70,7 +71,8 @@ def token_logps(hidden: Tensor, weight: Tensor, target: Tensor, softcap: float |
 
 
 class _TokenLogps(torch.autograd.Function):
-    """In tiles of ``rows`` tokens, in place. A single tile keeps its probabilities for the backward pass; several are computed again."""
+    """``token_logps`` in tiles of ``rows`` tokens, in place. The backward pass uses a single tile's probabilities, and computes several
+    tiles again."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, softcap: float | None, rows: int, dtype: torch.dtype) -> Tensor:
@@ -118,7 +120,7 @@ class _TokenLogps(torch.autograd.Function):
 
 
 def _logits(hidden: Tensor, head: Tensor, softcap: float | None) -> Tensor:
-    """[rows, V] in float32 or float64."""
+    """The logits of some tokens, [rows, V], in float32 or float64."""
     logits = hidden.to(head.dtype) @ head.T
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)

@@ -35,7 +35,7 @@ Batch = dict[str, Any]
 
 
 def tokens_of(pair: Pair, layout: str) -> int:
-    """The tokens of a pair that a model reads in a layout; in padded, two rows as wide as the longer answer needs."""
+    """The tokens of a pair that a model reads in a layout. In padded these are two rows as wide as the longer answer needs."""
     prompt, *answers = len(pair["prompt"]), len(pair["chosen"]) - 1, len(pair["rejected"]) - 1
     if layout == "shared":
         return prompt + sum(answers)
@@ -43,11 +43,15 @@ def tokens_of(pair: Pair, layout: str) -> int:
 
 
 def pack(pairs: Sequence[Pair], budget: int, layout: str, multiple: int = 1) -> list[list[int]]:
-    """The rows of ``pairs`` in packs of at most ``budget`` tokens. There are as few packs as make a multiple of ``multiple``.
+    """The rows of ``pairs`` in packs.
 
     The pairs are sorted by length and cut into equal shares. The sequences of a pack have about one length, and processes that take the
     packs in turn have about the same work. A pair longer than the budget has a pack of its own. If there are not enough pairs, some packs
     are empty.
+
+    budget: tokens of a pack at most
+    layout: one of LAYOUTS
+    multiple: the number of packs is a multiple of it, and as small as possible
     """
     sizes = [tokens_of(pair, layout) for pair in pairs]
     order = sorted(range(len(pairs)), key=lambda row: -sizes[row])

@@ -1,8 +1,8 @@
 """The reference's log-probabilities of the pairs: computed once for a setting, kept on disk, used by every method, β and γ.
 
-Their key is what they depend on: the reference's weights, the token ids and the precision. Neither a hyperparameter nor the batching is
-part of it. On disk: ``logps.parquet`` with ``split, row, chosen_logps, chosen_length, rejected_logps, rejected_length`` (sums over the
-trained tokens, and their number); the manifest beside it has the key.
+They depend on the reference's weights, the token ids and the precision, which are their key; not on hyperparameters or batches. On disk:
+``logps.parquet`` with ``split, row, chosen_logps, chosen_length, rejected_logps, rejected_length`` (sums over the trained tokens, and
+their number). The manifest beside it has the key.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ def identity(model: PreTrainedModel, splits: Mapping[str, Sequence[Pair]], preci
 def compute(model: PreTrainedModel, pairs: Sequence[Pair], token_budget: int, layout: str, precision: str, label: str) -> pd.DataFrame:
     """A row a pair, in the order of ``pairs``, without ``split``.
 
-    token_budget, layout: as in training (stages/preference/packing.py).
-    precision: ``bf16`` computes under autocast.
-    label: begins the lines of progress.
+    pairs: their token ids
+    token_budget, layout: as in training (stages/preference/packing.py)
+    precision: ``bf16`` computes under autocast
+    label: begins the lines of progress
     """
     values: dict[int, tuple[float, float, int, int]] = {}
     packs, lines = pack(pairs, token_budget, layout), 10
@@ -60,7 +61,7 @@ def write(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
 
 
 def read(folder: str | Path, wanted: Mapping[str, str]) -> dict[str, list[tuple[float, float]]]:
-    """The sums (chosen, rejected) of each split, in order; UserError where the key of ``folder`` is not ``wanted``."""
+    """The sums (chosen, rejected) of each split's pairs, in order; UserError if the key of ``folder`` is not ``wanted``."""
     found = files.read_manifest(folder).get("identity", {})
     if different := " and ".join(key for key in wanted if found.get(key) != wanted[key]):
         raise UserError(f"{folder} was computed from other {different} than this run starts from; {files.again(folder)}")
