@@ -1,7 +1,8 @@
-"""The experiments of SimPO (arXiv 2405.14734): `snakemake --cores all results/table4.csv`; `-n` says what would run and why.
+"""The experiments of SimPO (arXiv 2405.14734): `snakemake --cores all results/table4.csv`; `-n` shows what would run and why.
 
-Hydra owns the values (conf/), this file the files: one rule a stage. `plan` writes each stage's part of the configuration, its `config`,
-only when it changed. `PLAN.upstream_manifests` stand for the results of other stages that it names; `PLAN.knobs` change the speed only."""
+Hydra owns the values (conf/), this file owns the files: one rule a stage. `plan` writes each rule's `config`, the stage's part of the
+configuration, only if it changed. `PLAN.upstream_manifests` are the manifests of the stages that a `config` names. `PLAN.knobs` change only
+the speed."""
 
 import os
 import sys
@@ -22,7 +23,7 @@ try:
 except UserError as error:  # the user's mistake in conf/ or on the command line: a sentence, no traceback
     raise WorkflowError(str(error)) from None
 RUN = "results/{setting}/runs/{run}"
-# For `snakemake --report`: report/ has its page's texts, which ask `config`; what is `shown` is in the page, with what it was made from.
+# For `snakemake --report`: the texts of the page are in report/ and read `config`. The page has what is `shown`, with its inputs.
 shown = partial(report, caption="report/result.rst")
 config |= {"plan": PLAN, "rows": targets.rows(PLAN), "read": lambda path: Path(path).read_text(encoding="utf-8")}
 
@@ -82,7 +83,7 @@ rule calibrate:
         "python -m stages.mini.calibrate --config {input.config} 2> {log}"
 
 
-# What a setting has once, for all of its runs: one rule each, of one shape.
+# The stages that a setting has once, for all of its runs: rules of one shape.
 for stage in ("pretrain", "sft", "generate", "reward", "annotate", "reference"):
 
     rule:
@@ -212,7 +213,7 @@ rule efficiency:
         shown(EFFICIENCY, category="Stages"),
     log:
         "results/efficiency/stage.log",
-    threads: 1024  # as many as there are: nothing runs beside what is timed
+    threads: 1024  # all that there are, so that no other job runs while it measures
     resources:
         knobs=PLAN.efficiency,
     shell:

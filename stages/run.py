@@ -76,12 +76,6 @@ def chosen(point: list[str]) -> dict[str, str]:
     return given
 
 
-def scale_of(point: list[str]) -> str:
-    """The scale that a job's overrides name, or their sweep's; an empty text for the scale of conf/config.yaml."""
-    choices = chosen(point)
-    return choices["scale"] or choices["+sweep"].partition("/")[0]
-
-
 def check_overrides(arguments: list[str]) -> None:
     """UserError for an override that would end Hydra with a traceback, or leave it nothing to do. Hydra names other errors itself."""
     for argument in arguments:
@@ -134,17 +128,22 @@ def _make(points: list[list[str]], until: str) -> None:
         options = shlex.split(os.environ.get("SNAKEMAKE_ARGS", ""))
     except ValueError as error:
         raise UserError(f"SNAKEMAKE_ARGS: {error}") from None
-    scales = {scale_of(point) for point in points}
+    # The scale of a job is the one that it names, or its sweep's; an empty text is the scale of conf/config.yaml.
+    scales = {choices["scale"] or choices["+sweep"].partition("/")[0] for choices in map(chosen, points)}
     if len(scales) != 1:
         raise UserError("a call makes runs of one scale; give scale=… once, without alternatives")
     (scale,) = scales
     planned = Plan(scale or None)
     wanted, wrong = runs_of(points, planned)
-    status = _snakemake(planned, wanted, until, options, scale) if wanted else 1
-    if wrong:
-        sys.exit("\n".join(wrong))
-    if status:
-        sys.exit(status)
+    status = 1
+    if wanted:
+        wanted_files = targets.scores(planned, wanted) if until == "score" else targets.trainings(wanted)
+        command = [sys.executable, "-m", "snakemake", "--cores", "all", "--keep-going", *options, *wanted_files]
+        command += ["--config", f"scale={scale}"] if scale else []
+        print(f"{len(wanted)} runs: {', '.join(run for _, run in wanted)}\n{shlex.join(command)}", flush=True)
+        status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if wrong or status:
+        sys.exit("\n".join(wrong) or status)
 
 
 def runs_of(points: list[list[str]], planned: Plan) -> tuple[list[tuple[str, str]], list[str]]:
@@ -160,15 +159,6 @@ def runs_of(points: list[list[str]], planned: Plan) -> tuple[list[tuple[str, str
         except UserError as error:
             wrong.append(f"error: {' '.join(point)}: {error}")
     return list(wanted), wrong
-
-
-def _snakemake(planned: Plan, wanted: list[tuple[str, str]], until: str, options: list[str], scale: str) -> int:
-    """Call Snakemake for the scores of the runs, or for their trainings alone (``until``); its exit status."""
-    wanted_files = targets.scores(planned, wanted) if until == "score" else targets.trainings(wanted)
-    command = [sys.executable, "-m", "snakemake", "--cores", "all", "--keep-going", *options, *wanted_files]
-    command += ["--config", f"scale={scale}"] if scale else []
-    print(f"{len(wanted)} runs: {', '.join(run for _, run in wanted)}\n{shlex.join(command)}", flush=True)
-    return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")

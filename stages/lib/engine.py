@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -25,21 +24,15 @@ def seed_of(text: str, seed: int) -> int:
 
 
 def generate(engine: Any, prompts: list[Any], sampling: list[Any]) -> list[Any]:
-    """vLLM's output for each prompt. UserError, before anything is generated, where a prompt leaves no room for an answer.
-
-    vLLM divides by the bar's elapsed time, so turn its bar off when TQDM_DISABLE is set.
-    """
-    from tqdm import tqdm
-
+    """vLLM's output for each prompt. UserError, before anything is generated, if a prompt leaves no room for an answer."""
     for number, prompt in enumerate(prompts, start=1):
         if (length := len(prompt["prompt_token_ids"])) >= (room := engine.model_config.max_model_len):
             raise UserError(
                 f"prompt {number} of {len(prompts)} has {length:,} tokens, and the model reads {room:,}; take a model with a longer context"
                 " (max_position_embeddings in its config.json), or shorter prompts"
             )
-    with tqdm(file=StringIO()) as bar:
-        shown = not bar.disable
-    return list(engine.generate(prompts, sampling, use_tqdm=shown))
+    # vLLM divides by the elapsed time of its bar, which is 0 for a bar that TQDM_DISABLE switches off.
+    return list(engine.generate(prompts, sampling, use_tqdm=not os.environ.get("TQDM_DISABLE")))
 
 
 def cache_bytes(shape: PreTrainedConfig, max_length: int) -> int:
