@@ -106,8 +106,7 @@ def estimate(works: Mapping[str, tuple[int, Work]], judge: dict[str, Any], cache
         if rounds:
             most = [(read + written, written) for read, written in most]  # the judge also reads its first judgment, not SILENT's "-"
         likely = [] if rounds else [(read // 4, min(written, expected)) for read, written in most]
-        tokens, dollars = ([total(calls) for calls in (likely, most)] for total in (count, cost))
-        rounds.append([len(requests), len(requests) - len(most), *tokens, *dollars])
+        rounds.append([len(requests), len(requests) - len(most), count(likely), count(most), cost(likely), cost(most)])
         return [outcome or SILENT for outcome in known]
 
     for name, (tokens, work) in works.items():
