@@ -101,7 +101,7 @@ def _check_model(method: dict[str, Any]) -> None:
     model, revision = method["model"], method["revision"]
     if model is None:
         if alone := [key for key in MODEL_KEYS if key in given]:
-            raise UserError(f"method.{alone[0]}: it needs method.model, which is null")
+            raise UserError(f"method.{alone[0]}: there is no method.model to which it could belong")
     elif not model.startswith("results/") and not Path(model).is_dir():  # a model below results/ may not exist yet
         if model.startswith((".", "/", "~")) or not HUB_ID.fullmatch(model):
             raise UserError(f"method.model={model}: no such folder; give one that exists, or a hub id with its method.revision")
