@@ -339,6 +339,10 @@ class Evidence:
         average, length = (np.concatenate([pairs[f"{side}_{key}"] for side in ("chosen", "rejected")]) for key in ("average", "length"))
         return self.spearman("heldout", average, length, texts=2)
 
+    def margin_spread(self, run: Run) -> Array:
+        """The standard deviation of the reward margin over the held-out pairs."""
+        return self.spread("heldout", self.rewards(run, "heldout")["margin"].to_numpy(float))
+
     def chosen_ratio(self, run: Run) -> pd.Series:
         """``Study.log_ratio`` of the chosen held-out responses."""
         pairs = self.pairs(run, "heldout")

@@ -12,7 +12,7 @@ import argparse
 import html
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from stages.lib import files
 from stages.lib.errors import UserError
 
 STYLE = Path(__file__).with_name("style.mplstyle")
+PNG = {"Software": None}  # the metadata of a png: no version of matplotlib
 COLUMN, PAGE = 3.3, 6.9  # inches: a figure as wide as a paper's column, and as its text
 SETTINGS = {
     "mini_base": "Mini-Base",
@@ -76,14 +77,6 @@ class Run(NamedTuple):
     varied: dict[str, Any]
 
 
-def benchmark_of(config: Mapping[str, Any], name: str) -> Benchmark:
-    """What the benchmark is that conf/ calls ``name``. config: tables.yaml."""
-    protocol = (config.get("protocols") or {}).get(name, name)
-    if protocol not in BENCHMARKS:
-        raise UserError(f"tables.yaml: benchmark {name}: stages/benchmarks has {', '.join(BENCHMARKS)}, and no {protocol}")
-    return BENCHMARKS[protocol]
-
-
 class Study:
     """A results folder. Where a file is missing, every method raises UserError with its name and the command that makes it."""
 
@@ -105,8 +98,11 @@ class Study:
         return config
 
     def benchmark(self, name: str) -> Benchmark:
-        """What the benchmark is that conf/ calls ``name``."""
-        return benchmark_of(self.config, name)
+        """The benchmark that conf/ calls ``name``."""
+        protocol = (self.config.get("protocols") or {}).get(name, name)
+        if protocol not in BENCHMARKS:
+            raise UserError(f"tables.yaml: benchmark {name}: stages/benchmarks has {', '.join(BENCHMARKS)}, and no {protocol}")
+        return BENCHMARKS[protocol]
 
     def rows(self, *methods: str) -> list[Run]:
         """The tables' runs in order of setting, method and seed: all of them, or those of ``methods`` where any is named."""
@@ -325,7 +321,7 @@ def figure(docstring: str | None, name: str, make: Callable[[Study], Drawn]) -> 
 
 def save(path: Path, drawn: Figure, frame: pd.DataFrame, caption: str) -> None:
     """Write ``path`` with .png, .pdf, .csv and .txt. No file holds a date, so the same figure gives the same bytes."""
-    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None, "Producer": None, "Creator": None})):
+    for suffix, metadata in ((".png", PNG), (".pdf", {"CreationDate": None, "Producer": None, "Creator": None})):
         with files.atomic(path.with_suffix(suffix)) as partial:
             drawn.savefig(partial, format=suffix[1:], metadata=metadata)
     write_csv(path.with_suffix(".csv"), frame)

@@ -16,6 +16,7 @@ In: nothing. Out: the largest deviation of each statement over all instances, pr
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import permutations
 
 import numpy as np
@@ -82,6 +83,7 @@ def gradient(policy: Array, reward: Array, reference: Array, beta: Array) -> Arr
     return slope
 
 
+@cache
 def deviations(instances: int = INSTANCES, seed: int = SEED) -> dict[str, float]:
     """The largest absolute deviation of each statement."""
     draws = np.random.default_rng(seed)

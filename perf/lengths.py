@@ -1,6 +1,4 @@
-"""The lengths of the pairs that perf measures with: perf/lengths.csv, like UltraFeedback's and the same on every machine.
-
-    python -m perf.lengths        writes perf/lengths.csv again, bit for bit
+"""The lengths of the pairs that perf measures with, like UltraFeedback's and the same on every machine.
 
 The lengths are log-normal, in Llama-3 tokens. Prompt P, chosen answer L_w and rejected answer L_l have means 172, 346 and 314. The medians
 of P + L_w and of P / L_w are near 409 and 0.42, UltraFeedback's in the dpo-prefix-sharing paper (arXiv 2410.20305). The lengths of the two
@@ -9,15 +7,11 @@ answers correlate, because a pair's padding depends on that. No sequence exceeds
 
 from __future__ import annotations
 
-import argparse
-import csv
 import math
 import random
-from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
 
-FILE = Path(__file__).with_name("lengths.csv")
 ROWS, SEED = 512, 25
 MEAN_PROMPT, MEAN_CHOSEN, MEAN_REJECTED = 172, 346, 314
 # Standard deviations of the logarithms, and the answers' correlation. They are fitted to the medians above, and to the padding of random
@@ -49,9 +43,12 @@ class Lengths(NamedTuple):
         return self.prompt + self.chosen + self.rejected
 
 
-def generate(rows: int = ROWS, seed: int = SEED) -> list[Lengths]:
-    """``rows`` triples. The normal samplers differ between versions of Python, so this inverts ``random.Random.random``, which does not."""
-    draw, inverse = random.Random(seed), NormalDist().inv_cdf
+def generate(divisor: int = 1) -> list[Lengths]:
+    """The pairs' lengths divided by ``divisor``, at least two tokens each.
+
+    The normal samplers differ between versions of Python, so this inverts ``random.Random.random``, which does not.
+    """
+    draw, inverse = random.Random(SEED), NormalDist().inv_cdf
 
     def normal() -> float:
         return inverse(draw.random() or 0.5)
@@ -60,41 +57,18 @@ def generate(rows: int = ROWS, seed: int = SEED) -> list[Lengths]:
         return min(max(round(mean * math.exp(sigma * z - sigma * sigma / 2)), low), high)
 
     drawn = []
-    for _ in range(rows):
+    for _ in range(ROWS):
         common = math.sqrt(CORRELATION) * normal()
         prompt = tokens(MEAN_PROMPT, SIGMA_PROMPT, normal(), 8, MAX_PROMPT)
         answers = [
             tokens(mean, SIGMA_ANSWER, common + math.sqrt(1 - CORRELATION) * normal(), 8, MAX_LENGTH - prompt)
             for mean in (MEAN_CHOSEN, MEAN_REJECTED)
         ]
-        drawn.append(Lengths(prompt, *answers))
+        drawn.append(Lengths(*(max(2, length // divisor) for length in (prompt, *answers))))
     return drawn
-
-
-def write(path: Path, rows: list[Lengths]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Lengths._fields)
-        writer.writerows(rows)
-
-
-def read(path: Path = FILE, divisor: int = 1) -> list[Lengths]:
-    """The file's lengths divided by ``divisor``, at least two tokens each."""
-    with path.open(newline="") as file:
-        return [Lengths(*(max(2, int(row[name]) // divisor) for name in Lengths._fields)) for row in csv.DictReader(file)]
 
 
 def token_ids(lengths: list[Lengths], vocabulary: int, seed: int = 0) -> list[dict[str, list[int]]]:
     """Pairs of random token ids with these lengths; ids 0 and 1 stay for padding and end."""
     draw = random.Random(seed)
     return [{name: draw.choices(range(2, vocabulary), k=count) for name, count in row._asdict().items()} for row in lengths]
-
-
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    write(FILE, generate())
-    print(f"{FILE.name}: {ROWS} rows")
-
-
-if __name__ == "__main__":
-    main()
