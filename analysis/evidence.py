@@ -32,7 +32,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -42,7 +42,7 @@ import pandas as pd
 from analysis import stats
 from analysis.draw import swept
 from analysis.stats import Array
-from analysis.study import METHODS, PLANNED, REWARDS, Run, Study, read_object, require
+from analysis.study import LOGLIK, METHODS, PLANNED, REWARDS, Run, Study, read_object, require
 from stages.benchmarks import arena_hard, mt_bench, paired
 from stages.benchmarks.rows import Row, as_number, check_same, check_texts, read_rows
 from stages.lib import files
@@ -51,7 +51,6 @@ from stages.score import repeated_3grams
 
 Runs = Mapping[str, Run]  # of one setting and seed, by method
 ABLATED = ("simpo_no_ln", "simpo_no_margin")  # variants of SimPO, which Table 4 does not have
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -72,18 +71,14 @@ class Bounds(NamedTuple):
         return float(np.nanmin([self.low, self.seed_low])), float(np.nanmax([self.high, self.seed_high]))
 
 
-def smallest(values: Array) -> float:
-    return float(values.min())
-
-
-def once(make: Callable[Concatenate[Evidence, Run, P], T]) -> Callable[Concatenate[Evidence, Run, P], T]:
-    """Let a figure be computed only once a run."""
+def once(make: Callable[..., T]) -> Callable[..., T]:
+    """Compute a figure only once for each run."""
 
     @wraps(make)
-    def kept(self: Evidence, run: Run, *args: P.args, **more: P.kwargs) -> T:
-        key = (make.__name__, run.setting, run.run, *args, *more.values())
+    def kept(self: Evidence, run: Run, *args: str) -> T:
+        key = (make.__name__, run.setting, run.run, *args)
         if key not in self._known:
-            self._known[key] = make(self, run, *args, **more)
+            self._known[key] = make(self, run, *args)
         found: T = self._known[key]
         return found
 
@@ -190,7 +185,7 @@ class Evidence:
         """
         return stats.resampled_spearman(x, y, self.counts(what, len(x) // texts))
 
-    def bounds(self, effects: list[list[Array]], n: int, join: Callable[[Array], float] = smallest, note: str = "") -> Bounds:
+    def bounds(self, effects: list[list[Array]], n: int, join: Callable[[Array], float] = np.min, note: str = "") -> Bounds:
         """The interval of an effect; see Intervals and Seeds above.
 
         effects: for each seed the differences D_j, arrays (1 + resamples,)
@@ -207,9 +202,9 @@ class Evidence:
         spread = draws.std(axis=1)
         scaled = np.abs(draws - values[:, None]) / np.where(spread > 0, spread, 1)[:, None]
         reach = np.quantile(scaled.max(axis=0), self.rule["level"]) * spread
-        low, high = join(values - reach), join(values + reach)
-        _, seed_low, seed_high = stats.over_seeds((join(effect[:, 0]) for effect in by_seed), self.rule["level"])
-        return Bounds(join(values), low, high, n, seed_low, seed_high, len(by_seed), note)
+        effect, low, high = (float(join(part)) for part in (values, values - reach, values + reach))
+        _, seed_low, seed_high = stats.over_seeds((join(part[:, 0]) for part in by_seed), self.rule["level"])
+        return Bounds(effect, low, high, n, seed_low, seed_high, len(by_seed), note)
 
     def size(self, of: str, run: Run) -> int:
         """The number of a benchmark's questions, or of a run's pairs in a split."""
@@ -219,13 +214,13 @@ class Evidence:
 
     def rows(self, run: Run, name: str, *keys: str) -> list[Row]:
         """The rows of the file ``name`` of a run's evaluation. Each must have ``keys``."""
-        return read_rows(require(self.study.folder(run) / "eval" / name), keys)
+        return read_rows(require(self.study.evaluated(run, name)), keys)
 
     def judgments(self, run: Run, benchmark: str) -> list[Row]:
-        """A run's judgments on a benchmark, which holds their values to its protocol."""
+        """A run's judgments on a benchmark. UserError for values that the benchmark's protocol does not have."""
         of = self.study.benchmark(benchmark)
         rows = self.rows(run, f"{benchmark}/{of.judgments}", *of.judgment_keys)
-        of.check(rows, str(self.study.folder(run) / "eval" / benchmark / of.judgments))
+        of.check(rows, str(self.study.evaluated(run, f"{benchmark}/{of.judgments}")))
         return rows
 
     def question_ids(self, benchmark: str) -> list[Any]:
@@ -239,7 +234,7 @@ class Evidence:
         return self._asked[benchmark]
 
     def check_questions(self, benchmark: str, run: Run, asked: list[Any]) -> None:
-        """Raise UserError unless a run has the benchmark's questions in their order. Runs are compared question by question."""
+        """UserError unless a run has the benchmark's questions in their order: runs are compared question by question."""
         check_same(f"{self.study.folder(run)}/eval/{benchmark}", asked, "the benchmark's questions", self.question_ids(benchmark))
 
     @once
@@ -263,8 +258,9 @@ class Evidence:
     @once
     def answers(self, run: Run) -> pd.DataFrame:
         """A run's answers to AlpacaEval 2: ``length`` in characters; ``ended`` by itself and ``repeated`` 3-grams, both in percent."""
-        rows = self.rows(run, "alpacaeval2/model_outputs.json", "instruction", "output")
-        check_texts(rows, ("instruction", "output"), str(self.study.folder(run) / "eval/alpacaeval2/model_outputs.json"))
+        name, keys = "alpacaeval2/model_outputs.json", ("instruction", "output")
+        rows = self.rows(run, name, *keys)
+        check_texts(rows, keys, str(self.study.evaluated(run, name)))
         self.check_questions("alpacaeval2", run, [row["instruction"] for row in rows])
         reasons = [row.get("finish_reason") for row in rows]
         return pd.DataFrame(
@@ -280,7 +276,7 @@ class Evidence:
         """Arena-Hard's win rate, in percent: the mean over battles, resampled by question."""
         rows = self.judgments(run, "arena_hard")
         if wrong := [row["question_id"] for row in rows if len(row["games"]) != 2]:
-            path = self.study.folder(run) / "eval/arena_hard/model_judgment.jsonl"
+            path = self.study.evaluated(run, "arena_hard/model_judgment.jsonl")
             raise UserError(f"{path}, question {wrong[0]!r}: 'games' must be a list of two, null where one failed; {files.again(path)}")
         self.check_questions("arena_hard", run, [row["question_id"] for row in rows])
         points = [arena_hard.battles(row["games"]) for row in rows]
@@ -290,7 +286,7 @@ class Evidence:
         """MT-Bench's mean rating of each question, NaN where none was given: (questions,)."""
         rows = self.judgments(run, "mt_bench")
         if wrong := [row["question_id"] for row in rows if not isinstance(row["question_id"], str | int)]:
-            path = self.study.folder(run) / "eval/mt_bench/model_judgment.jsonl"
+            path = self.study.evaluated(run, "mt_bench/model_judgment.jsonl")
             raise UserError(f"{path}: 'question_id' is {wrong[0]!r}; expected a number or a text; {files.again(path)}")
         frame = pd.DataFrame(rows)
         means = frame["score"].where(frame["score"] != mt_bench.FAILED).groupby(frame["question_id"], sort=False).mean()
@@ -321,7 +317,7 @@ class Evidence:
         ids = list(pairs.index)
         first, known = self._paired.setdefault((run.setting, split), (run.run, ids))
         if ids != known:
-            path = self.study.folder(run) / "eval/loglik.parquet"
+            path = self.study.evaluated(run, LOGLIK)
             raise UserError(f"{path} and that of {first} hold different {split} pairs; {files.again(path)}")
         return pairs
 
@@ -357,17 +353,15 @@ class Evidence:
         """What SimPO saves of a training step's ``cost`` (time or memory) in the paper's protocol, A, in percent."""
         path = self.study.results / "efficiency/train_step.json"
         claim = read_object(path).get("claim")
-        found = [row for row in claim if isinstance(row, dict) and row.get("protocol") == "A"] if isinstance(claim, list) else []
-        if not found or found[0].get(f"{cost}_saved") is None:
-            raise UserError(
-                f"{path} has no {cost} of protocol A; make it again with: snakemake --cores all --forcerun efficiency -- {path}"
-            )
-        row = found[0]
+        rows = [row for row in claim if isinstance(row, dict)] if isinstance(claim, list) else []
+        row: Any = next((row for row in rows if row.get("protocol") == "A"), {})
+        again = f"make it again with: snakemake --cores all --forcerun efficiency -- {path}"
+        if row.get(f"{cost}_saved") is None:
+            raise UserError(f"{path} has no {cost} of protocol A; {again}")
         ends = [row.get(f"{cost}_saved{end}", row[f"{cost}_saved"]) for end in ("", "_low", "_high")]
         value, low, high = (as_number(end, f"{path}: {cost} saved") for end in ends)
         if not all(map(math.isfinite, (value, low, high))):
-            raise UserError(f"{path}: {cost} saved in protocol A, or an end of its interval, is no number; {files.again(path)}")
-        if not isinstance(row.get("steps"), int) or not ({"device", "shape"} <= row.keys() or "what" in row):
-            raise UserError(f"{path}: protocol A lacks its 'steps', or 'device' and 'shape'; {files.again(path)}")
-        where = f"{row['device']}, {row['shape']}" if {"device", "shape"} <= row.keys() else row["what"]
-        return Bounds(100 * value, 100 * low, 100 * high, row["steps"], note=where)
+            raise UserError(f"{path}: {cost} saved in protocol A, or an end of its interval, is not a number; {again}")
+        if not isinstance(row.get("steps"), int) or not {"device", "shape"} <= row.keys():
+            raise UserError(f"{path}: protocol A lacks its 'steps', 'device' or 'shape'; {again}")
+        return Bounds(100 * value, 100 * low, 100 * high, row["steps"], note=f"{row['device']}, {row['shape']}")

@@ -44,8 +44,7 @@ from matplotlib.lines import Line2D
 from analysis.claims import CLAIMS, IN_FAMILIES, IN_SETTINGS, Claim, in_paper
 from analysis.draw import BLUE, GREY, INK, LIGHT, VERMILION
 from analysis.evidence import Evidence
-from analysis.study import PAGE, SETTINGS, STYLE, Study, as_page, command_line, name_of, save, write_csv
-from stages.lib import files
+from analysis.study import PAGE, SETTINGS, STYLE, Study, command_line, name_of, save, save_table
 from stages.lib.errors import UserError
 
 REPRODUCED, CONTRADICTED, UNDECIDED, NOT_MEASURED = "reproduced", "contradicted", "undecided", "not measured"
@@ -198,9 +197,7 @@ def write(study: Study, out: Path) -> None:
     with mpl.style.context(STYLE):
         drawn, frame, caption = make(study)
         save(out / "figures" / "scorecard", drawn, frame, caption)
-    write_csv(out / "scorecard.csv", frame)
-    files.write_text(out / "scorecard.txt", caption + "\n")
-    files.write_text(out / "scorecard.html", as_page("scorecard", frame, caption))
+    save_table(out / "scorecard", frame, caption)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback, TrainingArguments
 
-from perf.cost import Shape, wait
+from perf.pairs import Shape
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -204,6 +204,12 @@ class Memory(TrainerCallback):
         elif state.global_step == self.steps:
             peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else _status("VmHWM")
             self.run.memory = {"peak": peak - self.before, "step": peak - self.began}
+
+
+def wait(device: str) -> None:
+    """Wait until the GPU has finished its work."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def allocated(device: str) -> int:

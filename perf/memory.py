@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from perf import arms, lengths
+from perf import arms
 from perf.arms import Arm, World
-from perf.lengths import Lengths
+from perf.pairs import Lengths, token_ids
 from stages.lib import files
 from stages.lib.errors import UserError
 
@@ -45,11 +45,11 @@ class Point(NamedTuple):
 
 def measure(trainer: str, device: str, tokens: int, vocabulary: int) -> float:
     """The bytes of a ``Point``, in this process. It begins anew for each point, because freed memory would count."""
-    pairs = tokens // PAIR.padless
+    count = tokens // PAIR.padless
     shape = replace(arms.SHAPES[device], vocab_size=vocabulary)
-    world = World(device, shape, pairs, token_budget=tokens, bf16=device == "cuda")
-    arm = Arm(trainer, "simpo", None, 0 if trainer == "ours" else pairs)
-    run = arms.train(arm, world, lengths.token_ids([PAIR] * pairs, vocabulary), [(0.0, 0.0)] * pairs, epochs=2, memory=True)
+    world = World(device, shape, count, token_budget=tokens, bf16=device == "cuda")
+    arm = Arm(trainer, "simpo", None, 0 if trainer == "ours" else count)
+    run = arms.train(arm, world, token_ids([PAIR] * count, vocabulary), [(0.0, 0.0)] * count, epochs=2, memory=True)
     return run.memory["step"]
 
 

@@ -30,19 +30,20 @@ import platform
 import random
 import statistics
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 
-from perf import arms, lengths
+from perf import arms, pairs
 from perf.arms import Arm, Run, World
-from perf.cost import flops, matmul_ceiling
-from perf.lengths import Lengths
+from perf.pairs import Lengths, flops
 from stages.lib import files
 from stages.lib.errors import UserError
 
@@ -139,9 +140,7 @@ def check_losses(losses: Mapping[str, float], every: Mapping[str, Arm], toleranc
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     """(median, lower quartile, upper quartile)."""
-    if len(values) < 2:
-        return values[0], values[0], values[0]
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    middle, low, high = np.quantile(values, [0.5, 0.25, 0.75]).tolist()
     return middle, low, high
 
 
@@ -153,14 +152,31 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return bounds[0], bounds[-1]
 
 
+def matmul_ceiling(device: str, seconds: float = 2.0) -> float:
+    """FLOP/s of the fastest square matrix product: bf16 on a GPU, fp32 on a CPU with torch's number of threads."""
+    best, sizes = 0.0, (4096, 8192) if device == "cuda" else (512, 1024, 2048)
+    for size in sizes:
+        a, b = torch.randn(2, size, size, device=device, dtype=torch.bfloat16 if device == "cuda" else torch.float32)
+        torch.mm(a, b)
+        arms.wait(device)
+        began, products = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds / len(sizes):
+            for _ in range(10 if device == "cuda" else 1):
+                torch.mm(a, b)
+                products += 1
+            arms.wait(device)
+        best = max(best, products * 2 * size**3 / (time.perf_counter() - began))
+    return best
+
+
 class Bench:
     """The arms' pairs, their measured steps, and the tables of them."""
 
     def __init__(self, world: World, names: Sequence[str], steps: int = 1, warmup: int = 1, rounds: int = 1) -> None:
         self.world, self.names, self.steps, self.warmup, self.rounds = world, names, steps, warmup, rounds
         self.every = all_arms(world.device)
-        self.lengths = lengths.generate(DIVISOR[world.device])
-        self.pairs = lengths.token_ids(self.lengths, world.shape.vocab_size)
+        self.lengths = pairs.generate(DIVISOR[world.device])
+        self.pairs = pairs.token_ids(self.lengths, world.shape.vocab_size)
         self.sums: dict[int, tuple[float, float]] = {}
         self.seconds: dict[str, list[float]] = {name: [] for name in names}
         self.tokens: dict[str, list[int]] = {name: [] for name in names}
