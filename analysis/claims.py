@@ -140,10 +140,14 @@ def lowest_margin(e: Evidence, setting: str) -> Bounds:
     return e.bounds(effects, len(difference), note=f"where |y_w| - |y_l| is {lowest.min():.0f} to {lowest.max():.0f} tokens")
 
 
-def margin_follows_length(e: Evidence, by: Runs) -> Array:
+def margin_follows_length(e: Evidence, setting: str) -> Bounds:
     """ρ(margin, length difference) of SimPO without length normalisation."""
-    pairs = e.rewards(by["simpo_no_ln"], "heldout")
-    return e.spearman("heldout", pairs["margin"].to_numpy(float), pairs["longer"].to_numpy(float))
+
+    def effect(e: Evidence, by: Runs) -> Array:
+        pairs = e.rewards(by["simpo_no_ln"], "heldout")
+        return e.spearman("heldout", pairs["margin"].to_numpy(float), pairs["longer"].to_numpy(float))
+
+    return each_seed(("heldout",), ("simpo_no_ln",), effect)(e, setting)
 
 
 def rise(sweep: str, key: str, figure: Figure, sign: int = 1) -> Measure:
@@ -192,10 +196,14 @@ def ranked_wrong(method: str) -> Measure:
     return each_seed(("train",), (method,), effect)
 
 
-def harder(e: Evidence, by: Runs) -> Array:
-    """AlpacaEval's win rate minus Arena-Hard's, mean over the methods. Their questions differ and are resampled apart."""
-    gaps: Array = np.mean([e.win_rate(run) - e.arena_hard(run) for run in by.values()], axis=0)
-    return gaps
+def harder(e: Evidence, setting: str) -> Bounds:
+    """AlpacaEval's win rate minus Arena-Hard's, mean over Table 4's methods. Their questions differ and are resampled apart."""
+
+    def effect(e: Evidence, by: Runs) -> Array:
+        gaps: Array = np.mean([e.win_rate(run) - e.arena_hard(run) for run in by.values()], axis=0)
+        return gaps
+
+    return each_seed(("alpacaeval2", "arena_hard"), (), effect)(e, setting)
 
 
 def separates_less(e: Evidence, setting: str) -> Bounds:
@@ -338,7 +346,7 @@ def _exact(id: str, claim: str, measure: str, part: str, paper: str) -> Claim:
         deviation = theory.deviations()[part]
         return Bounds(deviation, deviation, deviation, theory.INSTANCES)
 
-    return Claim(id, claim, measure, measured, paper, IDENTITY, "enumerable spaces")
+    return Claim(id, claim, measure, measured, f"DPO, {paper}", IDENTITY, "enumerable spaces")
 
 
 def _no_ppo(id: str, claim: str, measure: str, paper: str) -> Claim:
@@ -357,8 +365,15 @@ def _harder(values: Values) -> float:
 
 TABLE_4, TABLE_5, TABLE_6 = ("table4", "v0.2", "gemma2"), ("table5",), ("table6",)
 SIMPO, DPO, SFT, NO_LN, NO_MARGIN = ("simpo",), ("dpo",), ("sft",), ("simpo_no_ln",), ("simpo_no_margin",)
+# What is measured, where it is said more than once or is long.
 BEST, WORST = "SimPO minus the best other method", "the worst method minus SFT"
-MORE, LESS = "SimPO without LN minus SimPO", "SimPO minus SimPO with γ = 0"
+WORSE = "the worse of SimPO and SimPO with γ = 0 minus SimPO without LN"
+MORE, FEWER, LESS = "SimPO without LN minus SimPO", "SimPO minus SimPO without LN", "SimPO minus SimPO with γ = 0"
+LOWEST = f"SimPO's lowest mean margin among {LENGTH_BINS} bins of |y_w| - |y_l|, {HELDOUT}"
+FOLLOWS = f"Spearman's ρ of margin and |y_w| - |y_l| without LN, {HELDOUT}"
+INSIDE = f"the best γ inside the sweep minus the better end, {LC.unit}"
+HARDER = "AlpacaEval 2's raw win rate minus Arena-Hard's, mean over methods, points"
+CLEARER, DEVIATION = "AlpacaEval 2's √F over methods minus MT-Bench's", "largest deviation of"
 NO_OWN = "the paper has held-out chosen responses alone"
 
 CLAIMS = (
@@ -370,54 +385,20 @@ CLAIMS = (
     _compared("S2b", "Every method beats its SFT start on Arena-Hard", WORST, ARENA_HARD, OTHERS, SFT, TABLE_4),
     _instruct("S3a", "Instruct settings beat Base settings in LC", LC, "Mistral +11.2, Llama-3 +19.8"),
     _instruct("S3b", "Instruct settings beat Base settings on Arena-Hard", ARENA_HARD, "Mistral +10.3, Llama-3 +16.2"),
-    _compared(
-        "S4a",
-        "Without LN quality falls most",
-        "the worse of SimPO and SimPO with γ = 0 minus SimPO without LN",
-        LC,
-        (*SIMPO, *NO_MARGIN),
-        NO_LN,
-        TABLE_5,
-    ),
+    _compared("S4a", "Without LN quality falls most", WORSE, LC, (*SIMPO, *NO_MARGIN), NO_LN, TABLE_5),
     _compared("S4b", "Without LN answers grow longer", MORE, LENGTH, NO_LN, SIMPO, "longer (section 4.2)"),
     _compared("S4c", "Without LN answers repeat themselves more", MORE, REPEATED, NO_LN, SIMPO, "more repetitive (section 4.2)"),
     _compared(
-        "S4d",
-        "Without LN fewer answers end by themselves",
-        "SimPO minus SimPO without LN",
-        ENDED,
-        SIMPO,
-        NO_LN,
-        "not said: ours, beside length and repetition",
+        "S4d", "Without LN fewer answers end by themselves", FEWER, ENDED, SIMPO, NO_LN, "not said: ours, beside length and repetition"
     ),
     _compared("S5a", "γ = 0 is worse than the tuned γ in LC", LESS, LC, SIMPO, NO_MARGIN, TABLE_5),
     _compared("S5b", "γ = 0 is worse than the tuned γ on Arena-Hard", LESS, ARENA_HARD, SIMPO, NO_MARGIN, TABLE_5),
-    Claim(
-        "S6a",
-        "With LN margins are positive at any length gap",
-        f"SimPO's lowest mean margin among {LENGTH_BINS} bins of |y_w| - |y_l|, {HELDOUT}",
-        lowest_margin,
-        "positive throughout (Figure 2a)",
-        digits=2,
-    ),
-    Claim(
-        "S6b",
-        "Without LN margins follow the length difference",
-        f"Spearman's ρ of margin and |y_w| - |y_l| without LN, {HELDOUT}",
-        each_seed(("heldout",), NO_LN, margin_follows_length),
-        "rises with it (Figure 2a)",
-        digits=2,
-    ),
+    Claim("S6a", "With LN margins are positive at any length gap", LOWEST, lowest_margin, "positive throughout (Figure 2a)", digits=2),
+    Claim("S6b", "Without LN margins follow the length difference", FOLLOWS, margin_follows_length, "rises with it (Figure 2a)", digits=2),
     _compared("S7a", "Likelihood follows length more w/o LN than in DPO", "SimPO without LN minus DPO", RHO, NO_LN, DPO, TABLE_6),
     _compared("S7b", "Likelihood follows length more in DPO than in SimPO", "DPO minus SimPO", RHO, DPO, SIMPO, TABLE_6),
     _risen("S8a", "Reward accuracy rises with γ", "gamma", "gamma", ACCURACY, "rises (Figure 3a)"),
-    Claim(
-        "S8b",
-        "LC rises with γ, then falls",
-        f"the best γ inside the sweep minus the better end, {LC.unit}",
-        rise_and_fall,
-        "rises, then falls (Figure 3a)",
-    ),
+    Claim("S8b", "LC rises with γ, then falls", INSIDE, rise_and_fall, "rises, then falls (Figure 3a)"),
     _risen("S9a", "Margins spread as γ grows", "gamma", "gamma", SPREAD, "flatter with γ (Figure 3b)"),
     _risen("S9b", "Chosen answers grow less likely as γ grows", "gamma", "gamma", CHOSEN, "falls with γ (Figure 3c)", -1),
     _wrong("S10a", "Likelihood ranks half of what DPO ranks right wrong", "dpo", "about half (Figure 4b)", ABOUT_HALF),
@@ -433,21 +414,8 @@ CLAIMS = (
     _less("S13b", "SimPO takes about 10 % less memory", "peak memory", "memory", "peak_gb", ABOUT_A_TENTH),
     _longer("S14a", "sft"),
     _longer("S14b", "dpo"),
-    Claim(
-        "S15a",
-        "Arena-Hard win rates lie below AlpacaEval's",
-        "AlpacaEval 2's raw win rate minus Arena-Hard's, mean over methods, points",
-        each_seed(("alpacaeval2", "arena_hard"), (), harder),
-        Paper(_harder, ("table4",)),
-    ),
-    Claim(
-        "S15b",
-        "MT-Bench separates the methods less clearly",
-        "AlpacaEval 2's √F over methods minus MT-Bench's",
-        separates_less,
-        "poor separability (section 4.1)",
-        digits=2,
-    ),
+    Claim("S15a", "Arena-Hard win rates lie below AlpacaEval's", HARDER, harder, Paper(_harder, ("table4",))),
+    Claim("S15b", "MT-Bench separates the methods less clearly", CLEARER, separates_less, "poor separability (section 4.1)", digits=2),
     _no_ppo("D1", "DPO's reward-KL frontier is at or above PPO's", "expected reward at equal KL, DPO minus PPO", "above (DPO, Figure 2)"),
     _no_ppo(
         "D2",
@@ -458,23 +426,23 @@ CLAIMS = (
     _exact(
         "D3a",
         "r and r + f(x) give the same preferences",
-        "largest deviation of Bradley-Terry and Plackett-Luce probabilities",
+        f"{DEVIATION} Bradley-Terry and Plackett-Luce probabilities",
         "preferences",
-        "DPO, Lemma 1",
+        "Lemma 1",
     ),
     _exact(
         "D3b",
         "r and r + f(x) have the same optimal policy",
-        "largest deviation of π_r and of what a policy falls short of it",
+        f"{DEVIATION} π_r and of what a policy falls short of it",
         "policy",
-        "DPO, Eq. 4 and Lemma 2",
+        "Eq. 4 and Lemma 2",
     ),
     _exact(
         "D3c",
         "β log π/π_ref represents every class, uniquely",
-        "largest deviation of a reward's representative",
+        f"{DEVIATION} a reward's representative",
         "representation",
-        "DPO, Theorem 1 and Proposition 1",
+        "Theorem 1 and Proposition 1",
     ),
-    _exact("D3d", "DPO's loss has no gradient at the optimal policy", "largest gradient of the expected loss", "gradient", "DPO, Eq. 7"),
+    _exact("D3d", "DPO's loss has no gradient at the optimal policy", "largest gradient of the expected loss", "gradient", "Eq. 7"),
 )

@@ -1,11 +1,11 @@
-"""The figures of a results folder that analysis/claims.py compares, with bootstrap intervals.
+"""The numbers of runs ("figures") that analysis/claims.py compares, with bootstrap intervals.
 
 In: the runs' scores, judgments, answers and log-likelihoods, and the rule in tables.yaml (``analysis``: level, resamples, seed).
 Out: ``Bounds``.
 
 **Figures and resamples.** A figure of a run is an array (1 + resamples,): its value, then its value in each bootstrap resample of the
 questions or pairs that it averages. All runs share the resamples, so the difference of two arrays is the paired bootstrap of the
-difference. A failed judgment is left out of its own run's mean.
+difference. A run's mean leaves out its failed judgments.
 
 **LC win rate.** The fit of the length-controlled win rate gives no observed value for a single instruction. The package's standard error is
 the spread of the fit's smooth function of difficulty, and leaves out the chance in the judge's preferences. Here the resampled win rate WR*
@@ -17,11 +17,11 @@ by s, the ratio of the logistic model's two slopes. The standard deviation of th
     mini_base: SimPO and SFT, DPO, SimPO without LN    0.58, 0.45, 0.35               0.55, 0.39, 0.36    0.34, 0.34, 0.35
 
 **Intervals.** D_j are the differences that a claim compares (SimPO minus each other method, say), D*_j their resamples and s_j the standard
-deviation of these. All D_j lie in D_j ± c s_j at once, at the configured level, where c is that quantile of max_j |D*_j - D_j| / s_j. The
-effect is a monotone function of the D_j (the smallest, where the claim is that all are positive). Its interval goes from that function of
-the lower bounds to that function of the upper bounds, so it includes the choice of the best other method. The percentiles of the resampled
-smallest would lie too low: they would contradict "highest of all" where all are equal. With one D the interval is D ± the quantile of
-|D* - D|.
+deviation of these. The intervals D_j ± c s_j hold for all j at once, at the configured level, where c is that quantile of
+max_j |D*_j - D_j| / s_j. The effect is a monotone function of the D_j (the smallest, where the claim is that all are positive). Its
+interval goes from that function of the lower bounds to that function of the upper bounds, so it includes the choice of the best other
+method. The percentiles of the resampled smallest would lie too low: they would contradict "highest of all" where all are equal. With one D
+the interval is D ± the quantile of |D* - D|.
 
 **Seeds.** Where all runs that a claim compares were trained with several seeds, each D_j is the mean over the seeds, and Student's t over
 the seeds' effects gives a second interval. SFT is the same start for every seed.
@@ -102,7 +102,7 @@ class Evidence:
     # -- runs
 
     def methods(self) -> list[str]:
-        """The scale's methods that are in the paper's Table 4. Claims are about no other."""
+        """The scale's methods that are in the paper's Table 4. Claims are about these alone."""
         return [method for method in self.study.config["methods"] if method in METHODS and method not in ABLATED]
 
     def trained(self, setting: str, method: str) -> dict[int | None, Run]:
@@ -157,14 +157,14 @@ class Evidence:
         return np.concatenate([block @ columns for block in self.counts(what, len(columns))]).T
 
     def mean(self, what: str, values: Array) -> Array:
-        """The mean of ``values`` (n,) without the NaN ones: (1 + resamples,)."""
+        """The mean of those ``values`` (n,) that are not NaN: (1 + resamples,). ``what`` fixes the resamples."""
         there = ~np.isnan(values)
         if not there.any():
             raise UserError(f"nothing to take a mean of: {what}")
         return self.ratio(what, np.where(there, values, 0), there)
 
     def ratio(self, what: str, over: npt.NDArray[Any], under: npt.NDArray[Any]) -> Array:
-        """The sum of ``over`` (n,) by the sum of ``under`` (n,): (1 + resamples,)."""
+        """The sum of ``over`` (n,) divided by the sum of ``under`` (n,): (1 + resamples,). ``what`` fixes the resamples."""
         numerator, denominator = self.sums(what, np.stack([over, under.astype(float)], axis=1))
         with np.errstate(divide="ignore", invalid="ignore"):
             found: Array = numerator / denominator
@@ -197,8 +197,8 @@ class Evidence:
         together = by_seed.mean(axis=0)
         values, draws = together[:, 0], together[:, 1:]
         if not np.isfinite(values).all():
-            raise UserError("a figure of it is no number: a mean over nothing, or a correlation with a constant")
-        draws = np.where(np.isfinite(draws), draws, values[:, None])  # a resample may lack all of a rare kind
+            raise UserError("one of its figures is not a number: a mean over nothing, or a correlation with a constant")
+        draws = np.where(np.isfinite(draws), draws, values[:, None])  # a resample may contain none of a rare kind
         spread = draws.std(axis=1)
         scaled = np.abs(draws - values[:, None]) / np.where(spread > 0, spread, 1)[:, None]
         reach = np.quantile(scaled.max(axis=0), self.rule["level"]) * spread
@@ -294,10 +294,14 @@ class Evidence:
         return means.to_numpy(float)
 
     def separation(self, benchmark: str, values_of: Callable[[Run], Array], runs: list[Run]) -> tuple[Array, int]:
-        """(√F, number of questions): how clearly a benchmark tells runs apart.
+        """(√F, number of questions): how clearly a benchmark separates runs.
 
-        F is that of the two-way layout runs x questions without interaction: the variance of the runs' means by the one that chance gives.
-        Only questions on which every run has a value count.
+        benchmark: its name
+        values_of: gives a run's value for each question
+        runs:      the runs
+
+        F is the statistic of the two-way layout runs x questions without interaction: the variance of the runs' means divided by the
+        variance that chance gives them. Only questions on which every run has a value count.
         """
         values = np.stack([values_of(run) for run in runs], axis=1)
         values = values[~np.isnan(values).any(axis=1)]
@@ -312,7 +316,7 @@ class Evidence:
 
     @once
     def pairs(self, run: Run, split: str) -> pd.DataFrame:
-        """``Study.pairs``; UserError unless they are those of the setting's other runs."""
+        """``Study.pairs``; UserError unless the setting's other runs have the same pairs."""
         pairs = self.study.pairs(run, split)
         ids = list(pairs.index)
         first, known = self._paired.setdefault((run.setting, split), (run.run, ids))
@@ -322,7 +326,7 @@ class Evidence:
         return pairs
 
     def rewards(self, run: Run, split: str) -> pd.DataFrame:
-        """``pairs``, whose rewards the run's objective must define."""
+        """``pairs`` with rewards; UserError unless the run's objective defines them."""
         pairs = self.pairs(run, split)
         if "margin" not in pairs:
             path = self.study.folder(run) / files.MANIFEST
@@ -345,7 +349,7 @@ class Evidence:
         return pairs["chosen_logp"] - pairs["chosen_reference_logp"]
 
     def own_ratio(self, run: Run) -> Array:
-        """``Study.log_ratio`` of the run's answers to AlpacaEval 2, NaN for a blank answer, which has no row: (questions,)."""
+        """``Study.log_ratio`` of the run's answers to AlpacaEval 2: (questions,). A blank answer has no row, and NaN here."""
         asked = [str(number) for number in range(len(self.preferences(run)))]
         return self.study.log_ratio(run, "answers").reindex(asked).to_numpy(float)
 

@@ -1,4 +1,4 @@
-"""The arms that perf compares: each trains some pairs, and its time or its peak memory is measured.
+"""The arms that perf compares. An arm trains some pairs while its time or its peak memory is measured.
 
 Every arm gets the same Llama with the same random weights, the same token ids in the same global batches in the same order, AdamW with
 the same learning rate, the same precision and the same checkpointing. Nothing is logged, evaluated or saved meanwhile.
@@ -319,13 +319,11 @@ def trls(
                     reference_chosen, reference_rejected, *_ = super().concatenated_forward(reference, batch)
                 return chosen - reference_chosen, rejected - reference_rejected, *rest
 
-        if arm.objective == "simpo":
-            loss = {"loss_type": "simpo", "beta": SIMPO["beta"], "simpo_gamma": SIMPO["gamma"], "cpo_alpha": 0.0}
-        else:
-            loss = {"loss_type": "sigmoid", "beta": DPO["beta"], "cpo_alpha": 0.0}
+        simpo = {"loss_type": "simpo", "beta": SIMPO["beta"], "simpo_gamma": SIMPO["gamma"]}
+        loss = simpo if arm.objective == "simpo" else {"loss_type": "sigmoid", "beta": DPO["beta"]}
         columns |= {name: [""] * len(pairs) for name in ("prompt", "chosen", "rejected")}
         data = Dataset.from_dict(columns)
-        trainer = IdsCPOTrainer(model, CPOConfig(**loss, **arguments), train_dataset=data, processing_class=tokenizer)
+        trainer = IdsCPOTrainer(model, CPOConfig(cpo_alpha=0.0, **loss, **arguments), train_dataset=data, processing_class=tokenizer)
         trainer.train_dataset = trainer.train_dataset.remove_columns(list(ids))
     compute, counted, total = trainer.compute_loss, 0, torch.zeros((), device=world.device)
 

@@ -82,9 +82,9 @@ def likelihoods(study: Study, run: Run) -> dict[tuple[str, str, int], Row]:
     frame = study.loglik(run)
     frame = frame[frame["split"] == "answers"]
     found = {}
-    for row in frame.itertuples():
-        likely = {"length": int(row.length), "logp": _round(row.logp), "reference_logp": _round(row.reference_logp)}
-        found[row.benchmark, row.id, int(row.turn)] = likely
+    for row in frame.to_dict("records"):
+        likely = {"length": int(row["length"]), "logp": _round(row["logp"]), "reference_logp": _round(row["reference_logp"])}
+        found[row["benchmark"], row["id"], int(row["turn"])] = likely
     return found
 
 

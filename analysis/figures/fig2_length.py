@@ -1,4 +1,4 @@
-"""Figure 2 of arXiv 2405.14734: what length normalisation does, on held-out pairs.
+"""Figure 2 of arXiv 2405.14734: the effect of length normalisation on held-out pairs.
 
     python -m analysis.figures.fig2_length --results results --out results
 
@@ -6,8 +6,8 @@
 and SFT with SimPO's reward, β/|y| log π. Below, on its own scale: SimPO without length normalisation, β log π. (b, c) The average
 log-likelihood log π / |y| against |y|, with and without length normalisation, and Spearman's ρ.
 
-In: eval/loglik.parquet of these runs in the scale's first settings, which have one row of panels each. Out: figures/fig2_length.png, .pdf,
-.txt, and .csv with one row a bin, a response and a ρ; ``x`` is in tokens.
+In: eval/loglik.parquet of these runs, and the manifest.json of the trained ones, in the scale's first two settings, which have one row of
+panels each. Out: figures/fig2_length.png, .pdf, .txt, and .csv with one row a bin, a response and a ρ; ``x`` is in tokens.
 """
 
 from __future__ import annotations

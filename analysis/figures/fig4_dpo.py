@@ -14,6 +14,7 @@ cell, an accuracy, and a protocol's method.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -108,8 +109,9 @@ def make(study: Study) -> Drawn:
         cells(axes, counts)
         axes.set_title(f"(b) Training pairs, {METHODS[method]}")
         named = {"panel": "(b)", "setting": settings[0], "method": method, "quantity": "pairs", "n": trained}
-        for (reward, likely), value in counts.stack().items():
-            rows.append(named | {"group": f"reward {RANKS[reward]}, likelihood {RANKS[likely]}", "value": value})
+        for reward, likely in product(RANKS, RANKS):
+            group = f"reward {RANKS[reward]}, likelihood {RANKS[likely]}"
+            rows.append(named | {"group": group, "value": counts.loc[reward, likely]})
 
     pairs = 0
     for offset, method in zip((-0.15, 0.15), SHOWN, strict=True):

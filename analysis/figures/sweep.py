@@ -71,14 +71,11 @@ def points(study: Study, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
     """(table, keys that vary). The table has a row a point: the keys, ``runs``, ``seeds``, and every metric with _low, _high and _n."""
     manifests = [study.manifest(run) for run in runs]
     named = sorted({key for run in runs for key in run.varied} - {"seed"})
-    settled = pd.DataFrame(
-        {key: [value_of(study, run, each["config"], key) for run, each in zip(runs, manifests, strict=True)] for key in named},
-        index=range(len(runs)),
-    )
-    keys = [key for key in named if settled[key].astype(str).nunique() > 1]
+    settled = [{key: value_of(study, run, each["config"], key) for key in named} for run, each in zip(runs, manifests, strict=True)]
+    keys = [key for key in named if len({str(values[key]) for values in settled}) > 1]
     rows: dict[tuple[Any, ...], list[int]] = {}
-    for number, at in enumerate(settled[keys].itertuples(index=False, name=None)):
-        rows.setdefault(at, []).append(number)
+    for number, values in enumerate(settled):
+        rows.setdefault(tuple(values[key] for key in keys), []).append(number)
     found = []
     for at, members in sorted(rows.items(), key=lambda item: [(isinstance(value, str), value) for value in item[0]]):
         row: dict[str, Any] = dict(zip(keys, at, strict=True))

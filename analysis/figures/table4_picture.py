@@ -79,13 +79,13 @@ def caption(table: pd.DataFrame, study: Study) -> list[str]:
     marks = {1: "± standard error.", 2: "[ ] 95% bootstrap interval."}
     several = f" Means over {table['seeds'].max()} training seeds." if "seeds" in table else ""
     warned = table[table["warning"].notna() & (table["warning"] != "")] if "warning" in table else table[:0]
-    names_of_warned = [f"{name_of(row.setting, SETTINGS)} {name_of(row.method, METHODS)}" for row in warned.itertuples()]
+    of_warned = [f"{name_of(setting, SETTINGS)} {name_of(method, METHODS)}" for setting, method in warned[["setting", "method"]].to_numpy()]
     paragraphs = [
         f"{', '.join(sizes)}.{several}",
         " ".join(["Bold: best of its setting.", *(mark for kind, mark in marks.items() if kind in kinds)]),
         " ".join(benchmark.note for benchmark in shown if benchmark.note),
         f"Judgments that failed and are left out, all models together: {', '.join(failed)}." if failed else "",
-        f"These may have collapsed (table4.csv, warning): {', '.join(names_of_warned)}." if names_of_warned else "",
+        f"These may have collapsed (table4.csv, warning): {', '.join(of_warned)}." if of_warned else "",
     ]
     return [text for text in paragraphs if text]
 

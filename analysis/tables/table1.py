@@ -50,7 +50,7 @@ def best_of_ours(study: Study) -> pd.DataFrame:
     """In each setting, the method of Table 4 with the highest length-controlled win rate."""
     table = frame_of(study, rows_of(study, study.config["methods"]))
     best = table.loc[table.groupby("setting", sort=False)["lc_win_rate"].idxmax()]
-    names = [f"{name_of(row.setting, SETTINGS)} {name_of(row.method, METHODS)}" for row in best.itertuples()]
+    names = [f"{name_of(setting, SETTINGS)} {name_of(method, METHODS)}" for setting, method in best[["setting", "method"]].to_numpy()]
     return best.assign(source=OURS, model=names)
 
 
