@@ -1,4 +1,4 @@
-"""The papers' claims: for each, what measures it and which values it asserts. analysis/scorecard.py judges and draws them.
+"""The papers' claims: for each, how it is measured and which values it asserts. analysis/scorecard.py judges and draws them.
 
 A claim of several parts is several claims, S1a and S1b, so that no verdict hides another. Each says that a number, the effect, lies in a
 range: above 0, at most a limit, or within ``about`` (the configuration's ``analysis``) of a value. analysis/evidence.py has the figures and
@@ -23,7 +23,7 @@ from analysis.study import GREEK, METHODS, SETTINGS, Run, name_of
 from stages.lib.errors import UserError
 
 LENGTH_BINS = 5  # of equally many pairs, by length difference
-EXACT = 1e-9  # what rounding may leave of an identity
+EXACT = 1e-9  # the largest deviation from an identity that rounding may leave
 
 # -- figures, and what compares them ----------------------------------------------------------------------------------------
 
@@ -268,7 +268,7 @@ class Claim(NamedTuple):
 
 
 def in_paper(claim: Claim, setting: str) -> str:
-    """The paper's effect in this setting; in all settings that it has, if this is none of them."""
+    """The paper's effect in this setting. If the paper does not have the setting, its effects in all of its settings."""
     if isinstance(claim.paper, str):
         return claim.paper
     found: dict[str, str] = {}

@@ -69,7 +69,7 @@ GREEK = {"beta": "β", "gamma": "γ", "tau": "τ", "alpha": "α", "delta": "δ"}
 
 
 class Run(NamedTuple):
-    """A run of a setting. ``varied`` holds what its sweep gives it; it is empty for a row of the tables."""
+    """A run of a setting. ``varied`` holds the values that its sweep gives it; it is empty for a row of the tables."""
 
     setting: str
     run: str
@@ -263,7 +263,7 @@ def name_of(key: str, known: dict[str, str]) -> str:
 
 
 def require(path: Path, target: Path | str | None = None) -> Path:
-    """``path`` itself; UserError where it is no file. ``target`` is what Snakemake is asked for, by default ``path``."""
+    """``path`` itself; UserError where it is not a file. ``target``: the target for Snakemake that makes it, by default ``path``."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; make it with: snakemake --cores all {target or path}")
     return path

@@ -1,4 +1,4 @@
-"""Table 1: our best model of each setting on AlpacaEval 2, ranked by length-controlled win rate among models of others.
+"""Table 1: our best model of each setting on AlpacaEval 2, ranked by length-controlled win rate among other people's models.
 
     python -m analysis.tables.table1 --results results --out results
 

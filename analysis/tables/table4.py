@@ -123,7 +123,7 @@ def significant(row: pd.Series, level: float) -> str:
     return ", ".join(told)
 
 
-# -- what else is to be known of a row --------------------------------------------------------------------------------------
+# -- failures and warnings of a row -----------------------------------------------------------------------------------------
 
 
 def failures(study: Study, runs: list[Run]) -> str:
