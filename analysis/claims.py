@@ -1,4 +1,4 @@
-"""The papers' claims: for each, what measures it and which values it asserts. analysis/scorecard.py judges and draws them.
+"""The papers' claims: for each, how it is measured and which values it asserts. analysis/scorecard.py judges and draws them.
 
 A claim of several parts is several claims, S1a and S1b, so that no verdict hides another. Each says that a number, the effect, lies in a
 range: above 0, at most a limit, or within ``about`` (the configuration's ``analysis``) of a value. analysis/evidence.py has the figures and
@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 
 from analysis import theory
-from analysis.evidence import ABLATED, Bounds, Evidence
+from analysis.evidence import ABLATED, Bounds, Evidence, Runs
 from analysis.paper import reported
 from analysis.stats import Array, bins
 from analysis.study import GREEK, METHODS, SETTINGS, Run, name_of
 from stages.lib.errors import UserError
 
 LENGTH_BINS = 5  # of equally many pairs, by length difference
-EXACT = 1e-9  # what rounding may leave of an identity
+EXACT = 1e-9  # the largest deviation from an identity that rounding may leave
 
 # -- figures, and what compares them ----------------------------------------------------------------------------------------
 
@@ -45,43 +45,40 @@ class Figure(NamedTuple):
     metric: str = ""
 
 
-def _answers(column: str, unit: str, digits: int = 1) -> Figure:
-    return Figure("alpacaeval2", unit, lambda e, run: e.mean("alpacaeval2", e.answers(run)[column].to_numpy(float)), digits)
-
-
-def _heldout(unit: str, values: Callable[[Evidence, Run], pd.Series], digits: int) -> Figure:
-    return Figure("heldout", unit, lambda e, run: e.mean("heldout", values(e, run).to_numpy(float)), digits)
+def _mean(of: str, unit: str, values: Callable[[Evidence, Run], pd.Series | Array], digits: int = 1) -> Figure:
+    """The mean of ``values``, which has one value for each answer or pair."""
+    return Figure(of, unit, lambda e, run: e.mean(of, np.asarray(values(e, run), dtype=float)), digits)
 
 
 HELDOUT, RATIO = "held-out pairs", "mean log π/π_ref of"
+AVERAGE = f"average log-likelihood of chosen responses, nats a token, {HELDOUT}"
 LC = Figure("alpacaeval2", "LC win rate, points", Evidence.lc, metric="lc_win_rate")
 ARENA_HARD = Figure("arena_hard", "Arena-Hard win rate, points", Evidence.arena_hard, metric="arena_hard_win_rate")
-LENGTH, ENDED = _answers("length", "characters an answer"), _answers("ended", "answers that end, points")
-REPEATED = _answers("repeated", "repeated 3-grams, points", 2)
-ACCURACY = _heldout(f"reward accuracy on {HELDOUT}, points", lambda e, run: 100.0 * e.rewards(run, "heldout")["reward_right"], 1)
-CHOSEN = _heldout(
-    f"average log-likelihood of chosen responses, nats a token, {HELDOUT}", lambda e, run: e.pairs(run, "heldout")["chosen_average"], 2
-)
-CHOSEN_RATIO = _heldout(f"{RATIO} held-out chosen responses, nats", Evidence.chosen_ratio, 2)
-OWN_RATIO = Figure("alpacaeval2", f"{RATIO} own answers, nats", lambda e, run: e.mean("alpacaeval2", e.own_ratio(run)), 2)
-SPREAD = Figure(
-    "heldout",
-    f"standard deviation of the margin on {HELDOUT}",
-    lambda e, run: e.spread("heldout", e.rewards(run, "heldout")["margin"].to_numpy(float)),
-    2,
-)
+LENGTH = _mean("alpacaeval2", "characters an answer", lambda e, run: e.answers(run)["length"])
+ENDED = _mean("alpacaeval2", "answers that end, points", lambda e, run: e.answers(run)["ended"])
+REPEATED = _mean("alpacaeval2", "repeated 3-grams, points", lambda e, run: e.answers(run)["repeated"], 2)
+ACCURACY = _mean("heldout", f"reward accuracy on {HELDOUT}, points", lambda e, run: 100.0 * e.rewards(run, "heldout")["reward_right"])
+CHOSEN = _mean("heldout", AVERAGE, lambda e, run: e.pairs(run, "heldout")["chosen_average"], 2)
+CHOSEN_RATIO = _mean("heldout", f"{RATIO} held-out chosen responses, nats", Evidence.chosen_ratio, 2)
+OWN_RATIO = _mean("alpacaeval2", f"{RATIO} own answers, nats", Evidence.own_ratio, 2)
+SPREAD = Figure("heldout", f"standard deviation of the margin on {HELDOUT}", Evidence.margin_spread, 2)
 RHO = Figure("heldout", f"Spearman's ρ of average log-likelihood and length, {HELDOUT}", Evidence.length_correlation, 2, metric="spearman")
 
 Measure = Callable[[Evidence, str], Bounds]  # in a setting
 OTHERS = ("*",)  # all methods of Table 4 that a comparison does not name
 
 
+def _pairs(of: tuple[str, ...], minus: tuple[str, ...], every: list[str]) -> list[tuple[str, str]]:
+    """The pairs of methods that a comparison is over. OTHERS are those of ``every`` that are named on neither side."""
+    others = tuple(method for method in every if method not in (*of, *minus))
+    return [(a, b) for a in (others if of == OTHERS else of) for b in (others if minus == OTHERS else minus)]
+
+
 def compare(figure: Figure, of: tuple[str, ...], minus: tuple[str, ...]) -> Measure:
     """The smallest difference between the figure of a method in ``of`` and that of a method in ``minus``."""
 
     def measure(e: Evidence, setting: str) -> Bounds:
-        others = tuple(method for method in e.methods() if method not in (*of, *minus))
-        pairs = [(a, b) for a in (others if of == OTHERS else of) for b in (others if minus == OTHERS else minus)]
+        pairs = _pairs(of, minus, e.methods())
         if not pairs:
             raise UserError(f"scale {e.study.config['name']} has no other method to compare with; name some in conf/scale")
         runs = e.by_seed(setting, dict.fromkeys(method for pair in pairs for method in pair))
@@ -89,6 +86,22 @@ def compare(figure: Figure, of: tuple[str, ...], minus: tuple[str, ...]) -> Meas
         nearest = pairs[int(np.array(effects)[:, :, 0].mean(axis=0).argmin())]
         note = "" if len(pairs) == 1 else " against ".join(name_of(method, METHODS) for method in nearest)
         return e.bounds(effects, e.size(figure.of, runs[0][nearest[0]]), note=note)
+
+    return measure
+
+
+def each_seed(of: tuple[str, ...], methods: tuple[str, ...], effect: Callable[[Evidence, Runs], Array]) -> Measure:
+    """An effect that is one number of a setting's runs of a seed.
+
+    of:      the benchmarks, or the split of pairs, that it is computed on
+    methods: whose runs it needs; none means all methods of Table 4
+    effect:  computes it
+    """
+
+    def measure(e: Evidence, setting: str) -> Bounds:
+        runs = e.by_seed(setting, methods or e.methods())
+        effects = [[effect(e, by)] for by in runs]
+        return e.bounds(effects, min(e.size(name, next(iter(runs[0].values()))) for name in of))
 
     return measure
 
@@ -110,12 +123,10 @@ def families(figure: Figure) -> Measure:
 def longer(other: str) -> Measure:
     """How much longer SimPO's answers are than those of ``other``, in percent."""
 
-    def measure(e: Evidence, setting: str) -> Bounds:
-        runs = e.by_seed(setting, ("simpo", other))
-        effects = [[100 * (LENGTH.value(e, of["simpo"]) / LENGTH.value(e, of[other]) - 1)] for of in runs]
-        return e.bounds(effects, e.size(LENGTH.of, runs[0]["simpo"]))
+    def effect(e: Evidence, by: Runs) -> Array:
+        return 100 * (LENGTH.value(e, by["simpo"]) / LENGTH.value(e, by[other]) - 1)
 
-    return measure
+    return each_seed((LENGTH.of,), ("simpo", other), effect)
 
 
 def lowest_margin(e: Evidence, setting: str) -> Bounds:
@@ -131,13 +142,22 @@ def lowest_margin(e: Evidence, setting: str) -> Bounds:
 
 def margin_follows_length(e: Evidence, setting: str) -> Bounds:
     """ρ(margin, length difference) of SimPO without length normalisation."""
-    pairs = [e.rewards(of["simpo_no_ln"], "heldout") for of in e.by_seed(setting, ("simpo_no_ln",))]
-    effects = [[e.spearman("heldout", part["margin"].to_numpy(float), part["longer"].to_numpy(float))] for part in pairs]
-    return e.bounds(effects, len(pairs[0]))
+
+    def effect(e: Evidence, by: Runs) -> Array:
+        pairs = e.rewards(by["simpo_no_ln"], "heldout")
+        return e.spearman("heldout", pairs["margin"].to_numpy(float), pairs["longer"].to_numpy(float))
+
+    return each_seed(("heldout",), ("simpo_no_ln",), effect)(e, setting)
 
 
 def rise(sweep: str, key: str, figure: Figure, sign: int = 1) -> Measure:
-    """``sign`` times the figure at a sweep's largest value minus that at its smallest."""
+    """How much a figure rises over a sweep: its value at the largest value of the key minus that at the smallest.
+
+    sweep:  conf/sweep/<scale>/<sweep>.yaml
+    key:    the hyperparameter that it varies
+    figure: the figure
+    sign:   -1 measures how much it falls
+    """
 
     def measure(e: Evidence, setting: str) -> Bounds:
         by_value = e.sweep(sweep, key, setting)
@@ -168,22 +188,22 @@ def rise_and_fall(e: Evidence, setting: str) -> Bounds:
 def ranked_wrong(method: str) -> Measure:
     """The percentage that average log-likelihood ranks wrong, among the training pairs that the method's reward ranks right."""
 
-    def measure(e: Evidence, setting: str) -> Bounds:
-        pairs = [e.rewards(of[method], "train") for of in e.by_seed(setting, (method,))]
-        effects = [
-            [100 * e.ratio("train", (p["reward_right"] & ~p["likelihood_right"]).to_numpy(float), p["reward_right"].to_numpy())]
-            for p in pairs
-        ]
-        return e.bounds(effects, len(pairs[0]))
+    def effect(e: Evidence, by: Runs) -> Array:
+        pairs = e.rewards(by[method], "train")
+        right = pairs["reward_right"].to_numpy()
+        return 100 * e.ratio("train", (right & ~pairs["likelihood_right"].to_numpy()).astype(float), right)
 
-    return measure
+    return each_seed(("train",), (method,), effect)
 
 
 def harder(e: Evidence, setting: str) -> Bounds:
     """AlpacaEval's win rate minus Arena-Hard's, mean over Table 4's methods. Their questions differ and are resampled apart."""
-    runs = e.by_seed(setting, e.methods())
-    effects = [[np.mean([e.win_rate(run) - e.arena_hard(run) for run in of.values()], axis=0)] for of in runs]
-    return e.bounds(effects, min(e.size(name, next(iter(runs[0].values()))) for name in ("alpacaeval2", "arena_hard")))
+
+    def effect(e: Evidence, by: Runs) -> Array:
+        gaps: Array = np.mean([e.win_rate(run) - e.arena_hard(run) for run in by.values()], axis=0)
+        return gaps
+
+    return each_seed(("alpacaeval2", "arena_hard"), (), effect)(e, setting)
 
 
 def separates_less(e: Evidence, setting: str) -> Bounds:
@@ -194,30 +214,6 @@ def separates_less(e: Evidence, setting: str) -> Bounds:
     (alpaca, asked), (rated, questions) = found[0]
     note = f"√F {alpaca[0]:.2f} and {rated[0]:.2f}"
     return e.bounds([[ours[0] - theirs[0]] for ours, theirs in found], min(asked, questions), note=note)
-
-
-def step(cost: str) -> Measure:
-    """What SimPO saves of the ``cost`` (time or memory) of DPO's training step, in percent."""
-    return lambda e, setting: e.step(cost)
-
-
-def no_ppo(e: Evidence, setting: str) -> Bounds:
-    raise UserError("no PPO is built here, which this claim compares with")
-
-
-@cache
-def _deviations() -> dict[str, float]:
-    return theory.deviations()
-
-
-def exact(part: str) -> Measure:
-    """The largest deviation from the statement ``part`` of analysis/theory.py over its instances."""
-
-    def measure(e: Evidence, setting: str) -> Bounds:
-        deviation = _deviations()[part]
-        return Bounds(deviation, deviation, deviation, theory.INSTANCES)
-
-    return measure
 
 
 # -- the claims ----------------------------------------------------------------------------------------------------------
@@ -272,7 +268,7 @@ class Claim(NamedTuple):
 
 
 def in_paper(claim: Claim, setting: str) -> str:
-    """The paper's effect in this setting, or in all settings that it has where this is none of them."""
+    """The paper's effect in this setting. If the paper does not have the setting, its effects in all of its settings."""
     if isinstance(claim.paper, str):
         return claim.paper
     found: dict[str, str] = {}
@@ -295,18 +291,25 @@ def _reported(tables: tuple[str, ...]) -> dict[str, Values]:
     return found
 
 
+# The claims that one function measures are rows of one kind. Each begins with the id, the claim and the measure without its unit.
+
+
 def _compared(
     id: str, claim: str, measure: str, figure: Figure, of: tuple[str, ...], minus: tuple[str, ...], paper: str | tuple[str, ...]
 ) -> Claim:
     """A claim that ``compare`` measures. ``paper``: text, or the tables of paper.yaml that give the same difference."""
 
     def effect(values: Values) -> float:
-        others = [method for method, named in values if named == figure.metric and method not in (*of, *minus, *ABLATED)]
-        pairs = [(a, b) for a in (others if of == OTHERS else of) for b in (others if minus == OTHERS else minus)]
-        return min(values[a, figure.metric] - values[b, figure.metric] for a, b in pairs)
+        known = [method for method, metric in values if metric == figure.metric and method not in ABLATED]
+        return min(values[a, figure.metric] - values[b, figure.metric] for a, b in _pairs(of, minus, known))
 
     told = paper if isinstance(paper, str) else Paper(effect, paper)
     return Claim(id, claim, f"{measure}, {figure.unit}", compare(figure, of, minus), told, digits=figure.digits)
+
+
+def _instruct(id: str, claim: str, figure: Figure, paper: str) -> Claim:
+    """A claim that ``families`` measures."""
+    return Claim(id, claim, f"mean over methods of Instruct minus Base, {figure.unit}", families(figure), paper, where=IN_FAMILIES)
 
 
 def _risen(id: str, claim: str, sweep: str, key: str, figure: Figure, paper: str, sign: int = 1) -> Claim:
@@ -316,18 +319,43 @@ def _risen(id: str, claim: str, sweep: str, key: str, figure: Figure, paper: str
     return Claim(id, claim, measure, rise(sweep, key, figure, sign), paper, digits=figure.digits)
 
 
+def _wrong(id: str, claim: str, method: str, paper: str, claimed: Range) -> Claim:
+    """A claim that ``ranked_wrong`` measures."""
+    ranks = "reward ranks right and average log-likelihood wrong, % of the former"
+    return Claim(id, claim, f"training pairs that {METHODS[method]}'s {ranks}", ranked_wrong(method), paper, claimed)
+
+
+def _less(id: str, claim: str, measure: str, cost: str, reported: str, claimed: Range) -> Claim:
+    """What SimPO saves of DPO's training step, in percent. ``cost``: time or memory; ``reported``: its name in paper.yaml."""
+    paper = Paper(lambda values: 100 * (1 - values["simpo", reported] / values["dpo", reported]), ("figure5c",))
+    told = f"{measure} saved against DPO with a live reference, %"
+    return Claim(id, claim, told + " of a step" * (cost == "time"), lambda e, _: e.step(cost), paper, claimed, "a training step")
+
+
+def _longer(id: str, other: str) -> Claim:
+    """A claim that ``longer`` measures."""
+    paper = Paper(lambda values: 100 * (values["simpo", "length"] / values[other, "length"] - 1), ("table1", "gemma2"))
+    claim, measure = f"SimPO does not lengthen answers notably: {METHODS[other]}", f"SimPO's mean length over {METHODS[other]}'s, % longer"
+    return Claim(id, claim, measure, longer(other), paper, NOT_NOTABLY)
+
+
 def _exact(id: str, claim: str, measure: str, part: str, paper: str) -> Claim:
-    """A claim that analysis/theory.py checks."""
-    return Claim(id, claim, measure, exact(part), paper, IDENTITY, "enumerable spaces")
+    """An identity: the largest deviation from the statement ``part`` of analysis/theory.py over its instances."""
+
+    def measured(e: Evidence, setting: str) -> Bounds:
+        deviation = theory.deviations()[part]
+        return Bounds(deviation, deviation, deviation, theory.INSTANCES)
+
+    return Claim(id, claim, measure, measured, f"DPO, {paper}", IDENTITY, "enumerable spaces")
 
 
-def _less(cost: str) -> Paper:
-    """What SimPO saves of ``cost`` in the paper's numbers, in percent."""
-    return Paper(lambda values: 100 * (1 - values["simpo", cost] / values["dpo", cost]), ("figure5c",))
+def _no_ppo(id: str, claim: str, measure: str, paper: str) -> Claim:
+    """A claim that is not measured."""
 
+    def measured(e: Evidence, setting: str) -> Bounds:
+        raise UserError("no PPO is built here, which this claim compares with")
 
-def _longer(other: str) -> Paper:
-    return Paper(lambda values: 100 * (values["simpo", "length"] / values[other, "length"] - 1), ("table1", "gemma2"))
+    return Claim(id, claim, measure, measured, paper, where="PPO")
 
 
 def _harder(values: Values) -> float:
@@ -337,10 +365,16 @@ def _harder(values: Values) -> float:
 
 TABLE_4, TABLE_5, TABLE_6 = ("table4", "v0.2", "gemma2"), ("table5",), ("table6",)
 SIMPO, DPO, SFT, NO_LN, NO_MARGIN = ("simpo",), ("dpo",), ("sft",), ("simpo_no_ln",), ("simpo_no_margin",)
+# What is measured, where it is said more than once or is long.
 BEST, WORST = "SimPO minus the best other method", "the worst method minus SFT"
-MEAN, MORE, LESS = "mean over methods of Instruct minus Base", "SimPO without LN minus SimPO", "SimPO minus SimPO with γ = 0"
-WRONG = "reward ranks right and average log-likelihood wrong, % of the former"
-FALLS, NO_OWN = "falls with β (Figure 5{})", "the paper has held-out chosen responses alone"
+WORSE = "the worse of SimPO and SimPO with γ = 0 minus SimPO without LN"
+MORE, FEWER, LESS = "SimPO without LN minus SimPO", "SimPO minus SimPO without LN", "SimPO minus SimPO with γ = 0"
+LOWEST = f"SimPO's lowest mean margin among {LENGTH_BINS} bins of |y_w| - |y_l|, {HELDOUT}"
+FOLLOWS = f"Spearman's ρ of margin and |y_w| - |y_l| without LN, {HELDOUT}"
+INSIDE = f"the best γ inside the sweep minus the better end, {LC.unit}"
+HARDER = "AlpacaEval 2's raw win rate minus Arena-Hard's, mean over methods, points"
+CLEARER, DEVIATION = "AlpacaEval 2's √F over methods minus MT-Bench's", "largest deviation of"
+NO_OWN = "the paper has held-out chosen responses alone"
 
 CLAIMS = (
     _compared("S1a", "SimPO has the highest LC win rate", BEST, LC, SIMPO, OTHERS, TABLE_4),
@@ -349,180 +383,66 @@ CLAIMS = (
     _compared("S1d", "SimPO's Arena-Hard win rate is above DPO's", "SimPO minus DPO", ARENA_HARD, SIMPO, DPO, TABLE_4),
     _compared("S2a", "Every method beats its SFT start in LC", WORST, LC, OTHERS, SFT, TABLE_4),
     _compared("S2b", "Every method beats its SFT start on Arena-Hard", WORST, ARENA_HARD, OTHERS, SFT, TABLE_4),
-    Claim(
-        "S3a",
-        "Instruct settings beat Base settings in LC",
-        f"{MEAN}, {LC.unit}",
-        families(LC),
-        "Mistral +11.2, Llama-3 +19.8",
-        where=IN_FAMILIES,
-    ),
-    Claim(
-        "S3b",
-        "Instruct settings beat Base settings on Arena-Hard",
-        f"{MEAN}, {ARENA_HARD.unit}",
-        families(ARENA_HARD),
-        "Mistral +10.3, Llama-3 +16.2",
-        where=IN_FAMILIES,
-    ),
-    _compared(
-        "S4a",
-        "Without LN quality falls most",
-        "the worse of SimPO and SimPO with γ = 0 minus SimPO without LN",
-        LC,
-        (*SIMPO, *NO_MARGIN),
-        NO_LN,
-        TABLE_5,
-    ),
+    _instruct("S3a", "Instruct settings beat Base settings in LC", LC, "Mistral +11.2, Llama-3 +19.8"),
+    _instruct("S3b", "Instruct settings beat Base settings on Arena-Hard", ARENA_HARD, "Mistral +10.3, Llama-3 +16.2"),
+    _compared("S4a", "Without LN quality falls most", WORSE, LC, (*SIMPO, *NO_MARGIN), NO_LN, TABLE_5),
     _compared("S4b", "Without LN answers grow longer", MORE, LENGTH, NO_LN, SIMPO, "longer (section 4.2)"),
     _compared("S4c", "Without LN answers repeat themselves more", MORE, REPEATED, NO_LN, SIMPO, "more repetitive (section 4.2)"),
     _compared(
-        "S4d",
-        "Without LN fewer answers end by themselves",
-        "SimPO minus SimPO without LN",
-        ENDED,
-        SIMPO,
-        NO_LN,
-        "not said: ours, beside length and repetition",
+        "S4d", "Without LN fewer answers end by themselves", FEWER, ENDED, SIMPO, NO_LN, "not said: ours, beside length and repetition"
     ),
     _compared("S5a", "γ = 0 is worse than the tuned γ in LC", LESS, LC, SIMPO, NO_MARGIN, TABLE_5),
     _compared("S5b", "γ = 0 is worse than the tuned γ on Arena-Hard", LESS, ARENA_HARD, SIMPO, NO_MARGIN, TABLE_5),
-    Claim(
-        "S6a",
-        "With LN margins are positive at any length gap",
-        f"SimPO's lowest mean margin among {LENGTH_BINS} bins of |y_w| - |y_l|, {HELDOUT}",
-        lowest_margin,
-        "positive throughout (Figure 2a)",
-        digits=2,
-    ),
-    Claim(
-        "S6b",
-        "Without LN margins follow the length difference",
-        f"Spearman's ρ of margin and |y_w| - |y_l| without LN, {HELDOUT}",
-        margin_follows_length,
-        "rises with it (Figure 2a)",
-        digits=2,
-    ),
+    Claim("S6a", "With LN margins are positive at any length gap", LOWEST, lowest_margin, "positive throughout (Figure 2a)", digits=2),
+    Claim("S6b", "Without LN margins follow the length difference", FOLLOWS, margin_follows_length, "rises with it (Figure 2a)", digits=2),
     _compared("S7a", "Likelihood follows length more w/o LN than in DPO", "SimPO without LN minus DPO", RHO, NO_LN, DPO, TABLE_6),
     _compared("S7b", "Likelihood follows length more in DPO than in SimPO", "DPO minus SimPO", RHO, DPO, SIMPO, TABLE_6),
     _risen("S8a", "Reward accuracy rises with γ", "gamma", "gamma", ACCURACY, "rises (Figure 3a)"),
-    Claim(
-        "S8b",
-        "LC rises with γ, then falls",
-        f"the best γ inside the sweep minus the better end, {LC.unit}",
-        rise_and_fall,
-        "rises, then falls (Figure 3a)",
-    ),
+    Claim("S8b", "LC rises with γ, then falls", INSIDE, rise_and_fall, "rises, then falls (Figure 3a)"),
     _risen("S9a", "Margins spread as γ grows", "gamma", "gamma", SPREAD, "flatter with γ (Figure 3b)"),
     _risen("S9b", "Chosen answers grow less likely as γ grows", "gamma", "gamma", CHOSEN, "falls with γ (Figure 3c)", -1),
-    Claim(
-        "S10a",
-        "Likelihood ranks half of what DPO ranks right wrong",
-        f"training pairs that DPO's {WRONG}",
-        ranked_wrong("dpo"),
-        "about half (Figure 4b)",
-        ABOUT_HALF,
-    ),
-    Claim(
-        "S10b",
-        "None of what SimPO ranks right, by construction",
-        f"training pairs that SimPO's {WRONG}",
-        ranked_wrong("simpo"),
-        "none (Figure 4b)",
-        NONE,
-    ),
+    _wrong("S10a", "Likelihood ranks half of what DPO ranks right wrong", "dpo", "about half (Figure 4b)", ABOUT_HALF),
+    _wrong("S10b", "None of what SimPO ranks right, by construction", "simpo", "none (Figure 4b)", NONE),
     _compared("S11", "SimPO's reward accuracy is above DPO's", "SimPO minus DPO", ACCURACY, SIMPO, DPO, "above (Figure 4c)"),
-    _risen("S12a", "DPO: larger β, smaller KL (held-out)", "beta_dpo", "beta", CHOSEN_RATIO, FALLS.format("a"), -1),
-    _risen("S12b", "SimPO: larger β, smaller KL (held-out)", "beta_simpo", "beta", CHOSEN_RATIO, FALLS.format("a"), -1),
+    _risen("S12a", "DPO: larger β, smaller KL (held-out)", "beta_dpo", "beta", CHOSEN_RATIO, "falls with β (Figure 5a)", -1),
+    _risen("S12b", "SimPO: larger β, smaller KL (held-out)", "beta_simpo", "beta", CHOSEN_RATIO, "falls with β (Figure 5a)", -1),
     _risen("S12c", "DPO: larger β, smaller KL (own answers)", "beta_dpo", "beta", OWN_RATIO, NO_OWN, -1),
     _risen("S12d", "SimPO: larger β, smaller KL (own answers)", "beta_simpo", "beta", OWN_RATIO, NO_OWN, -1),
-    _risen("S12e", "DPO: smaller β, better LC", "beta_dpo", "beta", LC, FALLS.format("b"), -1),
-    _risen("S12f", "SimPO: smaller β, better LC", "beta_simpo", "beta", LC, FALLS.format("b"), -1),
-    Claim(
-        "S13a",
-        "SimPO takes about 20 % less time",
-        "time saved against DPO with a live reference, % of a step",
-        step("time"),
-        _less("minutes"),
-        ABOUT_A_FIFTH,
-        "a training step",
-    ),
-    Claim(
-        "S13b",
-        "SimPO takes about 10 % less memory",
-        "peak memory saved against DPO with a live reference, %",
-        step("memory"),
-        _less("peak_gb"),
-        ABOUT_A_TENTH,
-        "a training step",
-    ),
-    Claim(
-        "S14a",
-        "SimPO does not lengthen answers notably: SFT",
-        "SimPO's mean length over SFT's, % longer",
-        longer("sft"),
-        _longer("sft"),
-        NOT_NOTABLY,
-    ),
-    Claim(
-        "S14b",
-        "SimPO does not lengthen answers notably: DPO",
-        "SimPO's mean length over DPO's, % longer",
-        longer("dpo"),
-        _longer("dpo"),
-        NOT_NOTABLY,
-    ),
-    Claim(
-        "S15a",
-        "Arena-Hard win rates lie below AlpacaEval's",
-        "AlpacaEval 2's raw win rate minus Arena-Hard's, mean over methods, points",
-        harder,
-        Paper(_harder, ("table4",)),
-    ),
-    Claim(
-        "S15b",
-        "MT-Bench separates the methods less clearly",
-        "AlpacaEval 2's √F over methods minus MT-Bench's",
-        separates_less,
-        "poor separability (section 4.1)",
-        digits=2,
-    ),
-    Claim(
-        "D1",
-        "DPO's reward-KL frontier is at or above PPO's",
-        "expected reward at equal KL, DPO minus PPO",
-        no_ppo,
-        "above (DPO, Figure 2)",
-        where="PPO",
-    ),
-    Claim(
+    _risen("S12e", "DPO: smaller β, better LC", "beta_dpo", "beta", LC, "falls with β (Figure 5b)", -1),
+    _risen("S12f", "SimPO: smaller β, better LC", "beta_simpo", "beta", LC, "falls with β (Figure 5b)", -1),
+    _less("S13a", "SimPO takes about 20 % less time", "time", "time", "minutes", ABOUT_A_FIFTH),
+    _less("S13b", "SimPO takes about 10 % less memory", "peak memory", "memory", "peak_gb", ABOUT_A_TENTH),
+    _longer("S14a", "sft"),
+    _longer("S14b", "dpo"),
+    Claim("S15a", "Arena-Hard win rates lie below AlpacaEval's", HARDER, harder, Paper(_harder, ("table4",))),
+    Claim("S15b", "MT-Bench separates the methods less clearly", CLEARER, separates_less, "poor separability (section 4.1)", digits=2),
+    _no_ppo("D1", "DPO's reward-KL frontier is at or above PPO's", "expected reward at equal KL, DPO minus PPO", "above (DPO, Figure 2)"),
+    _no_ppo(
         "D2",
         "DPO is more robust to the temperature than PPO",
         "win rate lost between temperatures 0 and 1, PPO minus DPO",
-        no_ppo,
         "0.61 to 0.39 against 0.57 to 0.07, digitised (DPO, Figure 2)",
-        where="PPO",
     ),
     _exact(
         "D3a",
         "r and r + f(x) give the same preferences",
-        "largest deviation of Bradley-Terry and Plackett-Luce probabilities",
+        f"{DEVIATION} Bradley-Terry and Plackett-Luce probabilities",
         "preferences",
-        "DPO, Lemma 1",
+        "Lemma 1",
     ),
     _exact(
         "D3b",
         "r and r + f(x) have the same optimal policy",
-        "largest deviation of π_r and of what a policy falls short of it",
+        f"{DEVIATION} π_r and of what a policy falls short of it",
         "policy",
-        "DPO, Eq. 4 and Lemma 2",
+        "Eq. 4 and Lemma 2",
     ),
     _exact(
         "D3c",
         "β log π/π_ref represents every class, uniquely",
-        "largest deviation of a reward's representative",
+        f"{DEVIATION} a reward's representative",
         "representation",
-        "DPO, Theorem 1 and Proposition 1",
+        "Theorem 1 and Proposition 1",
     ),
-    _exact("D3d", "DPO's loss has no gradient at the optimal policy", "largest gradient of the expected loss", "gradient", "DPO, Eq. 7"),
+    _exact("D3d", "DPO's loss has no gradient at the optimal policy", "largest gradient of the expected loss", "gradient", "Eq. 7"),
 )

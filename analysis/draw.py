@@ -1,4 +1,4 @@
-"""What the figures of analysis/ share: how a method looks, which numbers of scores.json are drawn, runs of a sweep, and common panels.
+"""What the figures of analysis/ share: how a method looks, which numbers of scores.json are drawn, the runs of a sweep, common panels.
 
 Each method has its own colour, marker, line and hatch in every figure, so that a figure can be read without colour.
 """
@@ -39,7 +39,7 @@ PLAIN = Look("black", "o", "-", "")
 SIDES = {"chosen": ("#56B4E9", "o"), "rejected": ("#CC79A7", "^")}  # no method's colours
 
 
-# What figures and sweeps draw, by name: the benchmark whose scores.json has it, and what it is.
+# The metrics that figures and sweeps draw, by name: (the benchmark whose scores.json has it, the metric).
 METRICS = {metric.name: (protocol, metric) for protocol, benchmark in BENCHMARKS.items() for metric in benchmark.metrics}
 
 
@@ -51,39 +51,31 @@ def z_of(study: Study) -> float:
 def measure(study: Study, run: Run, metric: str) -> Measured:
     """A metric of a run with its interval. UserError names the file that lacks it."""
     benchmark, known = METRICS[metric]
-    value = study.score(run, benchmark, known.key)
-    bounds = [study.score(run, benchmark, name) for name in known.error]
-    if len(bounds) == 1:
-        half = z_of(study) * bounds[0]
-        bounds = [value - half, value + half]
-    return Measured(value, bounds[0], bounds[1], study.score(run, benchmark, known.n))
+    value, n = (study.score(run, benchmark, key) for key in (known.key, known.n))
+    error = [study.score(run, benchmark, key) for key in known.error]
+    low, high = error if len(error) == 2 else (value - z_of(study) * error[0], value + z_of(study) * error[0])
+    return Measured(value, low, high, n)
 
 
 def first(study: Study, setting: str, method: str) -> Run:
     """The tables' run of a method in a setting, with its first seed."""
-    for run in study.rows(method):
-        if run.setting == setting:
-            return run
-    raise UserError(
-        f"{study.results / 'tables.yaml'} names no run of {method} in {setting};"
-        f" add it to the methods or ablations of conf/scale/{study.config['name']}.yaml"
-    )
+    if runs := [run for run in study.rows(method) if run.setting == setting]:
+        return runs[0]
+    conf = f"conf/scale/{study.config['name']}.yaml"
+    raise UserError(f"{study.results / 'tables.yaml'} names no run of {method} in {setting}; add it to the methods or ablations of {conf}")
 
 
 def swept(study: Study, name: str, key: str) -> dict[str, dict[float, list[Run]]]:
     """The runs of the sweep ``name`` by setting and by their value of ``key``, ascending. A value has several runs where seeds vary."""
     scale, runs = study.config["name"], study.sweep(name)
+    conf = f"conf/sweep/{scale}/{name}.yaml"
     if not runs:
-        raise UserError(
-            f"{study.results / 'tables.yaml'} has no sweep {name}; write conf/sweep/{scale}/{name}.yaml"
-            f" and name it among the sweeps of conf/scale/{scale}.yaml"
-        )
+        told = f"write {conf} and name it among the sweeps of conf/scale/{scale}.yaml"
+        raise UserError(f"{study.results / 'tables.yaml'} has no sweep {name}; {told}")
     found: dict[str, dict[float, list[Run]]] = {}
     for run in sorted(runs, key=lambda run: float(run.varied.get(key, 0))):
         if key not in run.varied or run.varied.keys() - {key, "seed"}:
-            raise UserError(
-                f"conf/sweep/{scale}/{name}.yaml varies {', '.join(run.varied)}; this figure draws {key}, and averages over seed"
-            )
+            raise UserError(f"{conf} varies {', '.join(run.varied)}; this figure draws {key}, and averages over seed")
         found.setdefault(run.setting, {}).setdefault(float(run.varied[key]), []).append(run)
     order = study.config["settings"]
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
@@ -92,6 +84,23 @@ def swept(study: Study, name: str, key: str) -> dict[str, dict[float, list[Run]]
 def seeded(study: Study, runs: Iterable[Run]) -> list[Run]:
     """A sweep's runs with the seeds of their manifests, for a caption."""
     return [run._replace(seed=study.manifest(run)["config"]["seed"]) for run in runs]
+
+
+def beta(study: Study, run: Run) -> float:
+    """The β of a training."""
+    return float(study.manifest(run)["config"]["method"]["hyperparameters"]["beta"])
+
+
+def zero(axes: Axes) -> None:
+    """A thin dotted line at y = 0."""
+    axes.axhline(0, color=GREY, linewidth=0.5, linestyle=":", zorder=0)
+
+
+def dot(axes: Axes, at: float, bounds: Iterable[float], method: str) -> None:
+    """Draw (value, low, high) as a mark and a bar at the height ``at``, in the method's look."""
+    look, (value, low, high) = LOOKS[method], bounds
+    axes.hlines(at, low, high, color=look.color, linewidth=1.1)
+    axes.plot(value, at, color=look.color, marker=look.marker, linestyle="", markersize=4.5)
 
 
 def letters() -> Iterator[str]:
@@ -103,9 +112,9 @@ def curve(axes: Axes, rows: pd.DataFrame, method: str, label: str | None = None,
     """Draw values with their intervals, joined by a line, in the method's look.
 
     rows:  a table with the columns ``x``, value, low, high
-    label: the legend's
+    label: the name in the legend
     x:     the column on the x axis
-    width: the line's
+    width: of the line, in points
     """
     color, marker, line, _ = LOOKS.get(method, PLAIN)
     axes.plot(rows[x], rows["value"], color=color, marker=marker, linestyle=line, linewidth=width, markersize=3.5, label=label)
@@ -113,7 +122,14 @@ def curve(axes: Axes, rows: pd.DataFrame, method: str, label: str | None = None,
 
 
 def cloud(axes: Axes, pairs: pd.DataFrame, z: float) -> tuple[float, pd.DataFrame]:
-    """Draw average log-likelihood against length: one point a response, and a line through bins. Returns (Spearman's ρ, what is drawn)."""
+    """Draw average log-likelihood against length: one point a response, and a line through the means of bins.
+
+    axes:  where
+    pairs: of ``Study.pairs``
+    z:     how many standard errors the bins' intervals reach
+
+    Returns (Spearman's ρ, the drawn numbers with the columns id, group, x, value, low, high, n and quantity).
+    """
     parts = []
     for side, (color, marker) in SIDES.items():
         columns = {f"{side}_length": "x", f"{side}_average": "value"}
@@ -130,7 +146,7 @@ def cloud(axes: Axes, pairs: pd.DataFrame, z: float) -> tuple[float, pd.DataFram
 
 
 def sides(axes: Axes) -> list[Any]:
-    """The legend's handles of what ``cloud`` draws: chosen, rejected, the line. Their points are larger than those drawn."""
+    """The legend's handles for ``cloud``: chosen, rejected, the line. Their points are larger than those drawn."""
     points = [
         axes.plot([], [], color=color, marker=marker, linestyle="", markersize=4, label=side)[0] for side, (color, marker) in SIDES.items()
     ]
@@ -162,6 +178,6 @@ def cells(picture: Figure, settings: Iterable[str], columns: int, lines: int = 1
 
 
 def tidy(rows: list[pd.DataFrame] | list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
-    """One table of what all panels draw."""
+    """One table of the numbers that all panels draw."""
     parts = [row if isinstance(row, pd.DataFrame) else pd.DataFrame([row]) for row in rows]
     return pd.DataFrame([record for part in parts for record in part.to_dict("records")], columns=columns)

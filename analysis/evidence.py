@@ -1,11 +1,11 @@
-"""The figures of a results folder that analysis/claims.py compares, with bootstrap intervals.
+"""The numbers of runs ("figures") that analysis/claims.py compares, with bootstrap intervals.
 
 In: the runs' scores, judgments, answers and log-likelihoods, and the rule in tables.yaml (``analysis``: level, resamples, seed).
 Out: ``Bounds``.
 
 **Figures and resamples.** A figure of a run is an array (1 + resamples,): its value, then its value in each bootstrap resample of the
 questions or pairs that it averages. All runs share the resamples, so the difference of two arrays is the paired bootstrap of the
-difference. A failed judgment is left out of its own run's mean.
+difference. A run's mean leaves out its failed judgments.
 
 **LC win rate.** The fit of the length-controlled win rate gives no observed value for a single instruction. The package's standard error is
 the spread of the fit's smooth function of difficulty, and leaves out the chance in the judge's preferences. Here the resampled win rate WR*
@@ -17,11 +17,11 @@ by s, the ratio of the logistic model's two slopes. The standard deviation of th
     mini_base: SimPO and SFT, DPO, SimPO without LN    0.58, 0.45, 0.35               0.55, 0.39, 0.36    0.34, 0.34, 0.35
 
 **Intervals.** D_j are the differences that a claim compares (SimPO minus each other method, say), D*_j their resamples and s_j the standard
-deviation of these. All D_j lie in D_j ± c s_j at once, at the configured level, where c is that quantile of max_j |D*_j - D_j| / s_j. The
-effect is a monotone function of the D_j (the smallest, where the claim is that all are positive). Its interval goes from that function of
-the lower bounds to that function of the upper bounds, so it includes the choice of the best other method. The percentiles of the resampled
-smallest would lie too low: they would contradict "highest of all" where all are equal. With one D the interval is D ± the quantile of
-|D* - D|.
+deviation of these. The intervals D_j ± c s_j hold for all j at once, at the configured level, where c is that quantile of
+max_j |D*_j - D_j| / s_j. The effect is a monotone function of the D_j (the smallest, where the claim is that all are positive). Its
+interval goes from that function of the lower bounds to that function of the upper bounds, so it includes the choice of the best other
+method. The percentiles of the resampled smallest would lie too low: they would contradict "highest of all" where all are equal. With one D
+the interval is D ± the quantile of |D* - D|.
 
 **Seeds.** Where all runs that a claim compares were trained with several seeds, each D_j is the mean over the seeds, and Student's t over
 the seeds' effects gives a second interval. SFT is the same start for every seed.
@@ -32,7 +32,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -42,7 +42,7 @@ import pandas as pd
 from analysis import stats
 from analysis.draw import swept
 from analysis.stats import Array
-from analysis.study import METHODS, PLANNED, REWARDS, Run, Study, read_object, require
+from analysis.study import LOGLIK, METHODS, PLANNED, REWARDS, Run, Study, read_object, require
 from stages.benchmarks import arena_hard, mt_bench, paired
 from stages.benchmarks.rows import Row, as_number, check_same, check_texts, read_rows
 from stages.lib import files
@@ -51,7 +51,6 @@ from stages.score import repeated_3grams
 
 Runs = Mapping[str, Run]  # of one setting and seed, by method
 ABLATED = ("simpo_no_ln", "simpo_no_margin")  # variants of SimPO, which Table 4 does not have
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -72,18 +71,14 @@ class Bounds(NamedTuple):
         return float(np.nanmin([self.low, self.seed_low])), float(np.nanmax([self.high, self.seed_high]))
 
 
-def smallest(values: Array) -> float:
-    return float(values.min())
-
-
-def once(make: Callable[Concatenate[Evidence, Run, P], T]) -> Callable[Concatenate[Evidence, Run, P], T]:
-    """Let a figure be computed only once a run."""
+def once(make: Callable[..., T]) -> Callable[..., T]:
+    """Compute a figure only once for each run."""
 
     @wraps(make)
-    def kept(self: Evidence, run: Run, *args: P.args, **more: P.kwargs) -> T:
-        key = (make.__name__, run.setting, run.run, *args, *more.values())
+    def kept(self: Evidence, run: Run, *args: str) -> T:
+        key = (make.__name__, run.setting, run.run, *args)
         if key not in self._known:
-            self._known[key] = make(self, run, *args, **more)
+            self._known[key] = make(self, run, *args)
         found: T = self._known[key]
         return found
 
@@ -107,7 +102,7 @@ class Evidence:
     # -- runs
 
     def methods(self) -> list[str]:
-        """The scale's methods that are in the paper's Table 4. Claims are about no other."""
+        """The scale's methods that are in the paper's Table 4. Claims are about these alone."""
         return [method for method in self.study.config["methods"] if method in METHODS and method not in ABLATED]
 
     def trained(self, setting: str, method: str) -> dict[int | None, Run]:
@@ -162,14 +157,14 @@ class Evidence:
         return np.concatenate([block @ columns for block in self.counts(what, len(columns))]).T
 
     def mean(self, what: str, values: Array) -> Array:
-        """The mean of ``values`` (n,) without the NaN ones: (1 + resamples,)."""
+        """The mean of those ``values`` (n,) that are not NaN: (1 + resamples,). ``what`` fixes the resamples."""
         there = ~np.isnan(values)
         if not there.any():
             raise UserError(f"nothing to take a mean of: {what}")
         return self.ratio(what, np.where(there, values, 0), there)
 
     def ratio(self, what: str, over: npt.NDArray[Any], under: npt.NDArray[Any]) -> Array:
-        """The sum of ``over`` (n,) by the sum of ``under`` (n,): (1 + resamples,)."""
+        """The sum of ``over`` (n,) divided by the sum of ``under`` (n,): (1 + resamples,). ``what`` fixes the resamples."""
         numerator, denominator = self.sums(what, np.stack([over, under.astype(float)], axis=1))
         with np.errstate(divide="ignore", invalid="ignore"):
             found: Array = numerator / denominator
@@ -190,7 +185,7 @@ class Evidence:
         """
         return stats.resampled_spearman(x, y, self.counts(what, len(x) // texts))
 
-    def bounds(self, effects: list[list[Array]], n: int, join: Callable[[Array], float] = smallest, note: str = "") -> Bounds:
+    def bounds(self, effects: list[list[Array]], n: int, join: Callable[[Array], float] = np.min, note: str = "") -> Bounds:
         """The interval of an effect; see Intervals and Seeds above.
 
         effects: for each seed the differences D_j, arrays (1 + resamples,)
@@ -202,14 +197,14 @@ class Evidence:
         together = by_seed.mean(axis=0)
         values, draws = together[:, 0], together[:, 1:]
         if not np.isfinite(values).all():
-            raise UserError("a figure of it is no number: a mean over nothing, or a correlation with a constant")
-        draws = np.where(np.isfinite(draws), draws, values[:, None])  # a resample may lack all of a rare kind
+            raise UserError("one of its figures is not a number: a mean over nothing, or a correlation with a constant")
+        draws = np.where(np.isfinite(draws), draws, values[:, None])  # a resample may contain none of a rare kind
         spread = draws.std(axis=1)
         scaled = np.abs(draws - values[:, None]) / np.where(spread > 0, spread, 1)[:, None]
         reach = np.quantile(scaled.max(axis=0), self.rule["level"]) * spread
-        low, high = join(values - reach), join(values + reach)
-        _, seed_low, seed_high = stats.over_seeds((join(effect[:, 0]) for effect in by_seed), self.rule["level"])
-        return Bounds(join(values), low, high, n, seed_low, seed_high, len(by_seed), note)
+        effect, low, high = (float(join(part)) for part in (values, values - reach, values + reach))
+        _, seed_low, seed_high = stats.over_seeds((join(part[:, 0]) for part in by_seed), self.rule["level"])
+        return Bounds(effect, low, high, n, seed_low, seed_high, len(by_seed), note)
 
     def size(self, of: str, run: Run) -> int:
         """The number of a benchmark's questions, or of a run's pairs in a split."""
@@ -219,13 +214,13 @@ class Evidence:
 
     def rows(self, run: Run, name: str, *keys: str) -> list[Row]:
         """The rows of the file ``name`` of a run's evaluation. Each must have ``keys``."""
-        return read_rows(require(self.study.folder(run) / "eval" / name), keys)
+        return read_rows(require(self.study.evaluated(run, name)), keys)
 
     def judgments(self, run: Run, benchmark: str) -> list[Row]:
-        """A run's judgments on a benchmark, which holds their values to its protocol."""
+        """A run's judgments on a benchmark. UserError for values that the benchmark's protocol does not have."""
         of = self.study.benchmark(benchmark)
         rows = self.rows(run, f"{benchmark}/{of.judgments}", *of.judgment_keys)
-        of.check(rows, str(self.study.folder(run) / "eval" / benchmark / of.judgments))
+        of.check(rows, str(self.study.evaluated(run, f"{benchmark}/{of.judgments}")))
         return rows
 
     def question_ids(self, benchmark: str) -> list[Any]:
@@ -239,7 +234,7 @@ class Evidence:
         return self._asked[benchmark]
 
     def check_questions(self, benchmark: str, run: Run, asked: list[Any]) -> None:
-        """Raise UserError unless a run has the benchmark's questions in their order. Runs are compared question by question."""
+        """UserError unless a run has the benchmark's questions in their order: runs are compared question by question."""
         check_same(f"{self.study.folder(run)}/eval/{benchmark}", asked, "the benchmark's questions", self.question_ids(benchmark))
 
     @once
@@ -263,8 +258,9 @@ class Evidence:
     @once
     def answers(self, run: Run) -> pd.DataFrame:
         """A run's answers to AlpacaEval 2: ``length`` in characters; ``ended`` by itself and ``repeated`` 3-grams, both in percent."""
-        rows = self.rows(run, "alpacaeval2/model_outputs.json", "instruction", "output")
-        check_texts(rows, ("instruction", "output"), str(self.study.folder(run) / "eval/alpacaeval2/model_outputs.json"))
+        name, keys = "alpacaeval2/model_outputs.json", ("instruction", "output")
+        rows = self.rows(run, name, *keys)
+        check_texts(rows, keys, str(self.study.evaluated(run, name)))
         self.check_questions("alpacaeval2", run, [row["instruction"] for row in rows])
         reasons = [row.get("finish_reason") for row in rows]
         return pd.DataFrame(
@@ -280,7 +276,7 @@ class Evidence:
         """Arena-Hard's win rate, in percent: the mean over battles, resampled by question."""
         rows = self.judgments(run, "arena_hard")
         if wrong := [row["question_id"] for row in rows if len(row["games"]) != 2]:
-            path = self.study.folder(run) / "eval/arena_hard/model_judgment.jsonl"
+            path = self.study.evaluated(run, "arena_hard/model_judgment.jsonl")
             raise UserError(f"{path}, question {wrong[0]!r}: 'games' must be a list of two, null where one failed; {files.again(path)}")
         self.check_questions("arena_hard", run, [row["question_id"] for row in rows])
         points = [arena_hard.battles(row["games"]) for row in rows]
@@ -290,7 +286,7 @@ class Evidence:
         """MT-Bench's mean rating of each question, NaN where none was given: (questions,)."""
         rows = self.judgments(run, "mt_bench")
         if wrong := [row["question_id"] for row in rows if not isinstance(row["question_id"], str | int)]:
-            path = self.study.folder(run) / "eval/mt_bench/model_judgment.jsonl"
+            path = self.study.evaluated(run, "mt_bench/model_judgment.jsonl")
             raise UserError(f"{path}: 'question_id' is {wrong[0]!r}; expected a number or a text; {files.again(path)}")
         frame = pd.DataFrame(rows)
         means = frame["score"].where(frame["score"] != mt_bench.FAILED).groupby(frame["question_id"], sort=False).mean()
@@ -298,10 +294,14 @@ class Evidence:
         return means.to_numpy(float)
 
     def separation(self, benchmark: str, values_of: Callable[[Run], Array], runs: list[Run]) -> tuple[Array, int]:
-        """(√F, number of questions): how clearly a benchmark tells runs apart.
+        """(√F, number of questions): how clearly a benchmark separates runs.
 
-        F is that of the two-way layout runs x questions without interaction: the variance of the runs' means by the one that chance gives.
-        Only questions on which every run has a value count.
+        benchmark: its name
+        values_of: gives a run's value for each question
+        runs:      the runs
+
+        F is the statistic of the two-way layout runs x questions without interaction: the variance of the runs' means divided by the
+        variance that chance gives them. Only questions on which every run has a value count.
         """
         values = np.stack([values_of(run) for run in runs], axis=1)
         values = values[~np.isnan(values).any(axis=1)]
@@ -316,17 +316,17 @@ class Evidence:
 
     @once
     def pairs(self, run: Run, split: str) -> pd.DataFrame:
-        """``Study.pairs``; UserError unless they are those of the setting's other runs."""
+        """``Study.pairs``; UserError unless the setting's other runs have the same pairs."""
         pairs = self.study.pairs(run, split)
         ids = list(pairs.index)
         first, known = self._paired.setdefault((run.setting, split), (run.run, ids))
         if ids != known:
-            path = self.study.folder(run) / "eval/loglik.parquet"
+            path = self.study.evaluated(run, LOGLIK)
             raise UserError(f"{path} and that of {first} hold different {split} pairs; {files.again(path)}")
         return pairs
 
     def rewards(self, run: Run, split: str) -> pd.DataFrame:
-        """``pairs``, whose rewards the run's objective must define."""
+        """``pairs`` with rewards; UserError unless the run's objective defines them."""
         pairs = self.pairs(run, split)
         if "margin" not in pairs:
             path = self.study.folder(run) / files.MANIFEST
@@ -339,13 +339,17 @@ class Evidence:
         average, length = (np.concatenate([pairs[f"{side}_{key}"] for side in ("chosen", "rejected")]) for key in ("average", "length"))
         return self.spearman("heldout", average, length, texts=2)
 
+    def margin_spread(self, run: Run) -> Array:
+        """The standard deviation of the reward margin over the held-out pairs."""
+        return self.spread("heldout", self.rewards(run, "heldout")["margin"].to_numpy(float))
+
     def chosen_ratio(self, run: Run) -> pd.Series:
         """``Study.log_ratio`` of the chosen held-out responses."""
         pairs = self.pairs(run, "heldout")
         return pairs["chosen_logp"] - pairs["chosen_reference_logp"]
 
     def own_ratio(self, run: Run) -> Array:
-        """``Study.log_ratio`` of the run's answers to AlpacaEval 2, NaN for a blank answer, which has no row: (questions,)."""
+        """``Study.log_ratio`` of the run's answers to AlpacaEval 2: (questions,). A blank answer has no row, and NaN here."""
         asked = [str(number) for number in range(len(self.preferences(run)))]
         return self.study.log_ratio(run, "answers").reindex(asked).to_numpy(float)
 
@@ -353,17 +357,15 @@ class Evidence:
         """What SimPO saves of a training step's ``cost`` (time or memory) in the paper's protocol, A, in percent."""
         path = self.study.results / "efficiency/train_step.json"
         claim = read_object(path).get("claim")
-        found = [row for row in claim if isinstance(row, dict) and row.get("protocol") == "A"] if isinstance(claim, list) else []
-        if not found or found[0].get(f"{cost}_saved") is None:
-            raise UserError(
-                f"{path} has no {cost} of protocol A; make it again with: snakemake --cores all --forcerun efficiency -- {path}"
-            )
-        row = found[0]
+        rows = [row for row in claim if isinstance(row, dict)] if isinstance(claim, list) else []
+        row: Any = next((row for row in rows if row.get("protocol") == "A"), {})
+        again = f"make it again with: snakemake --cores all --forcerun efficiency -- {path}"
+        if row.get(f"{cost}_saved") is None:
+            raise UserError(f"{path} has no {cost} of protocol A; {again}")
         ends = [row.get(f"{cost}_saved{end}", row[f"{cost}_saved"]) for end in ("", "_low", "_high")]
         value, low, high = (as_number(end, f"{path}: {cost} saved") for end in ends)
         if not all(map(math.isfinite, (value, low, high))):
-            raise UserError(f"{path}: {cost} saved in protocol A, or an end of its interval, is no number; {files.again(path)}")
-        if not isinstance(row.get("steps"), int) or not ({"device", "shape"} <= row.keys() or "what" in row):
-            raise UserError(f"{path}: protocol A lacks its 'steps', or 'device' and 'shape'; {files.again(path)}")
-        where = f"{row['device']}, {row['shape']}" if {"device", "shape"} <= row.keys() else row["what"]
-        return Bounds(100 * value, 100 * low, 100 * high, row["steps"], note=where)
+            raise UserError(f"{path}: {cost} saved in protocol A, or an end of its interval, is not a number; {again}")
+        if not isinstance(row.get("steps"), int) or not {"device", "shape"} <= row.keys():
+            raise UserError(f"{path}: protocol A lacks its 'steps', 'device' or 'shape'; {again}")
+        return Bounds(100 * value, 100 * low, 100 * high, row["steps"], note=f"{row['device']}, {row['shape']}")

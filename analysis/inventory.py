@@ -12,7 +12,7 @@ from stages.plan.values import nearest
 if TYPE_CHECKING:
     from stages.plan import Plan
 
-# A script of analysis/tables or analysis/figures each, and what the report calls it.
+# By script of analysis/tables and analysis/figures: its name in the report.
 TABLES = {
     "table1": "Table 1",
     "table2": "Table 2",
@@ -31,8 +31,8 @@ FIGURES = {
     "fig5_beta": "Figure 5",
     "curves": "Training curves",
 }
-LIKELIHOOD = ("sft", "dpo", "simpo", "simpo_no_ln")  # whose log-likelihoods the paper looks at: Table 6, Figures 2 and 4
-# The methods or sweeps of which a scale must have runs, for a table or figure to be about anything; Table 5 looks at ablations alone.
+LIKELIHOOD = ("sft", "dpo", "simpo", "simpo_no_ln")  # the methods whose log-likelihoods the paper shows: Table 6, Figures 2 and 4
+# The methods or sweeps that a table or figure is about. A scale without runs of them goes without it; Table 5 looks at ablations alone.
 ABOUT = {
     "table5": ("simpo",),
     "fig2_length": ("sft", "simpo", "simpo_no_ln"),
@@ -40,7 +40,7 @@ ABOUT = {
     "fig4_dpo": ("dpo", "simpo"),
     "fig5_beta": ("beta_dpo", "beta_simpo"),
 }
-SWEPT = ("paper", "fig3_gamma", "fig5_beta", "scorecard")  # the targets that draw on sweeps
+SWEPT = ("paper", "fig3_gamma", "fig5_beta", "scorecard")  # the targets that need the sweeps' runs
 EFFICIENCY = "results/efficiency/train_step.json"
 
 
@@ -82,7 +82,7 @@ def needs(plan: Plan, name: str) -> list[str]:
 
 
 def lacks(plan: Plan, name: str) -> list[str]:
-    """The methods and sweeps that the scale would have to have for a table or figure to be made."""
+    """The methods and sweeps that a table or figure needs and the scale lacks."""
     if name == "table5":
         return [f"{wanted} among its ablations" for wanted in ABOUT[name] if wanted not in plan.scale["ablations"]]
     methods = (*plan.scale["methods"], *plan.scale["ablations"])
@@ -90,14 +90,14 @@ def lacks(plan: Plan, name: str) -> list[str]:
 
 
 def targets(plan: Plan) -> list[str]:
-    """What `snakemake` makes where nothing is named."""
+    """The targets of `snakemake` without a target."""
     report = ["results/world_report.json"] if plan.base.world is not None else []
     tables = [f"results/{name}.csv" for name in ("table2", "table4", "table5") if not lacks(plan, name)]
     return [*tables, "results/figures/table4.png", *report]
 
 
 def paper(plan: Plan) -> list[str]:
-    """What `snakemake paper` makes: every table and figure that the scale has the runs for."""
+    """The targets of `snakemake paper`: every table and figure that the scale has the runs for."""
     made = [f"results/{name}.csv" for name in TABLES if not lacks(plan, name)]
     made += [f"results/figures/{name}.png" for name in FIGURES if not lacks(plan, name)]
     return list(dict.fromkeys([*targets(plan), *made, "results/scorecard.csv", "results/answers.html"]))

@@ -1,6 +1,6 @@
-"""The paper's numbers (analysis/paper.yaml). One of ours may stand beside one of them only in the same setting and by the same protocol.
+"""The paper's numbers (analysis/paper.yaml). A number of ours is compared with one only in the same setting and by the same protocol.
 
-A protocol is a benchmark's version, judge and baseline. Every scores.json of ours names them.
+A protocol is a benchmark's version, judge and baseline. Each of our scores.json names them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PAPER = Path(__file__).with_name("paper.yaml")
 
 
 class Reported(NamedTuple):
-    """A number of the paper. For a model of others ``setting`` is None and ``method`` is the model's name."""
+    """A number of the paper. For somebody else's model ``setting`` is None and ``method`` is the model's name."""
 
     table: str
     setting: str | None
@@ -35,7 +35,7 @@ def _read() -> Any:
 
 
 def reported() -> list[Reported]:
-    """Every number in the file's order. UserError names a row whose number of cells is not that of its block's columns."""
+    """Every number in the file's order. UserError names a row that has not one cell for each of its block's columns."""
     found = []
     for block in _read()["figures"]:
         for method, cells in block["rows"].items():
@@ -49,7 +49,7 @@ def reported() -> list[Reported]:
 
 
 def differs(benchmark: str, scores: dict[str, Any]) -> str:
-    """Where a run's scores.json departs from the paper's protocol; empty where it does not."""
+    """How a run's scores.json differs from the paper's protocol; empty where it does not."""
     protocol: dict[str, str] = _read()["protocol"][benchmark]
     ours = {**scores, "version": scores["protocol"]["version"]}
     return ", ".join(f"{key} {ours.get(key)}, the paper's {value}" for key, value in protocol.items() if ours.get(key) != value)

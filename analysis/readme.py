@@ -1,7 +1,6 @@
-"""The numbers of README.md and docs/results.md. A script writes them from results/ between two marks, never a hand.
+"""Write the numbers of README.md and docs/results.md from results/, between two marks in each file.
 
-    python -m analysis.readme --results results            writes both files
-    python -m analysis.readme --results results --check    exit status 1 where a file says something else
+    python -m analysis.readme --results results
 
 In: table4.csv and scorecard.csv of the results folder, and tables.yaml. Out: the part between the marks: in README.md Table 4 in short, in
 docs/results.md the same and the verdicts on the papers' claims.
@@ -65,26 +64,21 @@ def blocks(study: Study) -> dict[Path, str]:
     return {README: short, RESULTS: "\n".join([short, "", told, "", *claims(card)])}
 
 
-def replaced(file: Path, new: str) -> tuple[str, str]:
-    """The text of ``file``, and the same with ``new`` between the marks. UserError unless both marks are there exactly once."""
+def replaced(file: Path, new: str) -> str:
+    """The text of ``file`` with ``new`` between the marks. UserError unless both marks are there exactly once."""
     text = file.read_text(encoding="utf-8")
     pattern = re.compile(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
     if len(pattern.findall(text)) != 1:
         raise UserError(f"{file} must have the marks {BEGIN} and {END} once, in this order")
-    return text, pattern.sub(lambda _: f"{BEGIN}\n{new}\n{END}", text)
+    return pattern.sub(lambda _: f"{BEGIN}\n{new}\n{END}", text)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder to read")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where a file says something else")
-    args = parser.parse_args()
-    texts = {file: replaced(file, block) for file, block in blocks(Study(args.results)).items()}
-    for file, (text, new) in texts.items():
-        if not args.check:
-            files.write_text(file, new)
-        elif new != text:
-            raise UserError(f"{file} does not say what {args.results} says; write it with: make readme")
+    texts = {file: replaced(file, block) for file, block in blocks(Study(parser.parse_args().results)).items()}
+    for file, text in texts.items():
+        files.write_text(file, text)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,16 @@
 
     python -m analysis.scorecard --results results --out results
 
-In: what the claims of analysis/claims.py are measured by: each run's scores, answers, judgments and log-likelihoods, the sweeps' runs, and
+In: tables.yaml; the scores, answers, judgments, log-likelihoods and manifests of the tables' runs and the sweeps' runs;
 efficiency/train_step.json. Where a file is missing, the claims that need it are "not measured", and ``reason`` names the file.
-Out: scorecard.csv and scorecard.txt, and figures/scorecard.png, .pdf, .csv, .txt. One row a claim and setting; a claim of several parts has
-one row a part:
+Out: scorecard.csv with its caption, scorecard.txt, and figures/scorecard.png, .pdf, .csv, .txt. One row a claim and setting; a claim of
+several parts has one row a part:
 
     id, claim, setting
     measure                what the effect is, with its unit
     effect, low, high      the effect and its interval over ``n`` questions or pairs (analysis/evidence.py)
     seed_low, seed_high    its interval over ``n_seeds`` training seeds, where there are several
-    n                      of the benchmark or split that has fewer; the number of steps or instances for claims about these
+    n                      the number of questions or pairs, the smaller one where two benchmarks are compared; or of steps or instances
     claimed                the values that the claim asserts
     paper                  the paper's own effect: in this setting where it has it, else in all settings that it has
     verdict, reason
@@ -44,8 +44,7 @@ from matplotlib.lines import Line2D
 from analysis.claims import CLAIMS, IN_FAMILIES, IN_SETTINGS, Claim, in_paper
 from analysis.draw import BLUE, GREY, INK, LIGHT, VERMILION
 from analysis.evidence import Evidence
-from analysis.study import PAGE, SETTINGS, STYLE, Study, as_page, command_line, name_of, save, write_csv
-from stages.lib import files
+from analysis.study import PAGE, SETTINGS, STYLE, Study, command_line, name_of, save, save_table
 from stages.lib.errors import UserError
 
 REPRODUCED, CONTRADICTED, UNDECIDED, NOT_MEASURED = "reproduced", "contradicted", "undecided", "not measured"
@@ -113,7 +112,7 @@ def rows(study: Study) -> pd.DataFrame:
 def printed(row: pd.Series, digits: int, is_whole: bool) -> str:
     """A row's effect and interval as the picture prints them: ``1.2 [−0.3, 2.7]``.
 
-    row:      of ``rows``; the interval is the one that the verdict rests on
+    row:      of ``rows``. The printed interval is the one that decides the verdict
     digits:   how many decimals to print
     is_whole: whether to print the interval
     """
@@ -122,7 +121,7 @@ def printed(row: pd.Series, digits: int, is_whole: bool) -> str:
     low, high = row[["low", "seed_low"]].min(), row[["high", "seed_high"]].max()
     if high < 0.5 * 10**-digits and low == high != 0:
         return f"{row['effect']:.0e}"
-    numbers = [f"{0.0 if abs(x) < 0.5 * 10**-digits else x:.{digits}f}".replace("-", "−") for x in (row["effect"], low, high)]
+    numbers = [f"{x:z.{digits}f}".replace("-", "−") for x in (row["effect"], low, high)]
     return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]" if is_whole else numbers[0]
 
 
@@ -130,12 +129,13 @@ def picture(frame: pd.DataFrame, settings: list[str], is_whole: bool = True) -> 
     """The scorecard as a picture: one row a claim, one column a setting, one mark a verdict.
 
     frame:    of ``rows``
-    settings: the columns. A claim of Base and Instruct stands under Instruct, a claim of no setting at the left
+    settings: the columns. A claim about Base and Instruct stands under Instruct, a claim about no setting at the left
     is_whole: whether to print intervals; where one would not fit its column, none is printed
     """
     claims = {claim.id: claim for claim in CLAIMS}
     parts = frame.drop_duplicates("id")
-    new = [i > 0 and _number(a) != _number(b) for i, (a, b) in enumerate(zip(parts["id"], ["", *parts["id"]], strict=False))]
+    numbers = parts["id"].str.rstrip("abcdef")  # S10 of S10a
+    new = [number != before for number, before in zip(numbers, [numbers.iloc[0], *numbers], strict=False)]
     wide = (PAGE - CELLS) / len(settings)
     heads = [textwrap.fill(name_of(setting, SETTINGS), max(4, int(wide / 0.062))) for setting in settings]
     head = 0.09 + LINE * max(text.count("\n") + 1 for text in heads)
@@ -172,23 +172,18 @@ def picture(frame: pd.DataFrame, settings: list[str], is_whole: bool = True) -> 
     return drawn
 
 
-def _number(part: str) -> str:
-    """S10 of S10a."""
-    return part.rstrip("abcdef")
-
-
 def make(study: Study) -> tuple[Figure, pd.DataFrame, str]:
     frame, rule = rows(study), study.config["analysis"]
     counted = frame["verdict"].value_counts()
     seeds = frame.loc[frame["n_seeds"] > 1, "id"].unique()
     caption = study.caption(
-        "The papers' claims and what these results say of them. A mark is a verdict by a rule fixed beforehand; beside it the effect and"
-        f" its {rule['level']:.0%} interval, or the effect alone where there is no room. Units, and the paper's figures: scorecard.csv.",
+        "The papers' claims, each with a verdict by a rule that was fixed beforehand. Beside the mark stand the effect and its"
+        f" {rule['level']:.0%} interval, or the effect alone where there is no room. scorecard.csv has the units and the paper's figures.",
         study.rows(),
-        "Reproduced: the interval lies wholly in what is claimed; contradicted: wholly outside; undecided: it does neither.",
+        "Reproduced: the interval lies wholly in what is claimed; contradicted: wholly outside it; undecided: neither.",
         f"Intervals: paired bootstrap over questions or pairs ({rule['resamples']:,} resamples), simultaneous over the methods where a"
-        " claim is of the best or the worst of them; where a claim's runs all have several training seeds, the wider of it and of Student's"
-        f" t over these ({', '.join(seeds) or 'no claim'}).",
+        " claim is about the best or the worst of them. Where all runs of a claim have several training seeds, the interval is widened to"
+        f" include Student's t interval over the seeds ({', '.join(seeds) or 'no claim'}).",
         "; ".join(f"{counted.get(name, 0)} {name}" for name in MARKS) + ".",
     )
     return picture(frame, study.config["settings"]), frame, caption
@@ -198,9 +193,7 @@ def write(study: Study, out: Path) -> None:
     with mpl.style.context(STYLE):
         drawn, frame, caption = make(study)
         save(out / "figures" / "scorecard", drawn, frame, caption)
-    write_csv(out / "scorecard.csv", frame)
-    files.write_text(out / "scorecard.txt", caption + "\n")
-    files.write_text(out / "scorecard.html", as_page("scorecard", frame, caption))
+    save_table(out / "scorecard", frame, caption)
 
 
 if __name__ == "__main__":

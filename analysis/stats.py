@@ -1,4 +1,4 @@
-"""The statistics of analysis/: intervals, Spearman's ρ, bootstrap resamples, bins and densities. They read no results folder.
+"""The statistics of analysis/: intervals, Spearman's ρ, bootstrap resamples, bins and densities. Nothing here reads a results folder.
 
 ``z`` is how many standard errors an interval reaches to either side: ``quantile(level)``.
 """
@@ -52,7 +52,7 @@ def over_seeds(values: Iterable[float], level: float = 0.95) -> tuple[float, flo
 
 
 def together(measured: Iterable[Measured]) -> Measured:
-    """The mean over training seeds of the values and of the bounds. The prompts are the same, so more seeds narrow no interval."""
+    """The mean over training seeds of the values and of the bounds. All seeds have the same prompts, so more seeds narrow no interval."""
     return Measured(*np.mean(list(measured), axis=0).tolist())
 
 
@@ -63,7 +63,7 @@ def mean(values: pd.Series, z: float) -> Measured:
 
 
 def share(p: float, n: int, z: float) -> Measured:
-    """A share ``p`` of ``n`` with Wilson's score interval (JASA 22, 1927), which stays within [0, 1].
+    """A share ``p`` of ``n`` with Wilson's score interval (JASA 22, 1927), which stays within [0, 1]:
 
     (p + z²/2n ± z √(p(1 - p)/n + z²/4n²)) / (1 + z²/n)
     """
@@ -76,9 +76,9 @@ def share(p: float, n: int, z: float) -> Measured:
 
 
 def counts(n: int, resamples: int, seed: int | Sequence[int]) -> Iterator[Array]:
-    """How often each of ``n`` units comes in the sample, a row of ones, and then in each bootstrap resample: blocks (rows, n).
+    """How often each of ``n`` units occurs: first in the sample itself, a row of ones, then in each bootstrap resample.
 
-    The same seed gives the same resamples, whatever the size of the blocks.
+    Yields blocks (rows, n). The same seed gives the same resamples, whatever the size of the blocks.
     """
     yield np.ones((1, n))
     draws, rows = np.random.default_rng(seed), max(1, CELLS // n)
@@ -95,10 +95,12 @@ def spearman(x: Array, y: Array) -> float:
 
 
 def resampled_spearman(x: Array, y: Array, blocks: Iterable[Array]) -> Array:
-    """Spearman's ρ in each row of ``counts``: Σ w a b / √(Σ w a² Σ w b²), a and b the ranks minus their mean. NaN for a constant.
+    """Spearman's ρ in each row of ``blocks``: Σ w a b / √(Σ w a² Σ w b²), where a and b are the ranks minus their mean.
 
     x, y:   (n,)
-    blocks: each (rows, m). Where m is n / k, a unit has k values, which stand m apart in x and y and are drawn together.
+    blocks: of ``counts``, each (rows, m), m units. If m is n / k, a unit has k values, which stand m apart and are drawn together
+
+    Returns (rows of all blocks,), NaN where x or y is constant.
     """
     found = []
     for block in blocks:
@@ -112,7 +114,7 @@ def resampled_spearman(x: Array, y: Array, blocks: Iterable[Array]) -> Array:
 
 
 def _ranks(values: Array, weights: Array) -> Array:
-    """The mean rank of each of ``values`` (n,) where it comes ``weights`` (rows, n) times: (rows, n)."""
+    """The mean ranks of ``values`` (n,) if each occurs ``weights`` (rows, n) times: (rows, n)."""
     order = np.argsort(values, kind="stable")
     _, starts, group = np.unique(values[order], return_index=True, return_inverse=True)
     of_group = np.add.reduceat(weights[:, order], starts, axis=1)
@@ -132,7 +134,7 @@ def bins(x: Array | pd.Series, count: int) -> npt.NDArray[np.intp]:
 
 
 def binned(x: pd.Series, y: pd.Series, z: float) -> pd.DataFrame:
-    """The mean of x and the mean of y with its interval in each of at most BINS bins of x. Columns: x, value, low, high, n."""
+    """Means in at most BINS bins of x: of x, and of y with its interval. Columns: x, value, low, high, n."""
     groups = y.groupby(bins(x, min(BINS, max(1, len(x) // LEAST))))
     return pd.DataFrame([{"x": float(x[part.index].mean()), **mean(part, z)._asdict()} for _, part in groups])
 
@@ -141,5 +143,5 @@ def density(values: Array, at: Array) -> Array:
     """The Gaussian kernel density of ``values`` (n,) at the points ``at`` (m,): (m,). Bandwidth by Scott's rule: s n^(-1/5)."""
     width = values.std(ddof=1) * len(values) ** -0.2
     steps = (at[:, None] - values[None, :]) / width
-    smooth: Array = np.exp(-0.5 * steps**2).sum(axis=1) / (len(values) * width * (2 * np.pi) ** 0.5)
-    return smooth
+    heights: Array = np.exp(-0.5 * steps**2).sum(axis=1) / (len(values) * width * (2 * np.pi) ** 0.5)
+    return heights

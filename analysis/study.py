@@ -1,9 +1,9 @@
 """What the scripts of analysis/ share: how they read results/, and how they write a table or a figure.
 
-A script is ``make(study)`` and one line, ``study.table(__doc__, "table5", make)`` or ``study.figure(__doc__, "fig3_gamma", make)``, which
-is its command line: ``--results`` the folder to read, ``--out`` the one to write to. results/tables.yaml, which planning writes, says what
-there is: the scale's settings, methods and benchmarks, the runs (``rows``), the runs of the figures' sweeps (``sweeps``) and the rule that
-claims are judged by (``analysis``). Nothing here imports torch.
+A script has a function ``make(study)``. Its last line is its command line: ``study.table(__doc__, "table5", make)`` or
+``study.figure(__doc__, "fig3_gamma", make)``, with ``--results`` for the folder to read and ``--out`` for the one to write to. Planning
+writes results/tables.yaml, which lists the scale's settings, methods and benchmarks, the tables' runs (``rows``), the runs of the figures'
+sweeps (``sweeps``) and the rule by which claims are judged (``analysis``). Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import html
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from stages.lib import files
 from stages.lib.errors import UserError
 
 STYLE = Path(__file__).with_name("style.mplstyle")
+PNG = {"Software": None}  # the metadata of a png: no version of matplotlib
 COLUMN, PAGE = 3.3, 6.9  # inches: a figure as wide as a paper's column, and as its text
 SETTINGS = {
     "mini_base": "Mini-Base",
@@ -60,28 +61,21 @@ METHODS = {
 }
 
 
-TEXT, NUMBERS = ("split", "benchmark", "id", "turn", "side"), ("length", "logp", "reference_logp")  # of loglik.parquet
+LOGLIK = "loglik.parquet"
+TEXT, NUMBERS = ("split", "benchmark", "id", "turn", "side"), ("length", "logp", "reference_logp")  # its columns
 RATES = ("length_controlled_winrate", "win_rate", "win_rate_low", "win_rate_high")  # of scores.json, in percent
 PLANNED = "remove it and run snakemake -n, which writes it again"
-GREEK = {"beta": "β", "gamma": "γ", "tau": "τ", "alpha": "α", "delta": "δ"}  # hyperparameters that the papers write so
+GREEK = {"beta": "β", "gamma": "γ", "tau": "τ", "alpha": "α", "delta": "δ"}  # the papers' letters for hyperparameters
 
 
 class Run(NamedTuple):
-    """A run of a setting. ``varied`` holds what its sweep gives it; it is empty for a row of the tables."""
+    """A run of a setting. ``varied`` holds the values that its sweep gives it; it is empty for a row of the tables."""
 
     setting: str
     run: str
     method: str
     seed: int | None
     varied: dict[str, Any]
-
-
-def benchmark_of(config: Mapping[str, Any], name: str) -> Benchmark:
-    """What the benchmark is that conf/ calls ``name``. config: tables.yaml."""
-    protocol = (config.get("protocols") or {}).get(name, name)
-    if protocol not in BENCHMARKS:
-        raise UserError(f"tables.yaml: benchmark {name}: stages/benchmarks has {', '.join(BENCHMARKS)}, and no {protocol}")
-    return BENCHMARKS[protocol]
 
 
 class Study:
@@ -105,8 +99,11 @@ class Study:
         return config
 
     def benchmark(self, name: str) -> Benchmark:
-        """What the benchmark is that conf/ calls ``name``."""
-        return benchmark_of(self.config, name)
+        """The benchmark that conf/ calls ``name``."""
+        protocol = (self.config.get("protocols") or {}).get(name, name)
+        if protocol not in BENCHMARKS:
+            raise UserError(f"tables.yaml: benchmark {name}: stages/benchmarks has {', '.join(BENCHMARKS)}, and no {protocol}")
+        return BENCHMARKS[protocol]
 
     def rows(self, *methods: str) -> list[Run]:
         """The tables' runs in order of setting, method and seed: all of them, or those of ``methods`` where any is named."""
@@ -128,14 +125,17 @@ class Study:
         """Whether the run is a training of ours, which has a configuration. SFT's run and a user's checkpoint have none."""
         return any((self.folder(run) / name).is_file() for name in ("config.yaml", files.MANIFEST))
 
+    def evaluated(self, run: Run, name: str) -> Path:
+        """The path of a file of a run's evaluation."""
+        return self.folder(run) / "eval" / name
+
     def scores(self, run: Run, benchmark: str) -> dict[str, Any]:
         """A run's scores.json on a benchmark."""
-        return read_object(self.folder(run) / "eval" / benchmark / "scores.json")
+        return read_object(self.evaluated(run, f"{benchmark}/scores.json"))
 
     def score(self, run: Run, benchmark: str, key: str) -> float:
         """One number of a run's scores.json; NaN where it is null."""
-        scores = self.scores(run, benchmark)
-        path = self.folder(run) / "eval" / benchmark / "scores.json"
+        scores, path = self.scores(run, benchmark), self.evaluated(run, f"{benchmark}/scores.json")
         if key not in scores:
             raise UserError(f"{path} has no {key!r}; {files.again(path)}")
         value = as_number(scores[key], f"{path}: {key!r}")
@@ -145,7 +145,7 @@ class Study:
 
     def annotations(self, run: Run, benchmark: str) -> Path:
         """The annotations.json of AlpacaEval 2 or the oracle, which has one value an instruction (stages/benchmarks/paired.py reads it)."""
-        return require(self.folder(run) / "eval" / benchmark / "annotations.json")
+        return require(self.evaluated(run, f"{benchmark}/annotations.json"))
 
     def manifest(self, run: Run) -> dict[str, Any]:
         """A training's manifest: its whole configuration and its metrics on held-out pairs."""
@@ -165,7 +165,7 @@ class Study:
         Columns: ``split`` (train, heldout, answers), ``benchmark``, ``id``, ``turn``, ``side`` (chosen, rejected, answer), ``length``
         (tokens), ``logp`` and ``reference_logp`` (sums over the tokens).
         """
-        path = require(self.folder(run) / "eval" / "loglik.parquet")
+        path = require(self.evaluated(run, LOGLIK))
         try:
             texts = pd.read_parquet(path)
         except (pa.ArrowException, OSError) as error:
@@ -173,7 +173,7 @@ class Study:
         if missing := [name for name in (*TEXT, *NUMBERS) if name not in texts]:
             raise UserError(f"{path} has no column {missing[0]!r}; {files.again(path)}")
         if wrong := [name for name in NUMBERS if not pd.api.types.is_numeric_dtype(texts[name])]:
-            raise UserError(f"{path}: the column {wrong[0]!r} holds what is no number; {files.again(path)}")
+            raise UserError(f"{path}: the column {wrong[0]!r} holds something that is not a number; {files.again(path)}")
         if texts.empty or texts.duplicated(list(TEXT)).any():
             raise UserError(f"{path} holds {'no texts' if texts.empty else 'a text twice'}; {files.again(path)}")
         return texts
@@ -194,21 +194,19 @@ class Study:
         split:       ``train`` or ``heldout``
         rewarded_as: the run whose objective and β define the rewards; by default ``run`` itself
 
-        The columns are (chosen and rejected)_(length, logp, reference_logp, average), where ``average`` is the log-probability a token;
-        ``longer``, |y_w| - |y_l| in tokens; and ``likelihood_right``, whether ``average`` ranks the pair right. Where DPO or SimPO defines
-        the rewards, they are also (chosen and rejected)_reward, ``margin``, r(y_w) - r(y_l), and ``reward_right``. A tie is ranked wrong.
+        Columns: for each side (chosen_…, rejected_…) ``length`` in tokens, ``logp``, ``reference_logp`` and ``average``, the
+        log-probability a token; ``longer``, |y_w| - |y_l| in tokens; and ``likelihood_right``, whether ``average`` ranks the pair right.
+        Where DPO or SimPO defines rewards there are also each side's ``reward``, ``margin``, r(y_w) - r(y_l), and ``reward_right``. A tie
+        is ranked wrong.
         """
         texts = self.loglik(run)
         texts = texts[texts["split"] == split]
         sides = ("chosen", "rejected")
-        chosen, rejected = (texts.loc[texts["side"] == side, "id"].tolist() for side in sides)
-        if not chosen or chosen != rejected:
-            path = self.folder(run) / "eval" / "loglik.parquet"
+        of_side = {side: texts[texts["side"] == side].set_index("id") for side in sides}
+        if not len(of_side["chosen"]) or list(of_side["chosen"].index) != list(of_side["rejected"].index):
+            path = self.evaluated(run, LOGLIK)
             raise UserError(f"{path} does not hold both responses of each {split} pair; {files.again(path)}")
-        pairs = pd.concat(
-            [texts[texts["side"] == side].set_index("id")[["length", "logp", "reference_logp"]].add_prefix(f"{side}_") for side in sides],
-            axis=1,
-        )
+        pairs = pd.concat([of_side[side][list(NUMBERS)].add_prefix(f"{side}_") for side in sides], axis=1)
         for side in sides:
             pairs[f"{side}_average"] = pairs[f"{side}_logp"] / pairs[f"{side}_length"]
         pairs["longer"] = pairs["chosen_length"] - pairs["rejected_length"]
@@ -265,7 +263,7 @@ def name_of(key: str, known: dict[str, str]) -> str:
 
 
 def require(path: Path, target: Path | str | None = None) -> Path:
-    """``path`` itself; UserError where it is no file. ``target`` is what Snakemake is asked for, by default ``path``."""
+    """``path`` itself; UserError where it is not a file. ``target``: the target for Snakemake that makes it, by default ``path``."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; make it with: snakemake --cores all {target or path}")
     return path
@@ -285,28 +283,32 @@ Table = tuple[pd.DataFrame, str]
 Drawn = tuple[Figure, pd.DataFrame, str]
 
 
-def command_line(docstring: str | None, make: Callable[[Study, Path], None]) -> None:
-    """Parse --results and --out, and run ``make(study, out)``. A UserError is printed as one sentence, with exit status 1."""
+def parser_of(docstring: str | None) -> argparse.ArgumentParser:
+    """A parser of --results and --out. ``docstring``: the script's, shown by --help."""
     parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder to read")
     parser.add_argument("--out", type=Path, default=Path("results"), help="the folder to write to")
-    args = parser.parse_args()
+    return parser
+
+
+def command_line(docstring: str | None, make: Callable[[Study, Path], None]) -> None:
+    """Parse --results and --out, and run ``make(study, out)``. A UserError is printed as one sentence, with exit status 1."""
+    args = parser_of(docstring).parse_args()
     files.run(lambda: make(Study(args.results), args.out))
 
 
 def table(docstring: str | None, name: str, make: Callable[[Study], Table], float_format: str | None = None) -> None:
-    """The command line of a table. It prints the table and writes <out>/<name>.csv, the caption <name>.txt and both as <name>.html.
+    """The command line of a table: it prints the table and writes the files of ``save_table``.
 
     docstring:    the script's, shown by --help
+    name:         the files' name without suffix
     make:         the table and its caption
     float_format: as in pandas' to_csv
     """
 
     def write(study: Study, out: Path) -> None:
         frame, caption = make(study)
-        write_csv(out / f"{name}.csv", frame, float_format)
-        files.write_text(out / f"{name}.txt", caption + "\n")
-        files.write_text(out / f"{name}.html", as_page(name, frame, caption))
+        save_table(out / name, frame, caption, float_format)
         print(frame.to_string(index=False, float_format="%.2f"))
 
     command_line(docstring, write)
@@ -323,9 +325,20 @@ def figure(docstring: str | None, name: str, make: Callable[[Study], Drawn]) -> 
     command_line(docstring, write)
 
 
+def save_table(path: Path, frame: pd.DataFrame, caption: str, float_format: str | None = None) -> None:
+    """Write ``path`` with .csv, its caption as .txt and both as .html: one page that opens offline, rounded to four digits."""
+    write_csv(path.with_suffix(".csv"), frame, float_format)
+    files.write_text(path.with_suffix(".txt"), caption + "\n")
+    style = "body { font: 14px sans-serif; margin: 2em } table { border-collapse: collapse } "
+    style += "td, th { padding: .2em .6em; text-align: right; border-bottom: 1px solid #ddd }"
+    head = f'<!doctype html><meta charset="utf-8"><title>{path.name}</title><style>{style}</style><p>{html.escape(caption)}</p>'
+    shown = frame.rename(columns=lambda column: column.replace("_", " "))
+    files.write_text(path.with_suffix(".html"), head + shown.to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format) + "\n")
+
+
 def save(path: Path, drawn: Figure, frame: pd.DataFrame, caption: str) -> None:
     """Write ``path`` with .png, .pdf, .csv and .txt. No file holds a date, so the same figure gives the same bytes."""
-    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None, "Producer": None, "Creator": None})):
+    for suffix, metadata in ((".png", PNG), (".pdf", {"CreationDate": None, "Producer": None, "Creator": None})):
         with files.atomic(path.with_suffix(suffix)) as partial:
             drawn.savefig(partial, format=suffix[1:], metadata=metadata)
     write_csv(path.with_suffix(".csv"), frame)
@@ -337,11 +350,3 @@ def write_csv(path: Path, frame: pd.DataFrame, float_format: str | None = None) 
     """Write a table at full precision, so that it can be drawn again, or in ``float_format``."""
     with files.atomic(path) as partial:
         frame.to_csv(partial, index=False, float_format=float_format)
-
-
-def as_page(name: str, frame: pd.DataFrame, caption: str) -> str:
-    """A table rounded to four digits below its caption, as one HTML page that opens offline."""
-    style = "body { font: 14px sans-serif; margin: 2em } table { border-collapse: collapse } "
-    style += "td, th { padding: .2em .6em; text-align: right; border-bottom: 1px solid #ddd }"
-    made = frame.rename(columns=lambda name: name.replace("_", " ")).to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format)
-    return f'<!doctype html><meta charset="utf-8"><title>{name}</title><style>{style}</style><p>{html.escape(caption)}</p>{made}\n'

@@ -1,4 +1,4 @@
-"""DPO's lemmas and theorem (arXiv 2305.18290, section 5.1), checked in float64 on spaces small enough to enumerate.
+"""DPO's lemmas and theorem (arXiv 2305.18290, section 5.1), checked in float64 on spaces that are small enough to enumerate.
 
     python -m analysis.theory
 
@@ -6,16 +6,17 @@ A reward r(x, y), a reference π_ref(y|x) and a function f(x) of the prompt are 
 Arrays are (…, |X|, |Y|). Policies and references are logarithms. ``deviations`` measures how far these statements fail:
 
     preferences      Lemma 1: r and r + f give the same Bradley-Terry and Plackett-Luce preferences
-    policy           Eq. 4 and Lemma 2: π_r(y|x) ∝ π_ref exp(r/β) maximises E[r] - β KL(π‖π_ref), because any π falls short of it by
+    policy           Eq. 4 and Lemma 2: π_r(y|x) ∝ π_ref exp(r/β) maximises E[r] - β KL(π‖π_ref), because any π is worse than it by
                      β KL(π‖π_r); r + f has the same π_r
     representation   Theorem 1 and Proposition 1: β log π_r/π_ref is in r's class, is the same for the whole class, and is its own image
-    gradient         Eq. 7: where preferences are r's, the expected loss has no gradient at π_r
+    gradient         Eq. 7: if r gives the preferences, the expected loss has no gradient at π_r
 
 In: nothing. Out: the largest deviation of each statement over all instances, printed. Rounding leaves some 1e-13.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import permutations
 
 import numpy as np
@@ -82,8 +83,9 @@ def gradient(policy: Array, reward: Array, reference: Array, beta: Array) -> Arr
     return slope
 
 
+@cache
 def deviations(instances: int = INSTANCES, seed: int = SEED) -> dict[str, float]:
-    """The largest absolute deviation of each statement."""
+    """The largest absolute deviation of each statement over ``instances`` random spaces."""
     draws = np.random.default_rng(seed)
     shape = (instances, PROMPTS, ANSWERS)
     reward = draws.uniform(1, 3, (instances, 1, 1)) * draws.standard_normal(shape)

@@ -1,4 +1,4 @@
-"""The arms that perf compares: each trains some pairs, and its time or its peak memory is measured.
+"""The arms that perf compares. An arm trains some pairs while its time or its peak memory is measured.
 
 Every arm gets the same Llama with the same random weights, the same token ids in the same global batches in the same order, AdamW with
 the same learning rate, the same precision and the same checkpointing. Nothing is logged, evaluated or saved meanwhile.
@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback, TrainingArguments
 
-from perf.cost import Shape, wait
+from perf.pairs import Shape
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -69,7 +69,6 @@ class World:
     shape: Shape
     batch_size: int  # pairs of a global batch
     token_budget: int  # tokens of our packs
-    checkpointing: bool
     bf16: bool
 
 
@@ -120,8 +119,11 @@ def train(
 ) -> Run:
     """Train ``arm`` from the start on ``pairs``, a step a global batch.
 
-    sums: the reference's log-probabilities of each pair's answers, for a cached reference.
-    memory: measure the last step's peak memory instead of times.
+    arm, world: what trains, and the settings that all arms share
+    pairs:      token ids
+    sums:       the reference's log-probabilities of each pair's answers, for a cached reference
+    epochs:     how often the pairs are trained on
+    memory:     measure the last step's peak memory instead of times
     """
     run = Run()
     with tempfile.TemporaryDirectory() as folder:
@@ -134,7 +136,7 @@ def train(
             "lr_scheduler_type": "constant",
             "optim": "adamw_torch_fused" if world.device == "cuda" else "adamw_torch",
             "bf16": world.bf16,
-            "gradient_checkpointing": world.checkpointing,
+            "gradient_checkpointing": True,  # as TRL and the paper have it
             "train_sampling_strategy": "batch_rebalance" if arm.rebalance else "sequential",
             "logging_strategy": "no",
             "save_strategy": "no",
@@ -204,6 +206,12 @@ class Memory(TrainerCallback):
             self.run.memory = {"peak": peak - self.before, "step": peak - self.began}
 
 
+def wait(device: str) -> None:
+    """Wait until the GPU has finished its work."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
 def allocated(device: str) -> int:
     """Bytes in tensors on the GPU, or this process's resident memory."""
     return torch.cuda.memory_allocated() if device == "cuda" else _status("VmRSS")
@@ -256,29 +264,24 @@ def ours(
     return trainer
 
 
-@cache
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer for TRL's trainers, which need its padding token, id 0."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-
-    core = Tokenizer(WordLevel({"<pad>": 0, "</s>": 1}, unk_token="<pad>"))
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="</s>")
-
-
 def trls(
     arm: Arm, world: World, pairs: Sequence[Pair], sums: Sequence[tuple[float, float]], arguments: dict[str, Any], run: Run
 ) -> Trainer:
     """TRL's trainer, or ``vanilla``."""
     from datasets import Dataset
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
 
+    core = Tokenizer(WordLevel({"<pad>": 0, "</s>": 1}, unk_token="<pad>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="</s>")  # TRL needs its padding token, id 0
     arguments |= {
         "per_device_train_batch_size": arm.micro_batch,
         "gradient_accumulation_steps": world.batch_size // arm.micro_batch,
         "max_length": 4096,
     }
     ids = {f"{name}_ids": [pair[name] for pair in pairs] for name in ("prompt", "chosen", "rejected")}
-    columns: dict[str, list[Any]] = ids | {"length": [_longest(pair) for pair in pairs]}
+    longest = [len(pair["prompt"]) + max(len(pair["chosen"]), len(pair["rejected"])) for pair in pairs]
+    columns: dict[str, list[Any]] = ids | {"length": longest}
     model = build(world, POLICY)
     reference = build(world, REFERENCE) if arm.reference == "live" else None
     trainer: Trainer
@@ -294,7 +297,7 @@ def trls(
                 return dataset.add_column("ref_chosen_logps", chosen).add_column("ref_rejected_logps", rejected)
 
         args = DPOConfig(beta=DPO["beta"], precompute_ref_log_probs=arm.reference == "cached", **arguments)
-        trainer = IdsDPOTrainer(model, reference, args=args, train_dataset=Dataset.from_dict(columns), processing_class=tokenizer())
+        trainer = IdsDPOTrainer(model, reference, args=args, train_dataset=Dataset.from_dict(columns), processing_class=tokenizer)
     else:
         from trl.experimental.cpo import CPOConfig, CPOTrainer
 
@@ -316,13 +319,11 @@ def trls(
                     reference_chosen, reference_rejected, *_ = super().concatenated_forward(reference, batch)
                 return chosen - reference_chosen, rejected - reference_rejected, *rest
 
-        if arm.objective == "simpo":
-            loss = {"loss_type": "simpo", "beta": SIMPO["beta"], "simpo_gamma": SIMPO["gamma"], "cpo_alpha": 0.0}
-        else:
-            loss = {"loss_type": "sigmoid", "beta": DPO["beta"], "cpo_alpha": 0.0}
+        simpo = {"loss_type": "simpo", "beta": SIMPO["beta"], "simpo_gamma": SIMPO["gamma"]}
+        loss = simpo if arm.objective == "simpo" else {"loss_type": "sigmoid", "beta": DPO["beta"]}
         columns |= {name: [""] * len(pairs) for name in ("prompt", "chosen", "rejected")}
         data = Dataset.from_dict(columns)
-        trainer = IdsCPOTrainer(model, CPOConfig(**loss, **arguments), train_dataset=data, processing_class=tokenizer())
+        trainer = IdsCPOTrainer(model, CPOConfig(cpo_alpha=0.0, **loss, **arguments), train_dataset=data, processing_class=tokenizer)
         trainer.train_dataset = trainer.train_dataset.remove_columns(list(ids))
     compute, counted, total = trainer.compute_loss, 0, torch.zeros((), device=world.device)
 
@@ -349,10 +350,6 @@ class _Ordered:
         if hasattr(sampler, "shuffle"):
             sampler.shuffle = False
         return sampler
-
-
-def _longest(pair: Pair) -> int:
-    return len(pair["prompt"]) + max(len(pair["chosen"]), len(pair["rejected"]))
 
 
 @contextmanager

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from PIL import Image
 
 from analysis.figures import table4_picture
-from analysis.study import Study, table
+from analysis.study import Study, command_line, table
 from analysis.tables.table4 import COUNTS, DECIMALS
 from analysis.tables.table4 import make as make4
 from analysis.tables.table5 import make as make5
@@ -186,9 +186,15 @@ def figures(settings: tuple[str, ...], methods: tuple[str, ...], benchmarks: tup
     return table.assign(length=rng.uniform(80, 2500, len(table)), judged=805 - failed, failed=failed)
 
 
+def of_scale(benchmarks: tuple[str, ...] = BENCHMARKS) -> Study:
+    """A study whose tables.yaml has what the picture reads."""
+    study = Study(Path())
+    study.config = {"name": "mini", "benchmarks": list(benchmarks), "judge": "a-judge-of-a-long-name-2024"}
+    return study
+
+
 def picture(settings: tuple[str, ...], methods: tuple[str, ...], benchmarks: tuple[str, ...], failed: int = 0) -> Figure:
-    wanted: DictConfig = OmegaConf.create({"name": "mini", "benchmarks": list(benchmarks), "judge": "a-judge-of-a-long-name-2024"})
-    return table4_picture.draw(figures(settings, methods, benchmarks, failed), wanted)
+    return table4_picture.draw(figures(settings, methods, benchmarks, failed), of_scale(benchmarks))
 
 
 FIVE = ("sft", "dpo", "simpo", "simpo_no_ln", "simpo_no_margin")
@@ -229,18 +235,17 @@ def test_the_picture_s_caption_counts_a_seed_s_judgments_and_names_the_models_th
     """table4_picture.caption: over three seeds the table's counts are those of all."""
     table = figures(("mini_base",), METHODS, BENCHMARKS, 5).assign(seeds=[1, 3, 3], warning=[math.nan, "", "simpo: 9% of answers end"])
     table.loc[1:, ["judged", "failed"]] *= 3
-    wanted = OmegaConf.create({"name": "mini", "benchmarks": list(BENCHMARKS)})
-    told = table4_picture.caption(table, wanted)
+    told = table4_picture.caption(table, of_scale())
     assert "805 instructions on AlpacaEval 2" in told[0] and told[0].endswith(". Means over 3 training seeds.")
     assert told[-1] == "These may have collapsed (table4.csv, warning): Mini-Base SimPO."
-    assert not any("collapsed" in text for text in table4_picture.caption(table.drop(columns="warning"), wanted))
+    assert not any("collapsed" in text for text in table4_picture.caption(table.drop(columns="warning"), of_scale()))
 
 
 def test_bold_is_the_best_of_a_column_within_its_setting_and_of_length_none() -> None:
     table = figures(("mini_base", "mini_instruct"), METHODS, BENCHMARKS)
     table.loc[:2, "mt_bench"] = [7.004, 7.003, 6.99]  # the first two are printed alike
     table.loc[3, "oracle"] = math.nan  # a figure that is not there is no best one
-    made = table4_picture.draw(table, OmegaConf.create({"name": "mini", "benchmarks": list(BENCHMARKS)}))
+    made = table4_picture.draw(table, of_scale())
     bold = sorted(text.get_text() for text in made.texts if text.get_weight() == "bold")
     expected = ["7.00", "7.00", f"{table.mt_bench[3:].max():.2f}"]
     for column, digits in (("lc_win_rate", 1), ("win_rate", 1), ("arena_hard_win_rate", 1), ("oracle", 2)):
@@ -254,13 +259,13 @@ def test_the_picture_is_made_from_the_table_at_a_slide_s_size_and_the_same_bytes
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command(monkeypatch, "--results", tmp_path, "--out", tmp_path / "one")
-    with pytest.raises(UserError, match=r"table4\.csv does not exist; make it with: snakemake"):
-        table4_picture.main()
-    OmegaConf.save(OmegaConf.create({"name": "mini", "benchmarks": list(BENCHMARKS)}), tmp_path / "tables.yaml")
+    with pytest.raises(SystemExit, match=r"table4\.csv does not exist; make it with: snakemake"):
+        command_line(None, table4_picture.write)
+    OmegaConf.save(OmegaConf.create(of_scale().config), tmp_path / "tables.yaml")
     figures(SIX, FIVE, BENCHMARKS).to_csv(tmp_path / "table4.csv", index=False)
-    table4_picture.main()
+    command_line(None, table4_picture.write)
     command(monkeypatch, "--results", tmp_path, "--out", tmp_path / "two")
-    table4_picture.main()
+    command_line(None, table4_picture.write)
     one, two = (tmp_path / f"{name}/figures/table4.png" for name in ("one", "two"))
     with Image.open(one) as image:
         assert image.format == "PNG"

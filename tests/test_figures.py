@@ -487,7 +487,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
 
 
 def of(study: Study, metric: str = "lc_win_rate") -> Drawn:
-    ((_, runs),) = sweep.groups(study)
+    (runs,) = sweep.groups(study).values()
     with mpl.style.context(STYLE):
         found = sweep.picture(study, runs, metric)
     assert found is not None

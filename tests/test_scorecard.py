@@ -453,7 +453,7 @@ def test_a_damaged_file_leaves_its_claim_unmeasured(
         (lambda texts: pd.concat([texts, texts]), "holds a text twice"),
         (lambda texts: texts[: len(texts) // 2], "both responses of each heldout pair"),
         (lambda texts: texts[texts["id"].astype(int) < 10], "different heldout pairs"),
-        (lambda texts: texts.assign(logp="x"), "'logp' holds what is no number"),
+        (lambda texts: texts.assign(logp="x"), "'logp' holds something that is not a number"),
         (None, "no Parquet file"),
     ],
 )

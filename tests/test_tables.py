@@ -185,7 +185,7 @@ def test_a_run_that_collapsed_or_is_no_number_is_warned_of_and_no_other(results:
         ("mini_base", "ipo"): "ipo: grad_norm is no number in train.jsonl",
         ("mini_instruct", "cpo"): "cpo: loss is no number in heldout",
     }
-    assert caption.endswith("Warned of: mini_base slic_hf, mini_base ipo, mini_instruct cpo.")
+    assert caption.endswith("Signs of a training that went wrong: mini_base slic_hf, mini_base ipo, mini_instruct cpo.")
 
 
 # -- the paper's figures ---------------------------------------------------------------------------------------------------
@@ -264,16 +264,10 @@ def test_ours_stands_beside_the_paper_s_where_setting_and_protocol_are_the_same(
     assert none.loc[("gemma2", "gemma2_it", "simpo", "gsm8k"), "note"] == "gsm8k is not measured here"
     assert set(none.index.get_level_values("table")) >= {"figure5c", "table1", "v0.2"}
 
-    ours = table4.make(Study(paper))[0].set_index(["setting", "method"])
-    assert ours.loc[("mistral_base", "simpo"), "paper_lc_win_rate"] == 21.5
-    assert ours.loc[("gemma2_it", "dpo"), "paper_arena_hard"] == 58.9
-    assert math.isnan(ours.loc[("gemma2_it", "kto"), "paper_win_rate"])
-    assert "paper_mt_bench" not in ours
-
 
 @pytest.mark.slow
 def test_another_judge_baseline_or_version_keeps_the_paper_s_number_alone(paper: Path, tmp_path: Path) -> None:
-    """compare, table4, table1: nothing of ours beside it, and the reason."""
+    """compare: nothing of ours beside it, and the reason."""
     results = Path(shutil.copytree(paper, tmp_path / "results"))
     folder = results / "mistral_base/runs"
     edit(folder / "simpo/eval/alpacaeval2/scores.json", judge="gpt-4o")
@@ -287,16 +281,12 @@ def test_another_judge_baseline_or_version_keeps_the_paper_s_number_alone(paper:
     ):
         row = table.loc[("table4", "mistral_base", method, metric)]
         assert math.isnan(row["ours"]) and row["note"] == f"another protocol: {note}"
-    ours = table4.make(Study(results))[0].set_index(["setting", "method"])
-    assert math.isnan(ours.loc[("mistral_base", "simpo"), "paper_lc_win_rate"])
-    assert ours.loc[("mistral_base", "kto"), "paper_lc_win_rate"] == 13.1
 
 
 def test_at_mini_scale_no_number_of_the_paper_stands_beside_ours(made: Path) -> None:
-    """compare reads no run there; table4 has no column of the paper's."""
+    """compare reads no run there."""
     table = compare.make(Study(made))[0]
     assert table["ours"].isna().all() and len(table) == len(reported())
-    assert not [name for name in table4.make(Study(made))[0] if name.startswith("paper_")]
 
 
 # -- Table 1 ---------------------------------------------------------------------------------------------------------------
@@ -490,8 +480,8 @@ def test_a_set_that_is_no_file_here_is_not_checked_and_one_that_is_missing_is_an
     table, caption = overlap.make(Study(results))
     left = table[table["set"] == "demonstrations"].drop_duplicates("setting").set_index("setting")
     assert left["exact"].isna().all()
-    assert left.loc["mini_base", "note"] == "not checked: somebody/ultrachat is no file of this machine"
-    assert "mini_base's demonstrations: not checked: somebody/ultrachat" in caption
+    assert left.loc["mini_base", "note"] == "not checked: somebody/ultrachat is not a file on this machine"
+    assert "mini_base, demonstrations: not checked: somebody/ultrachat" in caption
     (results / "mini_instruct/data/heldout.jsonl").unlink()
     with pytest.raises(UserError, match=r"mini_instruct/data/heldout\.jsonl does not exist; make it with: snakemake"):
         overlap.make(Study(results))

@@ -1,24 +1,24 @@
-"""A page to look at answers: two runs side by side, what differs marked, and all that is known of each answer.
+"""A page to look at answers: two runs side by side, their differences marked, and everything that is known about each answer.
 
     python -m analysis.answers.page --results results --out results
 
-Win rates hide what changed. In: tables.yaml, the benchmarks' questions and baselines, each of the tables' runs' eval/loglik.parquet, its
-answers and judgments on each benchmark, and the oracle's findings where the scale has it. Out: answers.html, one file that opens from disk
-and asks no network for anything; analysis/answers/page.html, .css and .js are what it is made of. What it shows of an answer,
+A win rate does not show what changed in the answers; this page does. In: tables.yaml, the benchmarks' questions and baselines, and each
+run's eval/loglik.parquet, answers and judgments, and the oracle's findings where the scale has it. Out: answers.html, one file made from
+page.html, .css and .js. It opens from disk and needs no network. For an answer it shows
 
     the judge      AlpacaEval 2: its preference as a win probability against the baseline, in percent; Arena-Hard: the verdicts of both
                    games, and the share of their battles that the run has won; MT-Bench: the rating of each turn
-    likelihood     log π(y|x), also a token and under the start model, as in stages/loglik.py; a blank answer has none
+    likelihood     log π(y|x), in total and a token, also under the start model (stages/loglik.py); a blank answer has none
     length, end    characters, tokens (with header and end-of-turn), and whether the answer ended by itself or was cut
     oracle         score and findings (stages/mini/oracle.py)
 
 A benchmark's ``value`` of a question comes with a ``weight``, its number of judgments or battles, so that the weighted mean over all
 questions is the benchmark's own figure: win_rate in scores.json, MT-Bench's mean.
 
-Models write the texts and judges comment on them, so nothing of theirs is ever markup: it is in the page as data and gets into the document
-as text. A policy in the page forbids everything but its one style and its one script, by their hashes. Each run's rows on a benchmark are
-a block of their own, deflated, and unpacked when they are looked at. The mini scale's 24 runs, 16 MB of JSON, are a page of 2.1 MB, on
-which the first question shows after 0.6 s; with texts as long as the paper's models write, 24 runs are 49 MB and 1.4 s (on two busy cores).
+Models and judges wrote these texts, so the page never treats them as markup: they are data, and enter the document as text. A policy in the
+page allows only its one style and its one script, by their hashes. A run's rows on a benchmark are one deflated block, which is unpacked
+when it is looked at. The mini scale's 24 runs, 16 MB of JSON, make a page of 2.1 MB, which shows the first question after 0.6 s. With texts
+as long as the paper's models write, 24 runs make 49 MB and take 1.4 s (on two busy cores).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.study import METHODS, SETTINGS, Run, Study, command_line, name_of
+from analysis.study import LOGLIK, METHODS, SETTINGS, Run, Study, command_line, name_of
 from stages.benchmarks.benchmark import Question
 from stages.benchmarks.rows import Row, check_same, read_rows
 from stages.lib import files
@@ -59,7 +59,7 @@ def questions(study: Study, benchmark: str) -> list[Question]:
 
 
 def asked_of(study: Study, benchmark: str, asked: list[Question]) -> list[Row]:
-    """What the page knows of the questions: ``id``, ``category``, and a text a turn in ``prompts`` and ``baseline`` (None without one)."""
+    """The page's data about the questions: ``id``, ``category``, ``prompts`` and ``baseline`` (a text a turn; None without a baseline)."""
     given: dict[Any, list[str]] = {}
     if named := study.config["baseline"][benchmark]:
         format, path = study.benchmark(benchmark).format, study.path(named)
@@ -78,23 +78,26 @@ def findings(study: Study, run: Run, asked: list[Question]) -> list[dict[str, fl
 
 
 def likelihoods(study: Study, run: Run) -> dict[tuple[str, str, int], Row]:
-    """``length`` in tokens, ``logp`` and ``reference_logp`` (None where there is none) of each answer, by benchmark, id and turn."""
+    """Each answer's ``length`` in tokens, ``logp`` and ``reference_logp`` (None where missing), by benchmark, id and turn."""
     frame = study.loglik(run)
     frame = frame[frame["split"] == "answers"]
-    keys = zip(frame["benchmark"], frame["id"], frame["turn"], strict=True)
-    values = zip(frame["length"], frame["logp"], frame["reference_logp"], strict=True)
-    return {
-        (benchmark, number, int(turn)): {"length": int(length), "logp": _round(logp), "reference_logp": _round(reference)}
-        for (benchmark, number, turn), (length, logp, reference) in zip(keys, values, strict=True)
-    }
+    found = {}
+    for row in frame.to_dict("records"):
+        likely = {"length": int(row["length"]), "logp": _round(row["logp"]), "reference_logp": _round(row["reference_logp"])}
+        found[row["benchmark"], row["id"], int(row["turn"])] = likely
+    return found
 
 
 def rows(study: Study, run: Run, benchmark: str, asked: list[Question], likely: Mapping[tuple[str, str, int], Row]) -> list[Row]:
     """A run on a benchmark, a row a question: ``value``, ``weight``, ``turns``, and ``oracle`` where there is one.
 
+    study, run, benchmark: what is read
+    asked:                 the benchmark's questions
+    likely:                of ``likelihoods``
+
     UserError where a file is missing or is about other questions, or where an answer that is not blank has no likelihood.
     """
-    known, folder = study.benchmark(benchmark), study.folder(run) / "eval" / benchmark
+    known, folder = study.benchmark(benchmark), study.evaluated(run, benchmark)
     if known.judged is None:
         raise UserError(f"benchmark {benchmark!r} has no page: its module in stages/benchmarks gives no `judged`")
     given = known.format.read_turns(folder / known.format.file, asked)
@@ -106,7 +109,7 @@ def rows(study: Study, run: Run, benchmark: str, asked: list[Question], likely: 
         for number, (turn, judgments) in enumerate(zip(turns, judgment.turns, strict=True), start=1):
             likelihood = likely.get((benchmark, question.id, number))
             if likelihood is None and turn.text.strip():
-                where = study.folder(run) / "eval" / "loglik.parquet"
+                where = study.evaluated(run, LOGLIK)
                 raise UserError(f"{where} has no answer to {benchmark}'s question {question.id}, turn {number}; {files.again(where)}")
             shown.append({**turn._asdict(), "judgments": judgments, **(likelihood or {})})
         made.append({"value": _round(judgment.value), "weight": judgment.weight, "turns": shown})
@@ -120,7 +123,7 @@ def rows(study: Study, run: Run, benchmark: str, asked: list[Question], likely: 
 
 
 def embedded(value: Any) -> str:
-    """``value`` as JSON that holds nothing a parser of HTML takes for markup, whatever its texts say: ASCII without <, > and &."""
+    """``value`` as JSON in ASCII without <, > and &, so that a parser of HTML finds no markup in it."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -133,7 +136,7 @@ def packed(value: Any) -> str:
 
 
 def source_hash(text: str) -> str:
-    """What a Content-Security-Policy names an inline script or style by."""
+    """The name of an inline script or style in a Content-Security-Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
@@ -142,7 +145,7 @@ def key(run: Run) -> str:
 
 
 def index(study: Study, runs: list[Run]) -> dict[str, Any]:
-    """What the page knows before it unpacks anything: runs, benchmarks, and the two runs that it opens with, the first and SimPO."""
+    """The page's data outside the blocks: runs, benchmarks, and the two runs that it opens with, the first and SimPO."""
     several = len({run.seed for run in runs if run.seed is not None}) > 1
     named = [
         {

@@ -7,7 +7,7 @@ and log-probabilities a token share one scale down the page. The last column is 
 A run that collapsed (``analysis.collapse`` in conf/config.yaml) is crossed out there.
 
 In: each run's train.jsonl and eval/alpacaeval2/scores.json. Out: figures/curves.png, .pdf, .txt, and .csv with one row a run, step and
-quantity. Rows without a step have the share of answers that end, of repeated 3-grams, and whether the run collapsed (1 or 0).
+quantity. Rows without a step have the share of answers that end, the share of repeated 3-grams, and whether the run collapsed (1 or 0).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.study import METHODS, PAGE, SETTINGS, Drawn, Run, Study, figure, name_of
+from analysis.study import METHODS, PAGE, SETTINGS, Drawn, Study, figure, name_of
 
 QUANTITIES = {
     "loss": "Loss",
@@ -39,29 +39,22 @@ LINES = (
 )
 # Inches: margins, headings, a line of the legend, a row and its panels; GAPS leave room for tick labels. WIDTHS are relative.
 LEFT, RIGHT, HEADS, LEGEND, BOTTOM, ROW, PANEL = 1.18, 0.08, 0.4, 0.15, 0.36, 0.62, 0.48
-COLUMNS = 3  # of the legend
+COLUMNS = 3  # in the legend
 GAPS, WIDTHS = (0, 0.46, 0.4, 0.48, 0.22, 0.42), (1, 1, 1, 1, 1, 0.7)
 
 
-def ending(study: Study, run: Run) -> dict[str, float]:
-    """The shares of answers that end and of repeated 3-grams, and whether the run collapsed (1 or 0)."""
-    found = {key: study.score(run, "alpacaeval2", key) for key in ("ended", "repeated_3grams")}
-    limit = study.config["analysis"]["collapse"]
-    has_collapsed = found["ended"] < limit["ended"] or found["repeated_3grams"] > limit["repeated_3grams"]
-    return found | {"collapsed": float(has_collapsed)}
-
-
 def make(study: Study) -> Drawn:
-    runs = [run for run in study.rows() if study.is_trained(run)]
-    parts, collapsed = [], []
+    runs, limit = [run for run in study.rows() if study.is_trained(run)], study.config["analysis"]["collapse"]
+    parts, collapsed = [], {}
     for run in runs:
         steps = study.training(run)[["step", *list(QUANTITIES)[:-1]]].melt("step", var_name="quantity")
-        found = ending(study, run)
-        ends = pd.DataFrame({"quantity": key, "value": value} for key, value in found.items())
+        found = {key: study.score(run, "alpacaeval2", key) for key in ("ended", "repeated_3grams")}
+        found["collapsed"] = float(found["ended"] < limit["ended"] or found["repeated_3grams"] > limit["repeated_3grams"])
         if found["collapsed"]:
-            collapsed.append(f"{name_of(run.method, METHODS)} in {name_of(run.setting, SETTINGS)} (seed {run.seed})")
+            name = f"{name_of(run.method, METHODS)} in {name_of(run.setting, SETTINGS)} (seed {run.seed})"
+            collapsed[run.setting, run.run] = name
         named = {"setting": run.setting, "run": run.run, "method": run.method, "seed": run.seed}
-        parts += [steps.assign(**named), ends.assign(**named)]
+        parts += [steps.assign(**named), pd.DataFrame(found.items(), columns=["quantity", "value"]).assign(**named)]
     frame = pd.concat(parts, ignore_index=True)[["setting", "run", "method", "seed", "step", "quantity", "value"]]
     frame["step"] = frame["step"].astype("Int64")
 
@@ -85,20 +78,16 @@ def make(study: Study) -> Drawn:
             scale = 100 if quantity in ("rewards/accuracies", "ended") else 1
             for place, setting in enumerate(settings):
                 color, line = LINES[place % len(LINES)]
-                for _, part in of[of["setting"] == setting].groupby("run", sort=False):
+                for run_name, part in of[of["setting"] == setting].groupby("run", sort=False):
                     if quantity == "ended":
-                        ends = frame[(frame["setting"] == setting) & (frame["run"] == part["run"].iloc[0])].set_index("quantity")["value"]
-                        marker, size = ("x", 5) if ends["collapsed"] else ("o", 3.5)
+                        marker, size = ("x", 5) if (setting, run_name) in collapsed else ("o", 3.5)
                         axes.plot(place, scale * part["value"], marker, color=color, markersize=size, markeredgewidth=1.4, clip_on=False)
                     else:
                         axes.plot(part["step"].astype(int), scale * part["value"], color=color, linestyle=line, linewidth=0.9)
             axes.tick_params(labelbottom=method == methods[-1], labelleft=quantity != "avg_logps/rejected")
-            axes.locator_params(axis="y", nbins=3)
-            axes.locator_params(axis="x", nbins=3)
+            axes.locator_params(nbins=3)
             if quantity == "ended":
-                axes.set_xlim(-0.6, len(settings) - 0.4)
-                axes.set_xticks([])
-                axes.set_ylim(0, 104)
+                axes.set(xlim=(-0.6, len(settings) - 0.4), xticks=[], ylim=(0, 104))
             elif method == methods[-1]:
                 axes.set_xlabel("Step")
             if method == methods[0]:
@@ -117,14 +106,13 @@ def make(study: Study) -> Drawn:
     drawn.legend(handles=handles, loc="upper center", ncols=COLUMNS, bbox_to_anchor=(0.5, 1))
 
     answers = [int(sum(study.score(run, "alpacaeval2", key) for key in ("n_total", "n_failed"))) for run in runs]
-    limit = study.config["analysis"]["collapse"]
     caption = study.caption(
         "Training curves on the training batches: loss; reward margin r(y_w) - r(y_l) and the share of pairs with a positive one (reward"
         " accuracy); log-probability a token of chosen and rejected responses; and the share of answers to AlpacaEval 2 that end by"
         " themselves. Loss and margin are on each method's own scale.",
         runs,
         f"n = {max(answers):,} answers a run. Crossed out where a run collapsed (fewer than {limit['ended']:.0%} of its answers end, or"
-        f" more than {limit['repeated_3grams']:.0%} of their 3-grams repeat): {', '.join(collapsed) or 'none did'}.",
+        f" more than {limit['repeated_3grams']:.0%} of their 3-grams repeat): {', '.join(collapsed.values()) or 'none did'}.",
     )
     return drawn, frame, caption
 

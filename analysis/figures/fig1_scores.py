@@ -4,7 +4,7 @@
 
 In: eval/alpacaeval2/scores.json and eval/arena_hard/scores.json of SFT, DPO and SimPO in the scale's settings. Out:
 figures/fig1_scores.png, .pdf, .txt, and .csv with one row a run and metric: value, low, high (percent) and n. The rows with the seed
-``mean`` are means over the seeds.
+``mean`` are means over several training seeds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import draw
-from analysis.stats import Measured, together
 from analysis.study import METHODS, PAGE, SETTINGS, Drawn, Study, figure, name_of
 
 SHOWN = ("sft", "dpo", "simpo")
@@ -28,27 +27,22 @@ def make(study: Study) -> Drawn:
         for metric in PANELS
         for run in runs
     )
-    means = []
-    for keys, part in values.groupby(["metric", "setting", "method"], sort=False):
-        if len(part) > 1:
-            found = together(Measured(*row) for row in part[["value", "low", "high", "n"]].itertuples(index=False))
-            means.append(dict(zip(("metric", "setting", "method"), keys, strict=True)) | {"seed": "mean", **found._asdict()})
-    frame = pd.concat([values, pd.DataFrame(means, columns=values.columns)], ignore_index=True) if means else values
+    keys = ["metric", "setting", "method"]
+    several = values[values.duplicated(keys, keep=False)]
+    means = several.groupby(keys, sort=False)[["value", "low", "high", "n"]].mean().reset_index().assign(seed="mean")
+    frame = values if means.empty else pd.concat([values, means], ignore_index=True)
 
     settings = list(dict.fromkeys(values["setting"]))
     drawn = Figure(figsize=(PAGE, 0.75 + 0.46 * len(settings)), layout="constrained")
     panels = drawn.subplots(1, 2, sharey=True)
     for axes, letter, (metric, title) in zip(panels, draw.letters(), PANELS.items(), strict=False):
         for offset, method in zip((-0.26, 0, 0.26), SHOWN, strict=True):
-            look = draw.LOOKS[method]
-            for setting in settings:
-                part = frame[(frame["metric"] == metric) & (frame["setting"] == setting) & (frame["method"] == method)]
-                if part.empty:
-                    continue
-                at, (*seeds, (value, low, high)) = settings.index(setting) + offset, part[["value", "low", "high"]].to_numpy()
-                axes.hlines(at, low, high, color=look.color, linewidth=1.1)
-                axes.plot(value, at, color=look.color, marker=look.marker, linestyle="", markersize=4.5)
-                axes.plot([seed[0] for seed in seeds], [at] * len(seeds), "|", color=look.color, markersize=5, markeredgewidth=0.7)
+            of_method = frame[(frame["metric"] == metric) & (frame["method"] == method)]
+            for setting, part in of_method.groupby("setting", sort=False):
+                at, (*seeds, mean) = settings.index(setting) + offset, part[["value", "low", "high"]].to_numpy()
+                draw.dot(axes, at, mean, method)
+                color = draw.LOOKS[method].color
+                axes.plot([seed[0] for seed in seeds], [at] * len(seeds), "|", color=color, markersize=5, markeredgewidth=0.7)
         draw.stack(axes, [name_of(setting, SETTINGS) for setting in settings])
         axes.set_title(f"{letter} {title}")
         axes.set_xlabel(AXIS[metric])
@@ -68,7 +62,7 @@ def make(study: Study) -> Drawn:
         runs,
         f"Bars: {level} intervals over prompts, (a) from the standard error of the length-controlled win rate, (b) bootstrap;"
         f" n = {sizes[0]} instructions (a) and {sizes[1]} games (b) a model.",
-        *(["Marks with bars: means over seeds, of value and interval; ticks: the seeds."] if means else []),
+        *(["Marks with bars: means over seeds, of value and interval; ticks: the seeds."] if len(means) else []),
     )
     return drawn, frame, caption
 

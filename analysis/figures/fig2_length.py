@@ -1,4 +1,4 @@
-"""Figure 2 of arXiv 2405.14734: what length normalisation does, on held-out pairs.
+"""Figure 2 of arXiv 2405.14734: the effect of length normalisation on held-out pairs.
 
     python -m analysis.figures.fig2_length --results results --out results
 
@@ -6,8 +6,8 @@
 and SFT with SimPO's reward, β/|y| log π. Below, on its own scale: SimPO without length normalisation, β log π. (b, c) The average
 log-likelihood log π / |y| against |y|, with and without length normalisation, and Spearman's ρ.
 
-In: eval/loglik.parquet of these runs in the scale's first settings, which have one row of panels each. Out: figures/fig2_length.png, .pdf,
-.txt, and .csv with one row a bin, a response and a ρ; ``x`` is in tokens.
+In: eval/loglik.parquet of these runs, and the manifest.json of the trained ones, in the scale's first two settings, which have one row of
+panels each. Out: figures/fig2_length.png, .pdf, .txt, and .csv with one row a bin, a response and a ρ; ``x`` is in tokens.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def make(study: Study) -> Drawn:
         above = drawn.add_subplot(grid[2 * number, -3])
         below = drawn.add_subplot(grid[2 * number + 1, -3], sharex=above)
         clouds = [drawn.add_subplot(grid[2 * number : 2 * number + 2, column]) for column in (-2, -1)]
-        named = dict(zip(("panel", "setting"), (next(letters), setting), strict=True))
+        named = {"panel": next(letters), "setting": setting}
         shown = {method: draw.first(study, setting, method) for method in SHOWN}
         pairs = {method: study.pairs(run, "heldout", shown["simpo"] if method == "sft" else run) for method, run in shown.items()}
         for method, found in pairs.items():
@@ -48,7 +48,7 @@ def make(study: Study) -> Drawn:
             draw.curve(below if method == "simpo_no_ln" else above, means, method, METHODS[method])
             rows.append(means.assign(**named, method=method, quantity="reward_difference, mean in bins"))
         for axes, label in ((above, "SFT, SimPO"), (below, "w/o LN")):
-            axes.axhline(0, color=draw.GREY, linewidth=0.5, linestyle=":", zorder=0)
+            draw.zero(axes)
             axes.set_ylabel(label)
         above.tick_params(labelbottom=False)
         below.set_xlabel("Length difference $|y_w| - |y_l|$ (tokens)")
@@ -58,13 +58,13 @@ def make(study: Study) -> Drawn:
             rho, points = draw.cloud(axes, pairs[method], z)
             axes.set_title(f"{named['panel']} {METHODS[method]} (ρ = {rho:.2f})".replace("-", "−"))
             rows.append(points.assign(**named, method=method))
-        low, high = (pick(axes.get_ylim()[i] for axes in clouds) for i, pick in enumerate((min, max)))
+        bounds = [axes.get_ylim() for axes in clouds]
         for axes in clouds:
-            axes.set_ylim(low, high)
+            axes.set_ylim(min(low for low, _ in bounds), max(high for _, high in bounds))
         clouds[0].set_ylabel("Average log-likelihood")
         handles = [*above.get_legend_handles_labels()[0], *below.get_legend_handles_labels()[0], *draw.sides(clouds[0])]
         runs += shown.values()
-        betas.append(tuple(study.manifest(shown[method])["config"]["method"]["hyperparameters"]["beta"] for method in SHOWN[1:]))
+        betas.append(tuple(draw.beta(study, shown[method]) for method in SHOWN[1:]))
         count.append(len(pairs["simpo"]))
     drawn.legend(handles=handles, loc="outside upper center", ncols=len(handles))
 

@@ -5,9 +5,9 @@
 (a) Reward accuracy on held-out pairs, the share with r(y_w) > r(y_l), and length-controlled win rate, against γ. (b) The distribution of
 the reward margin r(y_w) - r(y_l) on held-out pairs for each γ. (c) The distribution of the chosen responses' average log-likelihood.
 
-In: eval/loglik.parquet and eval/alpacaeval2/scores.json of the runs of the sweep ``gamma``. Each setting has one row of panels. Out:
-figures/fig3_gamma.png, .pdf, .txt, and .csv with one row a value of (a), a point of a density, and a mean or standard deviation of (b) and
-(c).
+In: of the runs of the sweep ``gamma`` eval/loglik.parquet, eval/alpacaeval2/scores.json and manifest.json, which has β, the objective and
+the seed. Each setting has one row of panels. Out: figures/fig3_gamma.png, .pdf, .txt, and .csv with one row a value of (a), a point of a
+density, and a mean or standard deviation of (b) and (c).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COLUMNS = ["panel", "setting", "gamma", "quantity", "x", "value", "low", "high",
 CURVES = {"reward_accuracy": "Reward\naccuracy (%)", "lc_win_rate": "LC win\nrate (%)"}
 RIDGES = {"margin": "Reward margin $r(y_w) - r(y_l)$", "chosen_average": "Average log-likelihood of $y_w$"}
 TITLES = ("Accuracy and win rate", "Reward margin", "Chosen likelihood")
-POINTS, HEIGHT = 160, 1.7  # of a density; of the highest, in distances between two
+POINTS, HEIGHT = 160, 1.7  # points of a density; height of the highest density, in distances between two
 
 
 def ridges(axes: Axes, values: dict[float, pd.Series]) -> pd.DataFrame:
@@ -102,7 +102,7 @@ def make(study: Study) -> Drawn:
     out = draw.tidy(rows, COLUMNS)
     shown = [run for by_gamma in sweep.values() for runs in by_gamma.values() for run in runs]
     n = {name: int(out.loc[out["quantity"] == name, "n"].max()) for name in CURVES}
-    betas = sorted({study.manifest(run)["config"]["method"]["hyperparameters"]["beta"] for run in shown})
+    betas = sorted({draw.beta(study, run) for run in shown})
     caption = study.caption(
         "SimPO with different target reward margins γ. Left: reward accuracy on held-out pairs and length-controlled win rate on AlpacaEval"
         f" 2, with {study.config['analysis']['level']:.0%} intervals (Wilson; from the standard error). Middle: distribution of the reward"

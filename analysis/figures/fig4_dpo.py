@@ -7,13 +7,14 @@ reward and the average log-likelihood rank the chosen response above the rejecte
 so the two always agree. (c) Reward accuracy on held-out pairs in all settings, with Wilson's intervals. (d) Time and peak memory of a
 training step.
 
-In: eval/loglik.parquet of DPO and SimPO in the scale's settings ((a) and (b) show the first), and efficiency/train_step.json, which
-perf/train_step.py writes. Out: figures/fig4_dpo.png, .pdf, .txt, and .csv with one row a response, a cell, an accuracy, and a protocol's
-method.
+In: eval/loglik.parquet and manifest.json of DPO and SimPO in the scale's settings ((a) and (b) show the first), and
+efficiency/train_step.json, which perf/train_step.py writes. Out: figures/fig4_dpo.png, .pdf, .txt, and .csv with one row a response, a
+cell, an accuracy, and a protocol's method.
 """
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ def contingency(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def cells(axes: Axes, counts: pd.DataFrame) -> None:
+    """Draw the four numbers of ``contingency`` with their shares."""
     numbers = counts.to_numpy()
     shares = numbers / numbers.sum()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
@@ -69,9 +71,7 @@ def costs(axes: Axes, claim: list[dict[str, Any]], cost: str) -> None:
     label, saved = COSTS[cost]
     for place, row in enumerate(claim):
         for offset, method in ((-0.2, "dpo"), (0.2, "simpo")):
-            look = draw.LOOKS[method]
-            value = row[method][cost]
-            axes.barh(place + offset, value or 0, 0.36, **filled(look))
+            axes.barh(place + offset, row[method][cost] or 0, 0.36, **filled(draw.LOOKS[method]))
         bounds = [row[key] for key in (f"{saved}_low", f"{saved}_high") if row.get(key) is not None]
         text = "not measured" if row[saved] is None else change(row[saved])
         text += f"\n[{', '.join(change(bound, '') for bound in reversed(bounds))}]" if bounds else ""
@@ -109,19 +109,17 @@ def make(study: Study) -> Drawn:
         cells(axes, counts)
         axes.set_title(f"(b) Training pairs, {METHODS[method]}")
         named = {"panel": "(b)", "setting": settings[0], "method": method, "quantity": "pairs", "n": trained}
-        for reward, likely in ((reward, likely) for reward in RANKS for likely in RANKS):
+        for reward, likely in product(RANKS, RANKS):
             group = f"reward {RANKS[reward]}, likelihood {RANKS[likely]}"
             rows.append(named | {"group": group, "value": counts.loc[reward, likely]})
 
     pairs = 0
     for offset, method in zip((-0.15, 0.15), SHOWN, strict=True):
-        look = draw.LOOKS[method]
         for place, setting in enumerate(settings):
             found = study.pairs(runs[setting, method], "heldout")
             right = share(float(found["reward_right"].mean()), len(found), z)
             pairs = max(pairs, len(found))
-            accuracy.hlines(place + offset, 100 * right.low, 100 * right.high, color=look.color, linewidth=1.1)
-            accuracy.plot(100 * right.value, place + offset, color=look.color, marker=look.marker, linestyle="", markersize=4.5)
+            draw.dot(accuracy, place + offset, (100 * bound for bound in right[:3]), method)
             rows.append({"panel": "(c)", "setting": setting, "method": method, "quantity": "reward_accuracy", **right._asdict()})
     draw.stack(accuracy, [name_of(setting, SETTINGS) for setting in settings])
     accuracy.set_title("(c) Held-out pairs")

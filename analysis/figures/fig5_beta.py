@@ -7,8 +7,9 @@ as in the paper: these do not come from π, so it is no divergence and can be ne
 AlpacaEval 2. It estimates the divergence up to the sampling temperature, because both log-probabilities are taken at temperature 1. (c) The
 length-controlled win rate against β, and (d) against (b).
 
-In: eval/loglik.parquet and eval/alpacaeval2/scores.json of the runs of the sweeps ``beta_dpo`` and ``beta_simpo``. Each setting has one row
-of panels. Out: figures/fig5_beta.png, .pdf, .txt, and .csv with one row a setting, method and β, whose columns name the estimators.
+In: eval/loglik.parquet, eval/alpacaeval2/scores.json and manifest.json, which has the seed, of the runs of the sweeps ``beta_dpo`` and
+``beta_simpo``. Each setting has one row of panels. Out: figures/fig5_beta.png, .pdf, .txt, and .csv with one row a setting, method and β,
+whose columns name the estimators.
 """
 
 from __future__ import annotations
@@ -73,12 +74,10 @@ def make(study: Study) -> Drawn:
             axes.set_ylabel(LABELS[name])
             axes.set_title(f"{next(letters)} {TITLES[name]}")
         for axes in panels[:2]:
-            axes.axhline(0, color=draw.GREY, linewidth=0.5, linestyle=":", zorder=0)
+            draw.zero(axes)
         handles = panels[0].get_legend_handles_labels()[0]
-        last = panels[-1]
-        last.set_xlabel("Estimated KL (nats)")
-        last.set_ylabel(LABELS[RATE])
-        last.set_title(f"{next(letters)} Win rate and KL")
+        panels[-1].set(xlabel=LABELS[OWN], ylabel=LABELS[RATE])
+        panels[-1].set_title(f"{next(letters)} Win rate and KL")
     drawn.legend(handles=handles, loc="outside upper center", ncols=len(sweeps))
 
     sizes = {name: f"{frame[f'{name}_n'].max():,.0f}" for name in LABELS}

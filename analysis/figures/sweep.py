@@ -14,9 +14,6 @@ through the runs that have the most frequent value of every other key.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -29,24 +26,23 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from analysis import draw
 from analysis.stats import Measured, share, together
-from analysis.study import COLUMN, GREEK, METHODS, PAGE, SETTINGS, STYLE, Drawn, Run, Study, name_of, save
+from analysis.study import COLUMN, GREEK, METHODS, PAGE, SETTINGS, STYLE, Drawn, Run, Study, name_of, parser_of, save
 from stages.lib import files
 from stages.lib.errors import UserError
 from stages.plan.run_names import decode
 
 ACCURACY = "heldout_accuracy"
 LABELS = {name: metric.label for name, (_, metric) in draw.METRICS.items()} | {ACCURACY: "Held-out reward accuracy"}
-Group = tuple[str, str]
 
 
-def groups(study: Study) -> Iterator[tuple[Group, list[Run]]]:
+def groups(study: Study) -> dict[tuple[str, str], list[Run]]:
     """The trained runs of each setting and method. ``varied`` is read from their names."""
-    found: dict[Group, list[Run]] = {}
+    found: dict[tuple[str, str], list[Run]] = {}
     for path in sorted(study.results.glob(f"*/runs/*/{files.MANIFEST}")):
         setting, run = path.parts[-4], path.parts[-2]
         method, varied = decode(run)
         found.setdefault((setting, method), []).append(Run(setting, run, method, None, varied))
-    return iter(found.items())
+    return found
 
 
 def value_of(study: Study, run: Run, config: dict[str, Any], key: str) -> Any:
@@ -65,7 +61,7 @@ def merits(study: Study, run: Run, manifest: dict[str, Any]) -> dict[str, Measur
     """Every metric of a run, NaN where the run was not evaluated."""
     found = {}
     for name, (benchmark, _) in draw.METRICS.items():
-        is_scored = (study.folder(run) / "eval" / benchmark / "scores.json").is_file()
+        is_scored = study.evaluated(run, f"{benchmark}/scores.json").is_file()
         found[name] = draw.measure(study, run, name) if is_scored else Measured(*[float("nan")] * 4)
     right, n = manifest["heldout"]["rewards/accuracies"], manifest["heldout_pairs"]
     return found | {ACCURACY: share(right, n, draw.z_of(study))}
@@ -75,14 +71,11 @@ def points(study: Study, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
     """(table, keys that vary). The table has a row a point: the keys, ``runs``, ``seeds``, and every metric with _low, _high and _n."""
     manifests = [study.manifest(run) for run in runs]
     named = sorted({key for run in runs for key in run.varied} - {"seed"})
-    settled = pd.DataFrame(
-        {key: [value_of(study, run, each["config"], key) for run, each in zip(runs, manifests, strict=True)] for key in named},
-        index=range(len(runs)),
-    )
-    keys = [key for key in named if settled[key].astype(str).nunique() > 1]
+    settled = [{key: value_of(study, run, each["config"], key) for key in named} for run, each in zip(runs, manifests, strict=True)]
+    keys = [key for key in named if len({str(values[key]) for values in settled}) > 1]
     rows: dict[tuple[Any, ...], list[int]] = {}
-    for number in range(len(runs)):
-        rows.setdefault(tuple(settled.loc[number, key] for key in keys), []).append(number)
+    for number, values in enumerate(settled):
+        rows.setdefault(tuple(values[key] for key in keys), []).append(number)
     found = []
     for at, members in sorted(rows.items(), key=lambda item: [(isinstance(value, str), value) for value in item[0]]):
         row: dict[str, Any] = dict(zip(keys, at, strict=True))
@@ -193,29 +186,24 @@ def picture(study: Study, runs: list[Run], metric: str) -> Drawn | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results"), help="the folder to read")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="the folder to write to")
+    parser = parser_of(__doc__)
     parser.add_argument("--setting", help="draw this setting only")
     parser.add_argument("--method", help="draw this method only")
     parser.add_argument("--metric", choices=LABELS, default="lc_win_rate", help="the metric to draw")
     args = parser.parse_args()
     study = Study(args.results)
     count = 0
-    for (setting, method), runs in groups(study):
+    for (setting, method), runs in groups(study).items():
         if args.setting in (None, setting) and args.method in (None, method):
             with mpl.style.context(STYLE):
-                found = picture(study, runs, args.metric)
-                if found:
+                if found := picture(study, runs, args.metric):
                     save(args.out / "figures" / f"sweep_{setting}_{method}", *found)
                     count += 1
     if not count:
         setting, method = args.setting or "mini_base", args.method or "simpo"
-        raise UserError(
-            f"no two runs of {args.method or 'a method'} in {args.results}/{args.setting or '<setting>'}/runs differ in more than"
-            f" the seed and have {args.metric}; make some with:"
-            f" python -m stages.run -m setting={setting} method={method} method.beta=1,2,4"
-        )
+        where = f"{args.method or 'a method'} in {args.results}/{args.setting or '<setting>'}/runs"
+        make = f"python -m stages.run -m setting={setting} method={method} method.beta=1,2,4"
+        raise UserError(f"no two runs of {where} differ in more than the seed and have {args.metric}; make some with: {make}")
 
 
 if __name__ == "__main__":

@@ -2,15 +2,14 @@
 
     python -m analysis.figures.table4_picture --results results --out results
 
-In: table4.csv, and tables.yaml, which names the scale, its benchmarks and, where it does, the judge. Out: figures/table4.png, 12.8 inches
+In: table4.csv, and tables.yaml, which names the scale, its benchmarks and the judge. Out: figures/table4.png, 12.8 inches
 wide and at most 7.2 high at 200 dpi, as high as its rows need. The same table gives the same bytes.
 
-Bold is the best of a column within a setting, as printed, so that equal figures are bold together; length has no best.
+The best of a column within a setting is bold, as printed, so that equal figures are bold together; length has no best.
 """
 
 from __future__ import annotations
 
-import argparse
 from itertools import accumulate
 from pathlib import Path
 
@@ -21,19 +20,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from omegaconf import DictConfig, OmegaConf
 
-from analysis.study import METHODS, SETTINGS, STYLE, benchmark_of, name_of, require
+from analysis.draw import GREY, INK, LIGHT
+from analysis.study import METHODS, PNG, SETTINGS, STYLE, Study, command_line, name_of, require
 from analysis.tables.table4 import COUNTS
 from stages.benchmarks.benchmark import Benchmark, Column
 from stages.lib import files
 
 WIDTH, HEIGHT, MARGIN = 12.8, 7.2, 0.35  # inches: a slide's
-INK, GREY, LIGHT = "#1a1a1a", "#666666", "#bbbbbb"
 HEADS = ("Setting", "Method")
 HEAVY, MEDIUM, THIN = 1.6, 1.0, 0.7  # rules, in points
 LARGEST, SMALL = 17.0, 0.76  # type, in points; errors and caption by it
-# In ems: the headings' two baselines, the rule between, and their height; a row's, and where there are many; what parts two settings;
+# In ems: the headings' two baselines, the rule between, and their height; a row's, and where there are many; the gap between two settings;
 # from the last row to the caption; a line of it in its own ems; the gaps between columns, and between a value and its error.
 HEAD_1, HEAD_RULE, HEAD_2, HEAD = 1.35, 1.85, 3.05, 3.9
 ROW, ROW_OF_MANY, MANY = 1.62, 1.36, 12
@@ -65,34 +63,29 @@ def best(table: pd.DataFrame, column: Column) -> pd.Series:
     return (rounded == rounded.groupby(table["setting"]).transform("max")) & column.has_best
 
 
-def caption(table: pd.DataFrame, wanted: DictConfig) -> list[str]:
-    """Paragraphs: scale, judge and each benchmark's n; what the marks and the figures are; how many judgments failed, where any did.
-
-    Over several training seeds judgments are counted together; the models that table4.csv warns of are named.
+def caption(table: pd.DataFrame, study: Study) -> list[str]:
+    """Paragraphs: scale, judge and each benchmark's n; what the marks and the figures are; how many judgments failed, where any did;
+    the models that table4.csv warns of. The n is that of one training seed; failures are counted over all.
     """
-    shown, seeds = [benchmark_of(wanted, name) for name in wanted.benchmarks], table.get("seeds", 1)
-    sizes, failed = [f"Scale {wanted.name}", *([f"judge {wanted.judge}"] if wanted.get("judge") else [])], []
+    shown, seeds = [study.benchmark(name) for name in study.config["benchmarks"]], table.get("seeds", 1)
+    sizes, failed = [f"Scale {study.config['name']}", f"judge {study.config['judge']}"], []
     for benchmark in shown:
         names = {column.key: column.name for column in benchmark.columns}
         if counts := [names[key] for key in COUNTS if key in names]:
-            judgments = (table[counts].sum(axis=1) / seeds).max()
-            sizes.append(f"{judgments:,.0f} {benchmark.judgment} on {benchmark.label}")
+            sizes.append(f"{(table[counts].sum(axis=1) / seeds).max():,.0f} {benchmark.judgment} on {benchmark.label}")
             if lost := table[counts[-1]].sum():
                 failed.append(f"{lost:,.0f} on {benchmark.label}")
     kinds = {len(column.error) for benchmark in shown for column in headed(benchmark)}
     marks = {1: "± standard error.", 2: "[ ] 95% bootstrap interval."}
     several = f" Means over {table['seeds'].max()} training seeds." if "seeds" in table else ""
-    warned = [
-        f"{name_of(setting, SETTINGS)} {name_of(method, METHODS)}"
-        for setting, method, why in table.reindex(columns=["setting", "method", "warning"]).itertuples(index=False)
-        if isinstance(why, str) and why
-    ]
+    warned = table[table["warning"].notna() & (table["warning"] != "")] if "warning" in table else table[:0]
+    of_warned = [f"{name_of(setting, SETTINGS)} {name_of(method, METHODS)}" for setting, method in warned[["setting", "method"]].to_numpy()]
     paragraphs = [
         f"{', '.join(sizes)}.{several}",
         " ".join(["Bold: best of its setting.", *(mark for kind, mark in marks.items() if kind in kinds)]),
         " ".join(benchmark.note for benchmark in shown if benchmark.note),
         f"Judgments that failed and are left out, all models together: {', '.join(failed)}." if failed else "",
-        f"These may have collapsed (table4.csv, warning): {', '.join(warned)}." if warned else "",
+        f"These may have collapsed (table4.csv, warning): {', '.join(of_warned)}." if of_warned else "",
     ]
     return [text for text in paragraphs if text]
 
@@ -103,18 +96,10 @@ class Page:
     def __init__(self) -> None:
         self.figure = Figure(figsize=(WIDTH, HEIGHT), dpi=mpl.rcParams["savefig.dpi"])
         self.renderer = FigureCanvasAgg(self.figure).get_renderer()
-        self.widths: dict[tuple[str, float, str], float] = {}
-
-    def set_height(self, height: float) -> None:
-        """To whole pixels, so that the file is exactly as high."""
-        self.figure.set_figheight(round(height * self.figure.dpi) / self.figure.dpi)
 
     def width(self, text: str, size: float, weight: str = "normal") -> float:
-        if (text, size, weight) not in self.widths:
-            font = FontProperties(size=size, weight=weight)
-            wide, _, _ = self.renderer.get_text_width_height_descent(text, font, ismath=False)
-            self.widths[text, size, weight] = wide / self.figure.dpi
-        return self.widths[text, size, weight]
+        font = FontProperties(size=size, weight=weight)
+        return self.renderer.get_text_width_height_descent(text, font, ismath=False)[0] / self.figure.dpi
 
     def write(self, x: float, y: float, text: str, size: float, align: str = "left", weight: str = "normal", color: str = INK) -> None:
         """``text`` on the baseline ``y``."""
@@ -136,18 +121,19 @@ class Page:
         return lines
 
 
-def draw(table: pd.DataFrame, wanted: DictConfig) -> Figure:
-    """The picture of ``table``, table4.csv; wanted: tables.yaml. In the largest type for which rows and columns leave room."""
+def draw(table: pd.DataFrame, study: Study) -> Figure:
+    """The picture of ``table``, table4.csv, in the largest type for which rows and columns leave room."""
     with mpl.style.context(STYLE):
         page = Page()
-        benchmarks = [(one.label, headed(one)) for one in (benchmark_of(wanted, name) for name in wanted.benchmarks)]
+        benchmarks = [(one.label, headed(one)) for one in map(study.benchmark, study.config["benchmarks"])]
         columns = [column for _, of_one in benchmarks for column in of_one]
         names = [[name_of(key, known) for key in table[part]] for part, known in (("setting", SETTINGS), ("method", METHODS))]
         values = [[printed(value, column.digits) for value in table[column.name]] for column in columns]
         errors = [[error(row, column) for _, row in table.iterrows()] for column in columns]
         weights = [["bold" if is_best else "normal" for is_best in best(table, column)] for column in columns]
-        starts = [i for i, key in enumerate(table["setting"]) if i == 0 or key != table["setting"].iloc[i - 1]]  # of a setting's rows
-        paragraphs = caption(table, wanted)
+        is_start = (table["setting"] != table["setting"].shift()).tolist()  # of a setting's rows
+        block = [sum(is_start[: i + 1]) - 1 for i in range(len(table))]
+        paragraphs = caption(table, study)
         pitch = ROW if len(table) <= MANY else ROW_OF_MANY
 
         size = LARGEST
@@ -165,12 +151,12 @@ def draw(table: pd.DataFrame, wanted: DictConfig) -> Figure:
             gap = min((WIDTH - 2 * MARGIN - sum(boxes)) / (len(boxes) - 1), MOST_GAP * em)
             full = sum(boxes) + gap * (len(boxes) - 1)
             lines = [line for text in paragraphs for line in page.wrapped(text, small, full)]
-            rows_end = MARGIN + em * (HEAD + pitch * len(table) + BLOCK * (len(starts) - 1))
+            rows_end = MARGIN + em * (HEAD + pitch * len(table) + BLOCK * block[-1])
             height = rows_end + em * (END + LINE * SMALL * len(lines)) + 0.8 * MARGIN
             if gap >= LEAST_GAP * em and height <= HEIGHT:
                 break
             size *= 0.97
-        page.set_height(height)
+        page.figure.set_figheight(round(height * page.figure.dpi) / page.figure.dpi)  # whole pixels, so that the file is exactly as high
         left = (WIDTH - full) / 2
         right = left + full
         lefts = list(accumulate(boxes[:-1], lambda x, box: x + box + gap, initial=left))
@@ -184,16 +170,15 @@ def draw(table: pd.DataFrame, wanted: DictConfig) -> Figure:
             ends = lefts[first], lefts[last] + boxes[last]
             page.write(sum(ends) / 2, MARGIN + em * HEAD_1, label, size, "center")
             page.rule(*ends, MARGIN + em * HEAD_RULE, THIN)
-            for at, column in zip(range(first, last + 1), of_one, strict=True):
+            for at, column in enumerate(of_one, start=first):
                 page.write(lefts[at] + boxes[at] / 2, MARGIN + em * HEAD_2, column.head, size, "center")
             first = last + 1
         page.rule(left, right, MARGIN + em * (HEAD - 0.2), MEDIUM)
 
         for i in range(len(table)):
-            block = sum(start <= i for start in starts) - 1
-            top = MARGIN + em * (HEAD + pitch * i + BLOCK * block)
+            top = MARGIN + em * (HEAD + pitch * i + BLOCK * block[i])
             baseline = top + em * (pitch / 2 + 0.36)
-            if i in starts:
+            if is_start[i]:
                 page.write(lefts[0], baseline, names[0][i], size)
                 if i:
                     page.rule(left, right, top - em * BLOCK / 2, THIN, LIGHT)
@@ -208,22 +193,11 @@ def draw(table: pd.DataFrame, wanted: DictConfig) -> Figure:
         return page.figure
 
 
-def save(picture: Figure, path: Path) -> None:
-    """As PNG, whole or not at all, without a date or a version of matplotlib's in it."""
-    with mpl.style.context(STYLE), files.atomic(path) as partial:
-        picture.savefig(partial, format="png", metadata={"Software": None})
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--out", type=Path, default=Path("results"))
-    args = parser.parse_args()
-    path = require(args.results / "table4.csv")
-    wanted = OmegaConf.load(args.results / "tables.yaml")
-    assert isinstance(wanted, DictConfig)
-    save(draw(pd.read_csv(path), wanted), args.out / "figures/table4.png")
+def write(study: Study, out: Path) -> None:
+    table = pd.read_csv(require(study.results / "table4.csv"))
+    with mpl.style.context(STYLE), files.atomic(out / "figures/table4.png") as partial:
+        draw(table, study).savefig(partial, format="png", metadata=PNG)
 
 
 if __name__ == "__main__":
-    files.run(main)
+    command_line(__doc__, write)

@@ -8,8 +8,8 @@ with a caption, compare.txt, one row a number of the paper:
     table, setting, method, metric    where the number stands, in our names; ``setting`` is empty for models of others
     paper, confidence, source         the number and its source (paper.yaml explains both)
     ours, standard_error              only for the same setting, judge, baseline and protocol version; a mean over training seeds
-    difference, low, high             ours minus the paper's. The interval is that of ours minus the paper's number, which has no stated
-                                      error: normal by the standard error, bootstrap for Arena-Hard and ρ, Student's t over several seeds
+    difference, low, high             ours minus the paper's. The interval is that of ours, because the paper's number has no stated error:
+                                      normal by the standard error, bootstrap for Arena-Hard and ρ, Student's t over several seeds
     n                                 the number of our judgments or texts
     note                              why there is no ``ours``, and what else is known of the paper's number
 """
@@ -34,18 +34,14 @@ SPEARMAN = "spearman"
 Measured = dict[str, float]  # ours, standard_error, low, high, n
 
 
-def runs_of(study: Study, one: Reported) -> list[Run]:
-    return [run for run in study.rows() if (run.setting, run.method) == (one.setting, one.method)]
-
-
-def unmeasured(study: Study, one: Reported) -> str:
-    """Why nothing of ours stands beside a number of the paper; empty where something does."""
+def unmeasured(study: Study, one: Reported, runs: list[Run]) -> str:
+    """Why nothing of ours stands beside a number of the paper; empty where something does. ``runs``: of its setting and method."""
     scale = f"scale {study.config['name']}"
     if one.setting is None:
         return ""  # the block's own note says so
     if one.setting not in study.config["settings"]:
         return f"{scale} has no setting {one.setting}"
-    if not (runs := runs_of(study, one)):
+    if not runs:
         return f"{scale} has no method {one.method}"
     if one.metric == SPEARMAN:
         return ""
@@ -70,10 +66,10 @@ def scored(study: Study, one: Reported, runs: list[Run]) -> Measured:
     errors = columns[one.metric].error
     error = float(row[errors[0]]) if len(errors) == 1 else math.nan
     half = quantile(study.config["analysis"]["level"]) * error
-    low, high = (row[one.metric] - half, row[one.metric] + half)
+    low, high = row[one.metric] - half, row[one.metric] + half
     bounds = (f"{one.metric}_low", f"{one.metric}_high") if len(runs) > 1 else errors
     if len(bounds) == 2 and set(bounds) <= set(row.index):
-        low, high = (row[bound] for bound in bounds)
+        low, high = row[list(bounds)]
     n = row[next(column.name for column in columns.values() if column.key == "n_total")]
     return {"ours": row[one.metric], "standard_error": error, "low": low, "high": high, "n": n}
 
@@ -88,12 +84,13 @@ def correlated(study: Study, runs: list[Run]) -> Measured:
 
 
 def row(study: Study, one: Reported) -> dict[str, Any]:
-    why = unmeasured(study, one)
+    """A number of the paper beside ours."""
+    runs = [run for run in study.rows(one.method) if run.setting == one.setting]
+    why = unmeasured(study, one, runs)
     named = {"table": one.table, "setting": one.setting, "method": one.method, "metric": one.metric}
     paper = {"paper": one.value, "confidence": one.confidence, "source": one.source}
     values: dict[str, Any] = dict.fromkeys(("ours", "standard_error", "difference", "low", "high", "n"), math.nan)
     if one.setting and not why:
-        runs = runs_of(study, one)
         found = correlated(study, runs) if one.metric == SPEARMAN else scored(study, one, runs)
         values |= found | {"difference": found["ours"] - one.value} | {key: found[key] - one.value for key in ("low", "high")}
     return named | paper | values | {"note": "; ".join(filter(None, (why, one.note)))}
@@ -101,12 +98,10 @@ def row(study: Study, one: Reported) -> dict[str, Any]:
 
 def make(study: Study) -> Table:
     table = pd.DataFrame([row(study, one) for one in reported()])
-    found = table["ours"].notna()
-    runs = [
-        run for run in study.rows() if (run.setting, run.method) in set(zip(table["setting"][found], table["method"][found], strict=True))
-    ]
-    told = f"{len(table)} numbers of the paper, {found.sum()} of them with one of ours: same setting, judge, baseline and version."
-    return table, study.caption(told, runs)
+    found = table[table["ours"].notna()]
+    measured = set(zip(found["setting"], found["method"], strict=True))
+    told = f"{len(table)} numbers of the paper. {len(found)} of them stand beside one of ours: same setting, judge, baseline and version."
+    return table, study.caption(told, [run for run in study.rows() if (run.setting, run.method) in measured])
 
 
 if __name__ == "__main__":

@@ -72,12 +72,9 @@ def sets(study: Study, setting: str) -> dict[str, Path | str]:
     found: dict[str, Path | str] = {split: study.results / setting / f"data/{split}.jsonl" for split in ("train", "heldout")}
     taught = study.config["demonstrations"].get(setting)
     if taught is None:
-        found["demonstrations"] = "the start model is one of others, whose data are not known here"
-    else:
-        path = study.path(taught)
-        is_file = path.is_file() or taught.startswith("results/")
-        found["demonstrations"] = path if is_file else f"{taught} is no file of this machine"
-    return found
+        return found | {"demonstrations": "the start model is somebody else's, and its data are not known here"}
+    is_file = study.path(taught).is_file() or taught.startswith("results/")
+    return found | {"demonstrations": study.path(taught) if is_file else f"{taught} is not a file on this machine"}
 
 
 def make(study: Study) -> Table:
@@ -109,20 +106,14 @@ def caption(study: Study, table: pd.DataFrame) -> str:
     """The caption: where overlaps were found, if any, and what was not checked."""
     exact, near = (int(table[kind].fillna(0).sum()) for kind in ("exact", "near"))
     told = [
-        f"{setting}, {name}: {same} exact and {like} near of the {n} of {benchmark}"
-        for setting, name, benchmark, same, like, n in table[["setting", "set", "benchmark", "exact", "near", "questions"]].to_numpy()
-        if not pd.isna(same) and same + like
+        f"{row.setting}, {row.set}: {row.exact} exact and {row.near} near of the {row.questions} of {row.benchmark}"
+        for row in table[(table["exact"] > 0) | (table["near"] > 0)].itertuples()
     ]
     checked = f"in {table['prompts'].notna().sum()} comparisons of a training set and a benchmark"
-    found = (
-        f"{exact} exact and {near} near overlaps were found {checked}: {'; '.join(told)}." if told else f"No overlap was found {checked}."
-    )
-    left: dict[str, list[str]] = {}
-    for setting, name, reason in table.loc[table["note"] != "", ["setting", "set", "note"]].drop_duplicates().to_numpy():
-        left.setdefault(reason, []).append(f"{setting}'s {name}")
-    runs = [run for run in study.rows() if run.setting in set(table["setting"])]
-    what = "Benchmark prompts among training prompts."
-    return study.caption(what, runs, found, *(f"{', '.join(names)}: {reason}." for reason, names in left.items()))
+    found = f"{exact} exact and {near} near overlaps were found {checked}: {'; '.join(told)}" if told else f"No overlap was found {checked}"
+    left = table[table["note"] != ""].drop_duplicates(["setting", "set"])
+    why = [f"{'; '.join(part['setting'] + ', ' + part['set'])}: {reason}." for reason, part in left.groupby("note", sort=False)]
+    return study.caption("Benchmark prompts among training prompts.", study.rows(), f"{found}.", *why)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Table 1: our best model of each setting on AlpacaEval 2, ranked by length-controlled win rate among models of others.
+"""Table 1: our best model of each setting on AlpacaEval 2, ranked by length-controlled win rate among other people's models.
 
     python -m analysis.tables.table1 --results results --out results
 
@@ -7,8 +7,8 @@ In: tables.yaml, the scores.json of Table 4's methods on AlpacaEval 2, and the o
     AlpacaEval's leaderboard     used where judge, baseline and version are the leaderboard's. The rows are the models that the paper's
                                  Table 1 names and those next above and below each of ours, from the alpaca_eval package's file
     the world's writers          used where the baseline is a world's. The rows are the baseline, 50 by definition, and its concise and
-                                 verbose variants, whose judgments are results/calibration/<world>/df_gamed.csv. The fit of their
-                                 length-controlled win rates is the same as a model's
+                                 verbose variants, whose judgments are results/calibration/<world>/df_gamed.csv. Their length-controlled
+                                 win rates are fitted as a model's are
 
 Out: table1.csv, with a caption, table1.txt; ``source`` says whose model a row is. Win rates are in percent, lengths in characters.
 """
@@ -50,8 +50,7 @@ def best_of_ours(study: Study) -> pd.DataFrame:
     """In each setting, the method of Table 4 with the highest length-controlled win rate."""
     table = frame_of(study, rows_of(study, study.config["methods"]))
     best = table.loc[table.groupby("setting", sort=False)["lc_win_rate"].idxmax()]
-    keys = zip(best["setting"], best["method"], strict=True)
-    names = [f"{name_of(setting, SETTINGS)} {name_of(method, METHODS)}" for setting, method in keys]
+    names = [f"{name_of(setting, SETTINGS)} {name_of(method, METHODS)}" for setting, method in best[["setting", "method"]].to_numpy()]
     return best.assign(source=OURS, model=names)
 
 
@@ -81,10 +80,9 @@ def writers(study: Study) -> pd.DataFrame:
     gamed_file = study.results / "calibration" / PurePosixPath(named).parts[2] / "df_gamed.csv"
     require(gamed_file, gamed_file.with_name(files.MANIFEST))
     baseline, gamed = read_rows(file, ("instruction", "output", "generator")), alpacaeval2.read_gamed(gamed_file)
-    rows: list[dict[str, Any]] = [
-        {"model": baseline[0]["generator"], "lc_win_rate": 50.0, "lc_standard_error": 0.0, "win_rate": 50.0, "win_rate_standard_error": 0.0}
-        | {"length": np.mean([len(row["output"]) for row in baseline]), "judged": len(baseline)}
-    ]
+    first: dict[str, Any] = {"model": baseline[0]["generator"], "lc_win_rate": 50.0, "lc_standard_error": 0.0, "win_rate": 50.0}
+    first |= {"win_rate_standard_error": 0.0, "length": np.mean([len(row["output"]) for row in baseline]), "judged": len(baseline)}
+    rows = [first]
     for name, judged in gamed.sort_values("index").groupby("model", sort=False):
         answers = read_rows(file.parent / f"writers/{name}.json", ("instruction", "output"))
         check_same(f"{name}'s answers", [row["instruction"] for row in answers], str(file), [row["instruction"] for row in baseline])
@@ -93,13 +91,10 @@ def writers(study: Study) -> pd.DataFrame:
         preference = judged["preference"].to_numpy()
         texts = {f"output_{i}": [row["output"] for row in rows] for i, rows in ((1, baseline), (2, answers))}
         fitted = alpacaeval2.length_controlled(pd.DataFrame({"preference": 1 + preference, **texts}), gamed)
-        rates = {"lc_win_rate": fitted, "win_rate": preference}
-        errors = {"lc_standard_error": fitted, "win_rate_standard_error": preference}
-        rows.append(
-            {"model": name, "length": np.mean([len(row["output"]) for row in answers]), "judged": len(judged)}
-            | {key: 100 * found.mean() for key, found in rates.items()}
-            | {key: 100 * found.std(ddof=1) / np.sqrt(len(found)) for key, found in errors.items()}
-        )
+        row = {"model": name, "length": np.mean([len(row["output"]) for row in answers]), "judged": len(judged)}
+        for rate, error, wins in (("lc_win_rate", "lc_standard_error", fitted), ("win_rate", "win_rate_standard_error", preference)):
+            row |= {rate: 100 * wins.mean(), error: 100 * wins.std(ddof=1) / np.sqrt(len(wins))}
+        rows.append(row)
     return pd.DataFrame(rows).assign(source=WRITERS)
 
 
@@ -107,7 +102,8 @@ def make(study: Study) -> Table:
     if "alpacaeval2" not in study.config["benchmarks"]:
         raise UserError(f"{study.results / 'tables.yaml'}: Table 1 ranks by AlpacaEval 2, which is none of the scale's benchmarks")
     ours = best_of_ours(study)
-    runs = [run for run in study.rows() if (run.setting, run.method) in set(zip(ours["setting"], ours["method"], strict=True))]
+    best = set(zip(ours["setting"], ours["method"], strict=True))
+    runs = [run for run in study.rows() if (run.setting, run.method) in best]
     parts, among = [ours], "among no others: the judge, the baseline or the version is not the leaderboard's"
     if PurePosixPath(study.config["baseline"]["alpacaeval2"]).parts[:2] == ("results", "worlds"):
         parts.append(writers(study))

@@ -1,14 +1,15 @@
-"""Table 2: the benchmarks, what they are judged by, and what their judge says of answers that are none.
+"""Table 2: the benchmarks, what judges them, and how their judge treats answers that a benchmark must not reward.
 
     python -m analysis.tables.table2 --results results --out results
 
-In: tables.yaml, the benchmarks' questions, the scores.json of the tables' first run, and the judge's controls.json
-(stages/controls.py). Out: table2.csv, with a caption, table2.txt, a row a benchmark: how many questions, whose answers are the baseline,
-which judge, how it is asked, what is reported, and the protocol's version; then, on some of its questions,
+In: tables.yaml, the benchmarks' questions, the scores.json of the tables' first run, and the judge's controls.json (stages/controls.py).
+Out: table2.csv, with a caption, table2.txt, one row a benchmark: how many questions it has, whose answers are the baseline, which judge it
+has, how the judge is asked, what is reported, and the protocol's version; then, measured on some of its questions,
 
-    real, empty, embedded              ``control_metric`` of a run's answers, of no text at all, and of one text that holds a verdict
-    …_standard_error, …_n, …_failed    of each; how many judgments it has, and how many failed
-    orders_agree, first_shown          the share of questions with the same winner in both orders, and of judgments for what is shown first
+    real, empty, embedded              ``control_metric`` of a run's answers, of empty answers, and of one text that holds a verdict
+    …_standard_error, …_n, …_failed    of each of the three: its standard error, the number of judgments, and how many failed
+    orders_agree, first_shown          the share of questions with the same winner in both orders, and of judgments for the answer that is
+                                       shown first
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ORDERS = {"orders_agree": "agreement", "first_shown": "first_shown"}
 
 
 def of_controls(rows: list[dict[str, Any]], benchmark: str) -> dict[str, Any]:
-    """A benchmark's rows of controls.json as columns; a control that is not there, or has no value, is empty."""
+    """A benchmark's rows of controls.json as columns. A control that is missing or has no value is empty."""
     found = {(row["control"], row["metric"] if row["control"] == "orders" else ""): row for row in rows if row["benchmark"] == benchmark}
     values: dict[str, Any] = {}
     for control in CONTROLS:
@@ -51,7 +52,8 @@ def make(study: Study) -> Table:
         rows.append(what | how | of_controls(controls, benchmark))
     told = (
         f"real: the answers of {run.setting}, {run.run}; empty: no text; embedded: a text that holds a verdict.",
-        "A judge to be trusted gives little to the two; orders_agree: the share of questions with the same winner in both orders.",
+        "A judge that can be trusted gives little to empty and embedded. orders_agree: the share of questions with the same winner in both"
+        " orders; first_shown: the share of judgments for the answer that is shown first.",
     )
     return pd.DataFrame(rows), study.caption("The benchmarks, and controls of their judge.", [run], *told)
 

@@ -3,9 +3,8 @@
     python -m analysis.tables.table3 --results results --out results
 
 In: tables.yaml, the manifests of its trainings, conf/sweep/<scale>/<method>.yaml, and the docstrings of stages/preference/objectives.py
-(read, not imported). Out: table3.csv, with a caption, table3.txt, one row a method that trains: its objective and the objective's source,
-the formula, the formula without the options that the method switches off, the hyperparameters of each setting's training, and the search
-range.
+(read, not imported). Out: table3.csv, with a caption, table3.txt, one row a trained method: its objective, the objective's source and
+formula, what the docstring says of options that the method switches off, each setting's hyperparameters, and the search range.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def objectives() -> dict[str, Objective]:
 
 def without(objective: Objective, hyperparameters: dict[str, Any]) -> str:
     """The docstring's sentences that begin "Without ``option``", for the options that are switched off."""
-    off = [re.escape(key) for key, value in hyperparameters.items() if value is False]
+    off = [key for key, value in hyperparameters.items() if value is False]
     told = [re.search(rf"Without ``{key}``.*?(?=\. [A-Z`]|\.?$)", objective.text) for key in off]
     return "; ".join(match[0].replace("``", "") for match in told if match)
 
@@ -85,7 +84,7 @@ def make(study: Study) -> Table:
     settings = study.config["settings"]
     table = pd.DataFrame([row | {"searched": searched(study.config["name"], method)} for method, row in rows.items()])
     table = table[["method", "objective", "source", "formula", "without", *settings, "searched"]]
-    told = ["Each setting's column is what its training took; searched: conf/sweep, the same values in every setting, on held-out pairs."]
+    told = ["A setting's column: the values of its training. searched: the values of conf/sweep, for every setting, on held-out pairs."]
     if rest := dict.fromkeys(name_of(run.method, METHODS) for run in study.rows() if run.method not in rows):
         told.append(f"No training of: {', '.join(rest)}.")
     if bare := table.loc[table["formula"] == "", "objective"].unique().tolist():

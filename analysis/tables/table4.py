@@ -1,22 +1,23 @@
-"""Table 4: settings x methods, what each benchmark says of them, with standard errors.
+"""Table 4: settings x methods, each with its scores on every benchmark and their standard errors.
 
     python -m analysis.tables.table4 --results results --out results
 
 In: tables.yaml; each run's eval/<benchmark>/scores.json, AlpacaEval 2's annotations.json and, where the run is a training, its manifest
-and train.jsonl. Out: table4.csv, one row a setting and method, and its caption, table4.txt. Where the scale has several training seeds,
-a figure is the mean over them, ``seeds`` says how many they are, and ``…_low`` and ``…_high`` bound Student's t interval of that mean; a
-standard error is then the mean of theirs, and judged and failed judgments are counted together. After the benchmarks' columns,
+and train.jsonl. Out: table4.csv, with a caption, table4.txt, one row a setting and method. Where the scale has several training seeds, a
+figure is the mean over them, ``seeds`` is their number, and ``…_low`` and ``…_high`` bound Student's t interval of that mean; a standard
+error is then the mean of theirs, and judged and failed judgments are counted together. After the benchmarks' columns,
 
     win_rate_minus_simpo, …_standard_error, …_p    AlpacaEval 2's raw win rate minus that of ``simpo`` in the same setting, paired over the
                                                    instructions judged in both (over seeds averaged first), and the two-sided p of the t
                                                    test of zero; likewise ``…_minus_sft``
     significant                                    which of the two differences have a p below 1 - analysis.level, and their sign
-    paper_…                                        the paper's figure, where one has the same setting, judge, baseline and version
     failures                                       why judgments failed, and how many
-    warning                                        answers or figures of a training that went wrong: tables.yaml's analysis.collapse; how
-                                                   many verdicts the judge gave while it meant to say something else
+    warning                                        signs of a training that went wrong: answers beyond the limits of tables.yaml's
+                                                   analysis.collapse, a figure that is not a number; and how many verdicts the judge gave
+                                                   while it meant to say something else
 
-The p are of the instructions alone: another training seed moves a run besides. They are of one test each, not of all together.
+Each p is that of one test by itself, over the instructions alone; another training seed adds its own spread. compare.csv has the paper's
+figures beside ours.
 """
 
 from __future__ import annotations
@@ -31,10 +32,9 @@ import pandas as pd
 from scipy import stats
 
 from analysis import study as shared
-from analysis.paper import differs, reported
 from analysis.stats import over_seeds
 from analysis.study import Run, Study, Table
-from stages.benchmarks.paired import Difference, values
+from stages.benchmarks.paired import values
 from stages.benchmarks.rows import check_same
 from stages.lib import files
 from stages.lib.errors import UserError
@@ -42,38 +42,21 @@ from stages.lib.errors import UserError
 # Counts of judgments: an instruction's in AlpacaEval 2, a turn's in MT-Bench; Arena-Hard has two a question. The oracle never fails.
 COUNTS = ("n_total", "n_failed")
 AGAINST = ("simpo", "sft")
-# The table's name of the paper's figure, by the metric's in paper.yaml.
-PAPER = {
-    "lc_win_rate": "paper_lc_win_rate",
-    "win_rate": "paper_win_rate",
-    "arena_hard_win_rate": "paper_arena_hard",
-    "mt_bench": "paper_mt_bench",
-}
 DECIMALS = "%.4f"
 Rows = dict[tuple[str, str], list[Run]]
 
 
-def benchmark_of(study: Study, column: str) -> str | None:
-    """The scale's benchmark that a column of Table 4 is of; None where the scale has none."""
-    known = {one.name: benchmark for benchmark in study.config["benchmarks"] for one in study.benchmark(benchmark).columns}
-    return known.get(column)
-
-
 def rows_of(study: Study, methods: list[str]) -> Rows:
     """The runs of each setting and method, one a seed, in the order of the scale."""
-    every = study.rows()
-    wanted = {(setting, method): list[Run]() for setting in study.config["settings"] for method in methods}
-    for run in every:
-        if (run.setting, run.method) in wanted:
-            wanted[run.setting, run.method].append(run)
-    return wanted
+    keys = [(setting, method) for setting in study.config["settings"] for method in methods]
+    return {key: [run for run in study.rows() if (run.setting, run.method) == key] for key in keys}
 
 
 def frame_of(study: Study, rows: Rows) -> pd.DataFrame:
     """A row a setting and method, with the columns of the scale's benchmarks.
 
-    Win rates in percent, length in characters, MT-Bench in [1, 10], oracle in [0, 10]. UserError names the first scores.json that is
-    missing, or lacks a figure.
+    Win rates are in percent, lengths in characters, MT-Bench in [1, 10], the oracle in [0, 10]. UserError names the first scores.json that
+    is missing or lacks a figure.
     """
     several = any(len(runs) > 1 for runs in rows.values())
     found = []
@@ -91,40 +74,41 @@ def frame_of(study: Study, rows: Rows) -> pd.DataFrame:
 
 # -- differences -----------------------------------------------------------------------------------------------------------
 
-Asked = tuple[list[str], np.ndarray]
 
-
-def per_instruction(study: Study, runs: list[Run], benchmark: str) -> Asked:
-    """The instructions of a benchmark, and what each gave, the mean over the runs; NaN where a judgment failed."""
+def per_instruction(study: Study, runs: list[Run], benchmark: str) -> tuple[list[str], np.ndarray]:
+    """The instructions of a benchmark, and the value of each, the mean over the runs; NaN where a judgment failed."""
     (asked, first), *others = [values(study.annotations(run, benchmark), benchmark) for run in runs]
     for run, (asked_too, _) in zip(runs[1:], others, strict=True):
         check_same(str(study.annotations(runs[0], benchmark)), asked, str(study.annotations(run, benchmark)), asked_too)
     return asked, np.mean([first, *(value for _, value in others)], axis=0)
 
 
-def minus(ours: Asked, theirs: Asked, where: str) -> Difference:
-    """Ours minus theirs, paired as in stages/benchmarks/paired.py; UserError names ``where`` no instruction is judged in both."""
-    check_same(where, ours[0], "what it is compared with", theirs[0])
-    gaps = (ours[1] - theirs[1])[~np.isnan(ours[1] - theirs[1])]
-    if not gaps.size:
-        raise UserError(f"{where}: there is no instruction on which both were judged; the annotations' `failure` says why")
-    error = gaps.std(ddof=1) / math.sqrt(gaps.size) if gaps.size > 1 else math.nan
-    return Difference(float(gaps.mean()), float(error), gaps.size)
-
-
-def two_sided(gap: Difference) -> float:
-    """The p of the paired t test of a difference of zero; NaN where all differences are the same, as of a run and itself."""
-    return float(2 * stats.t.sf(abs(gap.mean / gap.standard_error), gap.n - 1)) if gap.standard_error > 0 else math.nan
-
-
 def differences(study: Study, rows: Rows, benchmark: str, column: str, other: str) -> pd.DataFrame:
-    """``<column>_minus_<other>`` and its standard error and p, a row as in ``rows``; NaN in a setting without ``other``."""
+    """Paired differences between each row's runs and those of another method in the same setting.
+
+    rows:      the runs by setting and method
+    benchmark: whose annotations have a value for each instruction
+    column:    the name of that value in Table 4
+    other:     the method to compare with
+
+    Columns: ``<column>_minus_<other>``, its standard error and the two-sided p of the t test of zero, each with the row's number as index.
+    All are NaN in a setting without ``other``; p is NaN where all differences are the same, as between a run and itself. UserError where
+    no instruction was judged in both.
+    """
     judged = {key: per_instruction(study, runs, benchmark) for key, runs in rows.items()}
     found = []
-    for (setting, method), ours in judged.items():
-        theirs = judged.get((setting, other))
-        gap = minus(ours, theirs, f"{benchmark}, {setting}, {method}") if theirs else Difference(math.nan, math.nan, 0)
-        found.append((gap.mean, gap.standard_error, two_sided(gap)))
+    for (setting, method), (asked, ours) in judged.items():
+        if (setting, other) not in judged:
+            found.append((math.nan, math.nan, math.nan))
+            continue
+        asked_too, theirs = judged[setting, other]
+        where = f"{benchmark}, {setting}, {method}"
+        check_same(where, asked, "what it is compared with", asked_too)
+        gaps = (ours - theirs)[~np.isnan(ours - theirs)]
+        if not gaps.size:
+            raise UserError(f"{where}: there is no instruction on which both were judged; the annotations' `failure` says why")
+        error = gaps.std(ddof=1) / math.sqrt(gaps.size) if gaps.size > 1 else math.nan
+        found.append((gaps.mean(), error, stats.ttest_1samp(gaps, 0).pvalue if error > 0 else math.nan))
     name = f"{column}_minus_{other}"
     return pd.DataFrame(found, columns=[name, f"{name}_standard_error", f"{name}_p"])
 
@@ -139,7 +123,7 @@ def significant(row: pd.Series, level: float) -> str:
     return ", ".join(told)
 
 
-# -- what else is to be known of a row --------------------------------------------------------------------------------------
+# -- failures and warnings of a row -----------------------------------------------------------------------------------------
 
 
 def failures(study: Study, runs: list[Run]) -> str:
@@ -152,7 +136,7 @@ def failures(study: Study, runs: list[Run]) -> str:
         for run in runs:
             scores = study.scores(run, benchmark)
             if "failures" not in scores:
-                path = study.folder(run) / "eval" / benchmark / "scores.json"
+                path = study.evaluated(run, f"{benchmark}/scores.json")
                 raise UserError(f"{path} has no 'failures'; {files.again(path)}")
             counts.update(scores["failures"])
         if counts:
@@ -161,7 +145,7 @@ def failures(study: Study, runs: list[Run]) -> str:
 
 
 def warning(study: Study, run: Run) -> list[str]:
-    """What of a run looks like a training that went wrong."""
+    """The signs that a run's training went wrong."""
     told, rule = [], study.config["analysis"]["collapse"]
     if "alpacaeval2" in study.config["benchmarks"]:
         ended, repeated = (study.score(run, "alpacaeval2", key) for key in ("ended", "repeated_3grams"))
@@ -178,57 +162,27 @@ def warning(study: Study, run: Run) -> list[str]:
     return [f"{run.run}: {text}" for text in told]
 
 
-def beside(study: Study, rows: Rows) -> pd.DataFrame:
-    """The paper's figures for the rows whose setting and protocol are the same, a column each where there is any."""
-    paper = {(one.setting, one.method, one.metric): one.value for one in reversed(reported()) if one.table in ("table4", "v0.2", "gemma2")}
-    found = []
-    for (setting, method), runs in rows.items():
-        row = {}
-        for metric, name in PAPER.items():
-            benchmark = benchmark_of(study, metric)
-            value = paper.get((setting, method, metric)) if benchmark else None
-            if benchmark and value is not None and not any(differs(benchmark, study.scores(run, benchmark)) for run in runs):
-                row[name] = value
-        found.append(row)
-    table = pd.DataFrame(found, index=range(len(found)))
-    return table[[name for name in PAPER.values() if name in table]]
-
-
 def make(study: Study) -> Table:
     rows = rows_of(study, study.config["methods"])
-    table = frame_of(study, rows)
-    level = study.config["analysis"]["level"]
-    # The first benchmark with a judge that has a value an instruction.
-    paired = next((name for name in study.config["benchmarks"] if study.benchmark(name).paired and study.benchmark(name).tokens), None)
-    if paired:
-        compared = [other for other in AGAINST if other in study.config["methods"]]
-        column = study.benchmark(paired).paired
-        table = pd.concat([table, *(differences(study, rows, paired, column, other) for other in compared)], axis=1)
-        table["significant"] = [significant(row, level) for _, row in table.iterrows()]
-    paper = beside(study, rows)
-    table = pd.concat([table, paper], axis=1)
-    table["failures"] = [failures(study, runs) for runs in rows.values()]
-    table["warning"] = ["; ".join(text for run in runs for text in warning(study, run)) for runs in rows.values()]
-    return table, caption(study, rows, table, "Settings by methods.", level)
-
-
-def caption(study: Study, rows: Rows, table: pd.DataFrame, what: str, level: float) -> str:
+    table, level = frame_of(study, rows), study.config["analysis"]["level"]
     more = ["Win rates in percent, length in characters, MT-Bench from 1 to 10."]
     if "seeds" in table:
         more.append(f"Means over training seeds, …_low and …_high their {level:.0%} t interval; …_standard_error is of the questions.")
-    if "significant" in table:
+    # The first benchmark with a judge that has a value an instruction.
+    known = ((name, study.benchmark(name)) for name in study.config["benchmarks"])
+    if paired := next(((name, one.paired) for name, one in known if one.paired and one.tokens), None):
+        compared = [other for other in AGAINST if other in study.config["methods"]]
+        table = pd.concat([table, *(differences(study, rows, *paired, other) for other in compared)], axis=1)
+        table["significant"] = [significant(row, level) for _, row in table.iterrows()]
         test = "two-sided paired t test over AlpacaEval 2's instructions, raw win rate"
         more.append(
             f"significant: p < {1 - level:.2g} by a {test}, each by itself, without the spread of training seeds; 0.0000 is < 0.00005."
         )
-    more.append(
-        "paper_…: the paper's figure, by the same judge, baseline and version."
-        if any(name in table for name in PAPER.values())
-        else "No figure of the paper stands beside: none has this setting and protocol."
-    )
-    if warned := [f"{row.setting} {row.method}" for row in table.itertuples() if getattr(row, "warning", "")]:
-        more.append(f"Warned of: {', '.join(warned)}.")
-    return study.caption(what, [run for runs in rows.values() for run in runs], *more)
+    table["failures"] = [failures(study, runs) for runs in rows.values()]
+    table["warning"] = ["; ".join(text for run in runs for text in warning(study, run)) for runs in rows.values()]
+    if warned := [f"{row.setting} {row.method}" for row in table.itertuples() if row.warning]:
+        more.append(f"Signs of a training that went wrong: {', '.join(warned)}.")
+    return table, study.caption("Settings by methods.", [run for runs in rows.values() for run in runs], *more)
 
 
 if __name__ == "__main__":

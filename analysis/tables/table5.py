@@ -9,8 +9,8 @@ Out: table5.csv, with a caption, table5.txt: Table 4's columns, with several tra
                                                of 3-grams that came before in the same answer
     lc_win_rate_minus_simpo                    the run's value minus that of ``simpo`` in the same setting. It has no standard error,
                                                because the fit observes nothing paired by instruction
-    win_rate_minus_simpo, …_standard_error     the same, paired over the instructions that are judged in both
-    oracle_minus_simpo, …_standard_error       the same, where the scale has the oracle
+    win_rate_minus_simpo, …_standard_error     the same of the raw win rate, paired over the instructions that are judged in both
+    oracle_minus_simpo, …_standard_error       the same of the oracle's score, where the scale has the oracle
 
 A negative value is what an ablation loses. The errors are over instructions only; another training seed adds its own spread.
 """

@@ -29,8 +29,8 @@ from stages.lib.errors import UserError
 def with_interval(average: Array, length: Array, units: int, analysis: dict[str, Any]) -> tuple[float, float, float]:
     """(ρ, low, high) of two arrays (n,), with a percentile bootstrap interval.
 
-    average, length: the values; where a unit has several, they stand ``units`` apart
-    units:           how many are drawn in a resample
+    average, length: the values; the values of one unit, such as a pair, stand ``units`` apart
+    units:           how many units there are, and how many are drawn in a resample
     analysis:        level, resamples and seed
     """
     rho, *found = resampled_spearman(average, length, counts(units, analysis["resamples"], analysis["seed"]))
@@ -40,7 +40,6 @@ def with_interval(average: Array, length: Array, units: int, analysis: dict[str,
 
 
 def row(study: Study, run: Run) -> dict[str, Any]:
-    """The row of a run."""
     pairs, texts = study.pairs(run, "heldout"), study.loglik(run)
     own = texts[(texts["split"] == "answers") & (texts["turn"] == 1) & (texts["length"] > 0)]
     both = [np.concatenate([pairs[f"{side}_{what}"] for side in ("chosen", "rejected")]) for what in ("average", "length")]

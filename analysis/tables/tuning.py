@@ -10,12 +10,9 @@ and the table are printed.
 itself it favours ever larger steps: a margin may grow while both answers become less likely, and the model then writes neither (likelihood
 displacement, arXiv 2410.08847). So a trial qualifies if the chosen answers' mean log-probability a token has not fallen below the start
 model's. If none qualifies, the trial that comes nearest to it is chosen. Among those that qualify the rule of one standard error decides
-(Breiman et al. 1984, section 3.4.3), because the best of a few trials on some hundred pairs is best by chance too. Of the trials at most
-one standard error of the best one, √(p(1-p)/n), below the best one it takes
-
-    the one with the smallest learning rate, which moves the model least,
-    of those the one with the highest accuracy,
-    of those the first of the grid.
+(Breiman et al. 1984, section 3.4.3), because the best of a few trials on some hundred pairs is best by chance too. It looks at the trials
+that lie at most one standard error of the best one, √(p(1-p)/n), below the best one. It takes the one with the smallest learning rate,
+which moves the model least. Between equal learning rates the higher accuracy decides, then the order of the grid.
 
 The choice depends on these files only, and no answer is judged for it. Every method has as many trials as conf/sweep/ gives it.
 """
@@ -38,9 +35,7 @@ FIGURES = {"accuracy": "rewards/accuracies", "margin": "rewards/margins", "loss"
 
 
 def figures(results: Path, setting: str, name: str) -> dict[str, float]:
-    """A trial's means over its held-out pairs.
-
-    results, setting, name: the run is results/<setting>/runs/<name>
+    """The means over held-out pairs of the trial results/<setting>/runs/<name>.
 
     They are accuracy in [0, 1], its binomial standard error, the margin of the implicit rewards, the loss, and the chosen answers'
     log-probability a token. UserError names a manifest that is missing or lacks one of them.
@@ -80,13 +75,10 @@ def tuning(results: Path) -> pd.DataFrame:
     trials = [
         {**trial, **figures(results, trial["setting"], trial["run"]), "start_logp": starts[trial["setting"]]} for trial in wanted["trials"]
     ]
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for trial in trials:
-        groups.setdefault((trial["setting"], trial["method"]), []).append(trial)
-    for group in groups.values():
-        chosen = choose(group)
+    for setting, method in dict.fromkeys((trial["setting"], trial["method"]) for trial in trials):
+        group = [trial for trial in trials if (trial["setting"], trial["method"]) == (setting, method)]
         for number, trial in enumerate(group):
-            trial["chosen"] = number == chosen
+            trial["chosen"] = number == choose(group)
     varied = list(dict.fromkeys(key for trial in trials for key in trial["varied"]))
     rows = [{**trial, **{key: str(value) for key, value in trial["varied"].items()}} for trial in trials]
     measured = ["accuracy", "standard_error", *list(FIGURES)[1:], "start_logp", "heldout_pairs"]
