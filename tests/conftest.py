@@ -17,6 +17,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # what is left at the exit some libraries call a leak
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of a finished mini scale (folder.py): made once, read by many. A test that changes them takes a copy."""

@@ -119,11 +119,11 @@ class _NoFit(Exception):
 def _fitted(hint: Any, value: Any) -> Any:
     """The plain ``value`` with the defaults of the type ``hint``, as OmegaConf has it; _NoFit where that refuses or converts a value."""
     if hint is Any:
-        hint = {dict: dict[str, Any], list: list[Any]}.get(type(value), type(value))
+        hint = dict[str, Any] if type(value) is dict else list[Any] if type(value) is list else type(value)
     of, parts = get_origin(hint), get_args(hint)
     if of is UnionType:  # with None, as every union of the schema
         return None if value is None else _fitted(parts[0], value)
-    if is_dataclass(hint) and type(value) is dict and value.keys() <= (hints := _hints(hint)).keys():
+    if is_dataclass(hint) and type(value) is dict and value.keys() <= (hints := _hints(cast(type, hint))).keys():
         return {each.name: _fitted(hints[each.name], value.get(each.name, _default(each))) for each in fields(hint)}
     if of is dict and type(value) is dict and all(type(key) is str for key in value):
         return {key: _fitted(parts[1], inner) for key, inner in value.items()}
