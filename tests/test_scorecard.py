@@ -425,6 +425,7 @@ STEP = "../../../efficiency/train_step.json"
         ("S13a", STEP, "claim", [None, [5], [{}], [{"protocol": "A", "time_saved": "x"}], [{"protocol": "A", "time_saved": 0.2}]]),
     ],
 )
+@pytest.mark.slow
 def test_a_damaged_file_leaves_its_claim_unmeasured(
     linked: Path, monkeypatch: pytest.MonkeyPatch, claim: str, name: str, key: str, values: list[Any]
 ) -> None:
@@ -456,6 +457,7 @@ def test_a_damaged_file_leaves_its_claim_unmeasured(
         (None, "no Parquet file"),
     ],
 )
+@pytest.mark.slow
 def test_damaged_log_likelihoods_leave_their_claim_unmeasured(
     results: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[pd.DataFrame], pd.DataFrame] | None, message: str
 ) -> None:
