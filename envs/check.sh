@@ -45,6 +45,11 @@ done
 command -v "${CXX:-g++}" >/dev/null ||
     stop "no C++ compiler (${CXX:-g++}), with which vLLM compiles parts of itself when it runs: install g++ (Debian: apt-get install g++), or name one with CXX="
 
+# What they compile includes it, on CPU as on CUDA.
+"$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' >/dev/null 2>&1 ||
+    stop "$python has no Python.h, with which vLLM and Triton compile parts of themselves when they run: install it" \
+        "(Debian: apt-get install python3.11-dev), or name another Python with PYTHON="
+
 # A .venv that is there is replaced: what it takes is free then.
 free=$(df -Pk . | awk 'NR == 2 { print $4 }')
 if [ -d .venv ]; then free=$((free + $(du -sk .venv | cut -f1))); fi

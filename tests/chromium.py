@@ -55,9 +55,9 @@ NAMED = {
 
 
 def needed(test: Test) -> Test:
-    """Marks a test ``browser``, and skips it where there is none."""
+    """Marks a test ``browser`` and ``slow``, and skips it where there is none."""
     missing = f"looks at a page in a browser: none of {', '.join(NAMES)} is installed"
-    return pytest.mark.browser(pytest.mark.skipif(CHROMIUM is None, reason=missing)(test))
+    return pytest.mark.slow(pytest.mark.browser(pytest.mark.skipif(CHROMIUM is None, reason=missing)(test)))
 
 
 class Page:

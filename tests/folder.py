@@ -16,6 +16,7 @@ from stages.lib import files
 from stages.plan import Plan, targets
 
 TOWNS = ["Nanburg", "Solstad", "Poraven", "Gendeth", "Mimton", "Brorgard"]
+PLANTS = ["plums", "hops", "wheat"]
 SKILL = {"sft": 0.0, "dpo": 0.2, "simpo": 0.3, "simpo_no_ln": -0.1, "simpo_no_margin": 0.25}
 QUESTIONS = {"alpacaeval2": 60, "arena_hard": 24, "mt_bench": 16}
 PAIRS = {"train": 50, "heldout": 40}
@@ -44,10 +45,13 @@ def _version(benchmark: str) -> dict[str, Any]:
     return {"version": BENCHMARKS[benchmark].version}
 
 
+def one(words: list[str], draws: np.random.Generator) -> str:
+    """``draws.choice(words)``, which would make an array of them each time."""
+    return words[draws.integers(len(words))]
+
+
 def answer(number: int, draws: np.random.Generator) -> str:
-    sentences = [
-        f"The people of {draws.choice(TOWNS)} grow {draws.choice(['plums', 'hops', 'wheat'])}." for _ in range(draws.integers(1, 7))
-    ]
+    sentences = [f"The people of {one(TOWNS, draws)} grow {one(PLANTS, draws)}." for _ in range(draws.integers(1, 7))]
     return " ".join([f"This is answer {number}.", *sentences])
 
 
@@ -109,7 +113,7 @@ def _writers(results: Path, baseline: Path, world: str) -> None:
 
 def _pair(name: str, draws: np.random.Generator) -> dict[str, Any]:
     sides = {side: [{"role": "assistant", "content": answer(0, draws)}] for side in ("chosen", "rejected")}
-    prompt = [{"role": "user", "content": f"Prompt {name}: what do the people of {draws.choice(TOWNS)} grow?"}]
+    prompt = [{"role": "user", "content": f"Prompt {name}: what do the people of {one(TOWNS, draws)} grow?"}]
     return {"prompt_id": name, "prompt": prompt, **sides, "score_chosen": 2.0, "score_rejected": 1.0}
 
 

@@ -169,6 +169,7 @@ def test_its_figures_over_all_questions_are_those_of_scores_json(results: Path, 
         assert means["arena_hard"] == pytest.approx(arena_hard(results, run), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_rows_hold_the_files_texts_judgments_and_likelihoods(results: Path, html: Path) -> None:
     found, path = blocks(html), eval_of(results, B)
     outputs = files.read_json(path / "alpacaeval2/model_outputs.json")
@@ -197,12 +198,14 @@ def test_rows_hold_the_files_texts_judgments_and_likelihoods(results: Path, html
     ]
 
 
+@pytest.mark.slow
 def test_the_second_game_is_read_the_other_way_round(results: Path) -> None:
     """Arena-Hard shows the run as A there: A>>B in game 1 is a defeat, in game 2 a victory."""
     assert GAMES[0]["A>>B"] == GAMES[1]["B>>A"] == "much worse"
     assert GAMES[0]["A=B"] == GAMES[1]["A=B"] == "as good"
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_bytes(results: Path, html: Path) -> None:
     assert answers.page(Study(results)) == html.read_text(encoding="utf-8")
 

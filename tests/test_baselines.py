@@ -142,6 +142,7 @@ def test_an_objective_is_its_equation_with_its_gradient(objective: Any, written:
 # -- TRL ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_cpo_is_trls() -> None:
     """cpo with ``token_mean``: TRL's CPOTrainer, its padded forward, its loss and its cross-entropy, gradients of all weights included."""
     from trl.experimental.cpo import CPOTrainer

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 from stages.lib.errors import UserError
-from stages.plan import Plan, compose, targets
+from stages.plan import Plan, check, compose, targets
 from stages.plan.compose import CONF, compose_config
 from stages.plan.stage_configs import MADE_HERE
 
@@ -22,10 +24,16 @@ SETTING_STAGES = ("sft", "generate", "reward", "annotate", "pairs", "reference")
 RUN_STAGES = ("train", "answer", "judge", "loglik")
 
 
-@pytest.fixture
-def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def planned() -> Plan:
     return Plan()
+
+
+@pytest.fixture
+def plan(planned: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """The default scale's, for a test that changes no value of it; what it writes lies in a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return planned
 
 
 def nodes(plan: Plan) -> list[Node]:
@@ -41,6 +49,75 @@ def nodes(plan: Plan) -> list[Node]:
         found += [(stage, {"setting": setting, "run": run}) for stage in RUN_STAGES if (stage, run) != ("train", "sft")]
         found += [("score", {"setting": setting, "run": run, "benchmark": benchmark}) for benchmark in plan.benchmarks]
     return [*found, ("controls", {"judge": plan.base.judge.name})]
+
+
+@dataclass
+class Inner:
+    flag: bool = MISSING
+    few: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Outer:
+    """Every type that the schema has."""
+
+    whole: int = 1
+    number: float = 1.5
+    word: str = "a"
+    maybe: float | None = None
+    what: Any = None
+    named: dict[str, float] = field(default_factory=dict)
+    loose: dict[str, dict[str, Any]] = field(default_factory=dict)
+    inner: Inner = field(default_factory=Inner)
+    perhaps: Inner | None = None
+    parts: dict[str, Inner] = field(default_factory=dict)
+
+
+def test_what_the_schema_takes_as_it_is_is_what_omegaconf_makes_of_it() -> None:
+    """stages.plan.check: what _fitted reads without OmegaConf, of right and of wrong types, against OmegaConf; it is sure of most of it."""
+    simple: list[Any] = [
+        None,
+        True,
+        0,
+        7,
+        2**60,
+        10**400,
+        2.0,
+        1e-7,
+        math.inf,
+        "",
+        "a",
+        "7",
+        "1e3",
+        "true",
+        "null",
+        "???",
+        "${whole}",
+        "a${b}",
+    ]
+    inner: list[Any] = [{}, {"flag": True}, {"flag": 1}, {"flag": True, "few": [1, 2]}, {"flag": True, "few": ["x"]}, {"flga": True}]
+    nested = [
+        [],
+        [1],
+        ["a", None],
+        {"a": 1},
+        {1: 2},
+        {"a": None},
+        {"a": {"b": 1}},
+        {"a": {"b": [1, {"c": "x"}]}},
+        *({"a": each} for each in inner),
+    ]
+    fitted = 0
+    for key in (*(each.name for each in fields(Outer)), "wrod"):
+        for value in [*simple, *nested, *inner]:
+            try:
+                found = check._fitted(Outer, {"inner": {"flag": False}} | {key: value})
+            except check._NoFit:
+                continue
+            made = OmegaConf.merge(OmegaConf.structured(Outer), {"inner": {"flag": False}} | {key: value})
+            assert repr(found) == repr(OmegaConf.to_container(made, resolve=True, throw_on_missing=True)), (key, value)
+            fitted += 1
+    assert fitted > 60
 
 
 @pytest.mark.parametrize("judge", sorted(path.stem for path in (CONF / "judge").glob("*.yaml")))

@@ -261,6 +261,7 @@ def test_a_judge_of_the_order_does_not_agree_with_itself(
         assert value(rows, benchmark, "orders", "first_shown") == first_shown
 
 
+@pytest.mark.slow
 def test_failures_stay_out_and_are_counted_by_their_kind(endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """main(): three of six questions are refused, in other words each time: one reason; the figures are the other three's."""
     endpoint.say = failing
@@ -282,6 +283,7 @@ def test_failures_stay_out_and_are_counted_by_their_kind(endpoint: Endpoint, tmp
     assert (orders["value"], orders["n"], orders["failed"]) == (1, 2, 6)  # one of the three is the same text
 
 
+@pytest.mark.slow
 def test_where_all_failed_there_is_no_figure(endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """main(): a judge that refuses everything; only the pair of one text, which costs no call, is judged."""
     endpoint.say = mute

@@ -42,10 +42,8 @@ Z = stats.norm.ppf(0.975)
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("study") / "results"
-    folder.make(path)
-    return path
+def results(finished: Path) -> Path:
+    return finished
 
 
 @pytest.fixture
@@ -563,6 +561,7 @@ def test_every_group_that_varies_is_drawn_and_one_alone_on_request(swept: Path, 
     assert {path.stem for path in (tmp_path / "one/figures").iterdir()} == {"sweep_mini_base_simpo"}
 
 
+@pytest.mark.slow
 def test_a_sweep_in_which_nothing_varies_ends_with_the_command_for_a_multirun(
     swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

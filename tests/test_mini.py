@@ -284,6 +284,7 @@ def test_the_benchmarks_are_in_their_own_formats(world: tuple[Path, dict]) -> No
     assert [row["question_id"] for row in baseline] == [row["question_id"] for row in files.read_rows(folder / "arena_hard/question.jsonl")]
 
 
+@pytest.mark.slow
 def test_a_share_of_what_is_learnt_has_two_turns(world: tuple[Path, dict]) -> None:
     folder, _ = world
     for name, side in (("demonstrations-base", "messages"), ("demonstrations-instruct", "messages"), ("preferences", "chosen")):
@@ -296,6 +297,7 @@ def turns_of(pair: dict[str, Any]) -> tuple[str, ...]:
     return tuple(message["content"] for message in pair["chosen"][:-1])
 
 
+@pytest.mark.slow
 def test_the_world_meets_its_criteria_that_need_no_training(world: tuple[Path, dict]) -> None:
     folder, facts = world
     oracle = load_oracle(folder)
@@ -313,6 +315,7 @@ def test_the_world_meets_its_criteria_that_need_no_training(world: tuple[Path, d
     assert 0.6 < agree < 0.98
 
 
+@pytest.mark.slow
 def test_the_readme_tells_this_world_s_size(world: tuple[Path, dict]) -> None:
     folder, facts = world
     knowledge = files.read_json(folder / "knowledge.json")

@@ -129,6 +129,7 @@ def test_every_value_is_the_authors(paper: Plan, name: str) -> None:
     assert paper.run(name, "simpo").seed == 42
 
 
+@pytest.mark.slow
 def test_sft_and_on_policy_data_are_the_authors(paper: Plan) -> None:
     made = {name: {part for part in stage_configs.MADE_HERE if paper.setting(name).setting[part] is not None} for name in AUTHORS}
     on_policy = dict.fromkeys(RANKED_BY, {"generate", "annotate"})

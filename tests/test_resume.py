@@ -122,8 +122,13 @@ def finish(tree: Path, begin: Begin) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(finish: Callable[..., dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def reference(finish: Callable[..., dict[str, Any]]) -> None:
+    """What every training here reads."""
     finish("reference", "results/tiny/reference")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(reference: None, finish: Callable[..., dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {stage: finish(stage, f"results/tiny/runs/undisturbed_{stage}") for stage in ("train", "pretrain")}
 
 
@@ -210,7 +215,9 @@ def test_sigterm_before_training_ends_a_stage_at_once(tree: Path) -> None:
         assert process.wait(30) == 143
 
 
-def test_a_second_writer_is_refused_while_the_first_lives(tree: Path, begin: Begin, finish: Callable[..., dict[str, Any]]) -> None:
+def test_a_second_writer_is_refused_while_the_first_lives(
+    tree: Path, reference: None, begin: Begin, finish: Callable[..., dict[str, Any]]
+) -> None:
     folder = "results/tiny/runs/twice"
     pid, status = begin("train", folder)
     until(lambda: saved(tree / folder / ".work"))

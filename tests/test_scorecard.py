@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -27,7 +28,6 @@ from analysis.paper import reported
 from analysis.study import STYLE, Study, command_line
 from stages.lib import files
 from stages.lib.errors import UserError
-from tests import folder
 
 METHODS = ["sft", "rrhf", "slic_hf", "dpo", "ipo", "cpo", "kto", "orpo", "rdpo", "simpo"]
 SEEDS = ("", "+seed=0", "+seed=1")
@@ -36,21 +36,20 @@ WINS = {"A>>B": (0, 3), "A>B": (0, 1), "A=B": (0.5, 1), "B>A": (1, 1), "B>>A": (
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    results = tmp_path_factory.mktemp("study") / "results"
-    folder.make(results)
-    return results
-
-
-@pytest.fixture(scope="module")
-def rows(made: Path) -> pd.DataFrame:
-    return scorecard.rows(Study(made)).set_index(["id", "setting"])
+def rows(finished: Path) -> pd.DataFrame:
+    return scorecard.rows(Study(finished)).set_index(["id", "setting"])
 
 
 @pytest.fixture
-def results(made: Path, tmp_path: Path) -> Path:
+def results(finished: Path, tmp_path: Path) -> Path:
     """A copy to spoil."""
-    return shutil.copytree(made, tmp_path / "results")
+    return shutil.copytree(finished, tmp_path / "results")
+
+
+@pytest.fixture
+def linked(finished: Path, tmp_path: Path) -> Path:
+    """A copy whose files are to be replaced and not written over."""
+    return Path(shutil.copytree(finished, tmp_path / "results", copy_function=os.link))
 
 
 class Plain:
@@ -192,9 +191,9 @@ EXPECTED: dict[str, Callable[[Plain, Plain], float]] = {
 
 @pytest.mark.parametrize("claim", EXPECTED)
 @pytest.mark.slow
-def test_an_effect_is_what_its_files_say(claim: str, made: Path, rows: pd.DataFrame) -> None:
+def test_an_effect_is_what_its_files_say(claim: str, finished: Path, rows: pd.DataFrame) -> None:
     """Where several seeds are there, their mean."""
-    base, instruct = Plain(made, BASE), Plain(made, INSTRUCT)
+    base, instruct = Plain(finished, BASE), Plain(finished, INSTRUCT)
     for setting in rows.loc[claim].index:
         row = rows.loc[claim, setting]
         if row["verdict"] == scorecard.NOT_MEASURED:
@@ -205,10 +204,10 @@ def test_an_effect_is_what_its_files_say(claim: str, made: Path, rows: pd.DataFr
 
 
 @pytest.mark.slow
-def test_the_lowest_bin_of_margins(made: Path, rows: pd.DataFrame) -> None:
+def test_the_lowest_bin_of_margins(finished: Path, rows: pd.DataFrame) -> None:
     """S6a: one seed's bins are the others', their means averaged before the lowest is taken; so at most the mean of each seed's lowest."""
     for setting in (BASE, INSTRUCT):
-        plain = Plain(made, setting)
+        plain = Plain(finished, setting)
         longer = plain.longer("simpo")
         edges = np.quantile(longer, [0.2, 0.4, 0.6, 0.8])
         margin = pd.Series(np.mean([plain.margins("simpo" + seed) for seed in SEEDS], axis=0))
@@ -232,16 +231,16 @@ def test_what_is_said_once_is_measured_once(rows: pd.DataFrame) -> None:
 # -- intervals
 
 
-def test_an_interval_of_paired_means_is_that_of_their_standard_error(made: Path, rows: pd.DataFrame) -> None:
-    plain = Plain(made, BASE)
+def test_an_interval_of_paired_means_is_that_of_their_standard_error(finished: Path, rows: pd.DataFrame) -> None:
+    plain = Plain(finished, BASE)
     gaps = np.array([len(a) - len(b) for a, b in zip(plain.answers("simpo_no_ln"), plain.answers("simpo"), strict=True)])
     row = rows.loc[("S4b", BASE)]
     assert (row["high"] - row["low"]) / 2 == pytest.approx(1.96 * gaps.std(ddof=1) / len(gaps) ** 0.5, rel=0.1)
 
 
-def test_resamples_are_the_statistic_of_resampled_rows(made: Path) -> None:
+def test_resamples_are_the_statistic_of_resampled_rows(finished: Path) -> None:
     """ρ, a standard deviation and √F of the counted sample are scipy's and numpy's of the rows, each as often as it was drawn."""
-    study = Study(made)
+    study = Study(finished)
     study.config["analysis"] |= {"resamples": 3}
     evidence = Evidence(study)
     draws = np.random.default_rng(0)
@@ -257,14 +256,14 @@ def test_resamples_are_the_statistic_of_resampled_rows(made: Path) -> None:
 
     runs = [run for run in study.rows(*METHODS) if run.setting == BASE]
     found, n = evidence.separation("mt_bench", evidence.ratings, runs)
-    values = np.array([Plain(made, BASE).ratings(run.run) for run in runs])
+    values = np.array([Plain(finished, BASE).ratings(run.run) for run in runs])
     resampled = np.concatenate(list(evidence.counts("mt_bench separation", n))).astype(int)
-    expected = [Plain(made, BASE).separation(list(values[:, np.repeat(np.arange(n), row)])) for row in resampled]
+    expected = [Plain(finished, BASE).separation(list(values[:, np.repeat(np.arange(n), row)])) for row in resampled]
     np.testing.assert_allclose(found, expected)
 
 
-def test_lc_moves_with_the_win_rate_by_the_logistic_slope(made: Path) -> None:
-    evidence = Evidence(Study(made))
+def test_lc_moves_with_the_win_rate_by_the_logistic_slope(finished: Path) -> None:
+    evidence = Evidence(Study(finished))
     run = evidence.trained(BASE, "simpo")[42]
     lc, rate = LC.value(evidence, run), evidence.win_rate(run)
     logit = np.log(lc[0] / (100 - lc[0])) + np.array([-1e-4, 1e-4])
@@ -273,9 +272,9 @@ def test_lc_moves_with_the_win_rate_by_the_logistic_slope(made: Path) -> None:
     np.testing.assert_allclose((lc - lc[0])[1:], slope * (rate - rate[0])[1:], rtol=1e-5)
 
 
-def test_highest_of_all_is_not_contradicted_where_all_are_equal(made: Path) -> None:
+def test_highest_of_all_is_not_contradicted_where_all_are_equal(finished: Path) -> None:
     """In 300 studies of ten equal methods; the percentiles of the resampled smallest contradict the claim in most of them."""
-    study = Study(made)
+    study = Study(finished)
     study.config["analysis"] |= {"resamples": 300}
     evidence, draws = Evidence(study), np.random.default_rng(5)
     ours = percentiles = 0
@@ -288,9 +287,9 @@ def test_highest_of_all_is_not_contradicted_where_all_are_equal(made: Path) -> N
     assert ours <= 15 < 100 < percentiles
 
 
-def test_seeds_widen_the_interval_that_a_verdict_is_on(made: Path, rows: pd.DataFrame) -> None:
+def test_seeds_widen_the_interval_that_a_verdict_is_on(finished: Path, rows: pd.DataFrame) -> None:
     """Student's t over the seeds' effects, as scipy has it; a claim without common seeds has none."""
-    plain = Plain(made, BASE)
+    plain = Plain(finished, BASE)
     effects = [plain.arena("simpo" + seed) - plain.arena("dpo" + seed) for seed in SEEDS]
     expected = stats.ttest_1samp(effects, 0).confidence_interval(0.95)
     row = rows.loc[("S1d", BASE)]
@@ -302,9 +301,9 @@ def test_seeds_widen_the_interval_that_a_verdict_is_on(made: Path, rows: pd.Data
 
 
 @pytest.mark.slow
-def test_the_rule_moves_intervals_and_no_effect(made: Path, rows: pd.DataFrame) -> None:
+def test_the_rule_moves_intervals_and_no_effect(finished: Path, rows: pd.DataFrame) -> None:
     def with_rule(**rule: float) -> pd.DataFrame:
-        study = Study(made)
+        study = Study(finished)
         study.config["analysis"] |= rule
         return scorecard.rows(study).set_index(["id", "setting"])
 
@@ -426,12 +425,13 @@ STEP = "../../../efficiency/train_step.json"
         ("S13a", STEP, "claim", [None, [5], [{}], [{"protocol": "A", "time_saved": "x"}], [{"protocol": "A", "time_saved": 0.2}]]),
     ],
 )
+@pytest.mark.slow
 def test_a_damaged_file_leaves_its_claim_unmeasured(
-    results: Path, monkeypatch: pytest.MonkeyPatch, claim: str, name: str, key: str, values: list[Any]
+    linked: Path, monkeypatch: pytest.MonkeyPatch, claim: str, name: str, key: str, values: list[Any]
 ) -> None:
     """The whole file, or ``key`` of it or of its second row, is what no stage writes: the reason names the file."""
     only(monkeypatch, claim)
-    path = results / BASE / "runs/simpo" / name
+    path = linked / BASE / "runs/simpo" / name
     read = files.read_rows if name in (ANSWERS, WINS_FILE, ARENA, MT) else files.read_json
     for value in values:
         good: Any = read(path)
@@ -440,7 +440,7 @@ def test_a_damaged_file_leaves_its_claim_unmeasured(
             files.write_rows(path, [good[0], good[1] | {key: value}, *good[2:]])
         else:
             files.write_json(path, good | {key: value} if key else value)
-        found = scorecard.rows(Study(results)).iloc[0]
+        found = scorecard.rows(Study(linked)).iloc[0]
         assert found["verdict"] == scorecard.NOT_MEASURED and path.name in found["reason"], value
         path.write_bytes(kept)
 
@@ -457,6 +457,7 @@ def test_a_damaged_file_leaves_its_claim_unmeasured(
         (None, "no Parquet file"),
     ],
 )
+@pytest.mark.slow
 def test_damaged_log_likelihoods_leave_their_claim_unmeasured(
     results: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[pd.DataFrame], pd.DataFrame] | None, message: str
 ) -> None:
@@ -589,10 +590,10 @@ def test_the_marks_differ_without_colour() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_writes_table_figure_and_captions(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_table_figure_and_captions(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice the same bytes."""
     for out in ("one", "two"):
-        monkeypatch.setattr(sys, "argv", ["scorecard", "--results", str(made), "--out", str(tmp_path / out)])
+        monkeypatch.setattr(sys, "argv", ["scorecard", "--results", str(finished), "--out", str(tmp_path / out)])
         command_line(scorecard.__doc__, scorecard.write)
     names = ["scorecard.csv", "scorecard.txt", *(f"figures/scorecard.{suffix}" for suffix in ("png", "pdf", "csv", "txt"))]
     for name in names:

@@ -82,6 +82,11 @@ BROKEN: list[tuple[dict[str, str], dict[str, str], list[str]]] = [
     ),
     ({"mine": "echo 3.10.4 /bin/mine"}, {"PYTHON": "mine"}, ["Python 3.11 is needed and mine is 3.10.4: install"]),
     ({"python3.11": "echo 3.11.7 no-such-python"}, {}, ["no-such-python has no venv", "ensurepip", "python3.11-venv"]),
+    (
+        {"python3.11": f'case "$2" in *Python.h*) exit 1 ;; esac; {PYTHON}'},
+        {},
+        ["python3.11 has no Python.h", "apt-get install python3.11-dev", "PYTHON="],
+    ),
     ({"g++": ""}, {}, ["no C++ compiler (g++)", "apt-get install g++", "CXX="]),
     ({}, {"CXX": "icpx"}, ["no C++ compiler (icpx)"]),
     ({"df": "echo head; echo disk 1 1 1048576 1% /"}, {}, ["1 GiB are free", "needs 6 GiB"]),

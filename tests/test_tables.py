@@ -314,6 +314,7 @@ def test_table_1_ranks_our_best_of_each_setting_among_the_world_s_writers(made: 
         assert ours.loc[setting, "method"] == max(rates, key=lambda run: rates[run])
 
 
+@pytest.mark.slow
 def test_table_1_ranks_among_the_published_leaderboard_by_its_protocol_alone(paper: Path, tmp_path: Path) -> None:
     """table1 at paper scale: the rows that the paper's Table 1 names, with its figures, and neighbours; none by another judge."""
     table = table1.make(Study(paper))[0]

@@ -143,7 +143,7 @@ def snakemake_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return call
 
 
-@pytest.mark.parametrize("arguments", [["+sweep=mini/dpo"], ["-m", "+sweep=mini/kto"], ["+sweep=mini/simpo_no_margin"]])
+@pytest.mark.parametrize("arguments", [["+sweep=mini/dpo"], ["-m", "+sweep=mini/kto"]])
 def test_both_doors_name_the_same_runs_and_ask_for_their_trainings_alone(snakemake_gets: Any, plan: Plan, arguments: list[str]) -> None:
     """Hydra's multirun and Plan.trials, with -m and without."""
     plan.scale["methods"], plan.scale["ablations"] = [arguments[-1].partition("/")[2]], []
@@ -153,7 +153,7 @@ def test_both_doors_name_the_same_runs_and_ask_for_their_trainings_alone(snakema
     assert len(wanted) == 12
 
 
-@pytest.mark.parametrize("name", ["gamma", "beta_dpo", "seeds"])
+@pytest.mark.parametrize("name", ["gamma", "seeds"])
 def test_both_doors_name_the_same_runs_of_a_figure_s_sweep(snakemake_gets: Any, plan: Plan, name: str) -> None:
     """Hydra's multirun and Plan.sweeps; the sweep names its settings itself, and its runs are evaluated."""
     got = snakemake_gets(f"+sweep=mini/{name}")

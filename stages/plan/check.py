@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields
+from contextlib import suppress
+from dataclasses import Field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages.benchmarks import BENCHMARKS
@@ -109,7 +112,43 @@ def _check_model(method: dict[str, Any]) -> None:
             raise UserError(f"method.revision: {model} is no folder here, and a hub id needs one: a commit of it, or main")
 
 
+class _NoFit(Exception):
+    """A value that is not of its key's type as it stands."""
+
+
+def _fitted(hint: Any, value: Any) -> Any:
+    """The plain ``value`` with the defaults of the type ``hint``, as OmegaConf has it; _NoFit where that refuses or converts a value."""
+    if hint is Any:
+        hint = dict[str, Any] if type(value) is dict else list[Any] if type(value) is list else type(value)
+    of, parts = get_origin(hint), get_args(hint)
+    if of is UnionType:  # with None, as every union of the schema
+        return None if value is None else _fitted(parts[0], value)
+    if is_dataclass(hint) and type(value) is dict and value.keys() <= (hints := _hints(cast(type, hint))).keys():
+        return {each.name: _fitted(hints[each.name], value.get(each.name, _default(each))) for each in fields(hint)}
+    if of is dict and type(value) is dict and all(type(key) is str for key in value):
+        return {key: _fitted(parts[1], inner) for key, inner in value.items()}
+    if of is list and type(value) is list:
+        return [_fitted(parts[0], inner) for inner in value]
+    if hint is float and type(value) is int and abs(value) < 2**53:
+        return float(value)
+    if type(value) is not hint or (hint is str and (value == MISSING or "${" in value)):
+        raise _NoFit
+    return value
+
+
+_hints = cache(get_type_hints)
+
+
+def _default(each: Field[Any]) -> Any:
+    if callable(each.default_factory):
+        return {} if is_dataclass(each.default_factory) else each.default_factory()
+    return each.default
+
+
 def _merge(schema: type, given: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``given`` with the schema's defaults; UserError where it does not fit: OmegaConf says why, and takes long also where it does."""
+    with suppress(_NoFit):
+        return cast(dict[str, Any], _fitted(schema, given))
     try:
         return plain(OmegaConf.merge(OmegaConf.structured(schema), given))
     except OmegaConfBaseException as error:

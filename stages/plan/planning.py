@@ -35,6 +35,7 @@ class Plan:
         self._raw = compose.compose_raw(overrides=[f"scale={scale}"] if scale else [])
         self._settings: dict[str, DictConfig] = {}
         self._methods: dict[tuple[str, str], DictConfig] = {}
+        self._contexts: dict[str, DictConfig] = {}  # a setting, for the method that takes values of it
         self._composed: dict[tuple[Any, ...], StageConfig] = {}
         self.scale = validate_scale(self._raw.scale)
         self.base = self.setting(self.scale["settings"][0])  # for the values that do not depend on the setting
@@ -67,8 +68,10 @@ class Plan:
         if setting not in (known := self.scale["settings"]):
             raise UserError(f"setting {setting!r} is not one of scale {self.scale['name']}: {', '.join(known)}{nearest(setting, known)}")
         if (setting, name) not in self._methods:
-            shared = self.setting(setting)
-            context = OmegaConf.create({"setting": shared.setting, "method": compose.part_of_conf("method", name)})
+            if setting not in self._contexts:
+                self._contexts[setting] = OmegaConf.create({"setting": self.setting(setting).setting})
+            context = self._contexts[setting]
+            context.method = compose.part_of_conf("method", name)
             try:
                 self._methods[setting, name] = validate_method(context.method)
             except UserError as error:
