@@ -33,7 +33,8 @@ report: "report/workflow.rst"
 
 wildcard_constraints:
     benchmark=r"\w+",
-    setting=r"\w+",
+    setting=r"[\w+=]+",
+    method=r"\w+",
     run=r"[\w+=.-]+",
     table="|".join(TABLES),
     figure="|".join(FIGURES),
@@ -159,23 +160,19 @@ rule judge:
 
 rule score:
     input:
-        config=f"{RUN}/eval/{{benchmark}}/score.yaml",
+        config=f"{RUN}/eval/score.yaml",
         made=lambda w: PLAN.upstream_manifests("score", **w),
-        answers=lambda w: f"{RUN}/eval/{targets.answers(PLAN, w.benchmark)}".format(**w),
-        judgments=lambda w: f"{RUN}/eval/{targets.judgments(PLAN, w.benchmark)}".format(**w),
+        answers=rules.answer.output,
+        judgments=rules.judge.output,
     output:
-        shown(
-            f"{RUN}/eval/{{benchmark}}/scores.json",
-            category="Runs",
-            subcategory="{setting}",
-            labels={"run": "{run}", "file": "{benchmark}"},
-        ),
+        [
+            shown(f"{RUN}/eval/{name}/scores.json", category="Runs", subcategory="{setting}", labels={"run": "{run}", "file": name})
+            for name in PLAN.benchmarks
+        ],
     log:
-        f"{RUN}/eval/{{benchmark}}/score.log",
-    params:
-        options=lambda w: targets.score_options(PLAN, w.benchmark),
+        f"{RUN}/eval/score.log",
     shell:
-        "python -m stages.score {params.options} --answers {input.answers} --judgments {input.judgments} --out {output} 2> {log}"
+        "python -m stages.score --config {input.config} 2> {log}"
 
 
 rule loglik:
@@ -206,6 +203,21 @@ rule controls:
         knobs=PLAN.knobs["judge"],
     shell:
         "python -m stages.controls --config {input.config} {resources.knobs} 2> {log}"
+
+
+# The trials of a method's sweep on the development questions.
+rule develop:
+    input:
+        config="results/{setting}/tuning/{method}/config.yaml",
+        made=lambda w: PLAN.upstream_manifests("develop", **w),
+    output:
+        shown("results/{setting}/tuning/{method}/manifest.json", category="Stages"),
+    log:
+        "results/{setting}/tuning/{method}/stage.log",
+    resources:
+        knobs=PLAN.knobs["judge"],
+    shell:
+        "python -m stages.develop --config {input.config} {resources.knobs} 2> {log}"
 
 
 rule efficiency:
@@ -283,6 +295,7 @@ rule tuning:
         config="results/tuning.yaml",
         made=lambda w: PLAN.upstream_manifests("tuning"),
         trials=lambda w: targets.trainings(trial[:2] for trial in PLAN.trials),
+        developed=lambda w: targets.developments(PLAN),
     output:
         "results/tuning.csv",
     log:
@@ -303,11 +316,23 @@ rule table4_picture:
         "python -m analysis.figures.table4_picture --results results --out results 2> {log}"
 
 
+rule greedy:
+    input:
+        config="results/{setting}/greedy/config.yaml",
+        made=lambda w: PLAN.upstream_manifests("greedy", **w),
+    output:
+        shown("results/{setting}/greedy/manifest.json", category="Stages"),
+    log:
+        "results/{setting}/greedy/stage.log",
+    shell:
+        "python -m stages.mini.greedy --config {input.config} 2> {log}"
+
+
 rule world_report:
     input:
         config="results/world_report.yaml",
         made=lambda w: PLAN.upstream_manifests("report"),
-        scores=targets.scores(PLAN, targets.runs(PLAN)),
+        scores=lambda w: targets.scores(PLAN, targets.reported(PLAN)),
     output:
         shown("results/world_report.json", category="Stages"),
     log:

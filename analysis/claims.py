@@ -15,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis import theory
-from analysis.evidence import ABLATED, Bounds, Evidence, Runs
+from analysis import draw, theory
+from analysis.evidence import ABLATED, Bounds, Evidence, Runs, in_chains
+from analysis.inventory import LIKELIHOOD
 from analysis.paper import reported
-from analysis.stats import Array, bins
+from analysis.stats import Array, Noise, bins, pooled
 from analysis.study import GREEK, METHODS, SETTINGS, Run, name_of
 from stages.lib.errors import UserError
 
@@ -26,6 +27,11 @@ LENGTH_BINS = 5  # of equally many pairs, by length difference
 EXACT = 1e-9  # the largest deviation from an identity that rounding may leave
 
 # -- figures, and what compares them ----------------------------------------------------------------------------------------
+
+
+# Whose noise: of all methods minus SFT; of the methods that have rewards, which SFT has not; of the claim's own method, where methods have
+# different scales (nats of a log-ratio, a reward's units).
+MINUS_SFT, REWARDED, OWN = "minus SFT", "rewarded", "own"
 
 
 class Figure(NamedTuple):
@@ -36,6 +42,7 @@ class Figure(NamedTuple):
     value:  computes it
     digits: how many decimals the scorecard prints
     metric: its name in analysis/paper.yaml, where that has it
+    noise:  whose noise between chains stands for that of methods with one chain (``between_chains``): MINUS_SFT, REWARDED, or OWN
     """
 
     of: str
@@ -43,11 +50,12 @@ class Figure(NamedTuple):
     value: Callable[[Evidence, Run], Array]
     digits: int = 1
     metric: str = ""
+    noise: str = MINUS_SFT
 
 
-def _mean(of: str, unit: str, values: Callable[[Evidence, Run], pd.Series | Array], digits: int = 1) -> Figure:
+def _mean(of: str, unit: str, values: Callable[[Evidence, Run], pd.Series | Array], digits: int = 1, noise: str = MINUS_SFT) -> Figure:
     """The mean of ``values``, which has one value for each answer or pair."""
-    return Figure(of, unit, lambda e, run: e.mean(of, np.asarray(values(e, run), dtype=float)), digits)
+    return Figure(of, unit, lambda e, run: e.mean(of, np.asarray(values(e, run), dtype=float)), digits, noise=noise)
 
 
 HELDOUT, RATIO = "held-out pairs", "mean log π/π_ref of"
@@ -57,11 +65,13 @@ ARENA_HARD = Figure("arena_hard", "Arena-Hard win rate, points", Evidence.arena_
 LENGTH = _mean("alpacaeval2", "characters an answer", lambda e, run: e.answers(run)["length"])
 ENDED = _mean("alpacaeval2", "answers that end, points", lambda e, run: e.answers(run)["ended"])
 REPEATED = _mean("alpacaeval2", "repeated 3-grams, points", lambda e, run: e.answers(run)["repeated"], 2)
-ACCURACY = _mean("heldout", f"reward accuracy on {HELDOUT}, points", lambda e, run: 100.0 * e.rewards(run, "heldout")["reward_right"])
+ACCURACY = _mean(
+    "heldout", f"reward accuracy on {HELDOUT}, points", lambda e, run: 100.0 * e.rewards(run, "heldout")["reward_right"], noise=REWARDED
+)
 CHOSEN = _mean("heldout", AVERAGE, lambda e, run: e.pairs(run, "heldout")["chosen_average"], 2)
-CHOSEN_RATIO = _mean("heldout", f"{RATIO} held-out chosen responses, nats", Evidence.chosen_ratio, 2)
-OWN_RATIO = _mean("alpacaeval2", f"{RATIO} own answers, nats", Evidence.own_ratio, 2)
-SPREAD = Figure("heldout", f"standard deviation of the margin on {HELDOUT}", Evidence.margin_spread, 2)
+CHOSEN_RATIO = _mean("heldout", f"{RATIO} held-out chosen responses, nats", Evidence.chosen_ratio, 2, OWN)
+OWN_RATIO = _mean("alpacaeval2", f"{RATIO} own answers, nats", Evidence.own_ratio, 2, OWN)
+SPREAD = Figure("heldout", f"standard deviation of the margin on {HELDOUT}", Evidence.margin_spread, 2, noise=OWN)
 RHO = Figure("heldout", f"Spearman's ρ of average log-likelihood and length, {HELDOUT}", Evidence.length_correlation, 2, metric="spearman")
 
 Measure = Callable[[Evidence, str], Bounds]  # in a setting
@@ -72,6 +82,18 @@ def _pairs(of: tuple[str, ...], minus: tuple[str, ...], every: list[str]) -> lis
     """The pairs of methods that a comparison is over. OTHERS are those of ``every`` that are named on neither side."""
     others = tuple(method for method in every if method not in (*of, *minus))
     return [(a, b) for a in (others if of == OTHERS else of) for b in (others if minus == OTHERS else minus)]
+
+
+def between_chains(e: Evidence, setting: str, figure: Figure, method: str = "") -> Noise | None:
+    """The noise between chains of a difference of a figure between two runs of one chain; None where that is not known.
+
+    figure: says whose noise it is. Where that is of a run, and not of its difference to SFT, two runs have √2 of it
+    method: the claim's own
+    """
+    methods = {MINUS_SFT: LIKELIHOOD if figure.of == "heldout" else (), REWARDED: draw.REWARDED, OWN: (method,)}[figure.noise]
+    minus = "sft" if figure.noise == MINUS_SFT else ""
+    noise = e.study.between_chains(setting, lambda run: float(figure.value(e, run)[0]), methods, minus)
+    return noise if minus or noise is None else Noise(math.sqrt(2) * noise.s, noise.df)
 
 
 def compare(figure: Figure, of: tuple[str, ...], minus: tuple[str, ...]) -> Measure:
@@ -85,37 +107,48 @@ def compare(figure: Figure, of: tuple[str, ...], minus: tuple[str, ...]) -> Meas
         effects = [[figure.value(e, by[a]) - figure.value(e, by[b]) for a, b in pairs] for by in runs]
         nearest = pairs[int(np.array(effects)[:, :, 0].mean(axis=0).argmin())]
         note = "" if len(pairs) == 1 else " against ".join(name_of(method, METHODS) for method in nearest)
-        return e.bounds(effects, e.size(figure.of, runs[0][nearest[0]]), note=note)
+        noise = None if in_chains(runs) else between_chains(e, setting, figure)
+        return e.bounds(effects, e.size(figure.of, runs[0][nearest[0]]), note=note, noise=noise)
 
     return measure
 
 
-def each_seed(of: tuple[str, ...], methods: tuple[str, ...], effect: Callable[[Evidence, Runs], Array]) -> Measure:
-    """An effect that is one number of a setting's runs of a seed.
+def each_chain(of: tuple[str, ...], methods: tuple[str, ...], effect: Callable[[Evidence, Runs], Array]) -> Measure:
+    """An effect that is one number of a setting's runs of a chain.
 
     of:      the benchmarks, or the split of pairs, that it is computed on
-    methods: whose runs it needs; none means all methods of Table 4
+    methods: whose runs it needs; none means all methods of Table 4, of which it is a mean
     effect:  computes it
     """
 
     def measure(e: Evidence, setting: str) -> Bounds:
         runs = e.by_seed(setting, methods or e.methods())
         effects = [[effect(e, by)] for by in runs]
-        return e.bounds(effects, min(e.size(name, next(iter(runs[0].values()))) for name in of))
+        noise = None if methods or in_chains(runs) else _of_all([effect(e, by) for by in e.chained(setting)])
+        return e.bounds(effects, min(e.size(name, next(iter(runs[0].values()))) for name in of), noise=noise)
 
     return measure
+
+
+def _of_all(by_chain: list[Array]) -> Noise | None:
+    """The noise of an effect over all methods: that of the same effect over the methods that all chains have."""
+    return pooled([[float(effect[0]) for effect in by_chain]])
 
 
 def families(figure: Figure) -> Measure:
     """The figure in an Instruct setting minus that in its Base setting, mean over Table 4's methods. ``setting`` is "base instruct"."""
 
+    def effect(e: Evidence, base: Runs, instruct: Runs) -> Array:
+        gaps: Array = np.mean([figure.value(e, instruct[method]) - figure.value(e, base[method]) for method in base], axis=0)
+        return gaps
+
     def measure(e: Evidence, setting: str) -> Bounds:
-        base, instruct = (e.by_seed(of, e.methods()) for of in setting.split())
-        effects = [
-            [np.mean([figure.value(e, b[method]) - figure.value(e, a[method]) for method in e.methods()], axis=0)]
-            for a, b in zip(base, instruct, strict=False)
-        ]
-        return e.bounds(effects, e.size(figure.of, next(iter(base[0].values()))))
+        base, instruct = setting.split()
+        own = [e.by_seed(of, e.methods()) for of in (base, instruct)]
+        effects = [[effect(e, *runs)] for runs in zip(*own, strict=False)]
+        chains = [e.chained(of) for of in (base, instruct)]
+        noise = None if in_chains(own[0]) else _of_all([effect(e, *runs) for runs in zip(*chains, strict=False)])
+        return e.bounds(effects, e.size(figure.of, next(iter(own[0][0].values()))), noise=noise)
 
     return measure
 
@@ -126,17 +159,23 @@ def longer(other: str) -> Measure:
     def effect(e: Evidence, by: Runs) -> Array:
         return 100 * (LENGTH.value(e, by["simpo"]) / LENGTH.value(e, by[other]) - 1)
 
-    return each_seed((LENGTH.of,), ("simpo", other), effect)
+    return each_chain((LENGTH.of,), ("simpo", other), effect)
 
 
 def lowest_margin(e: Evidence, setting: str) -> Bounds:
     """SimPO's mean margin in each of LENGTH_BINS bins of the length difference; the lowest of these."""
     pairs = [e.rewards(of["simpo"], "heldout") for of in e.by_seed(setting, ("simpo",))]
-    difference = pairs[0]["longer"].to_numpy(float)
-    places = bins(difference, LENGTH_BINS)
-    members = [places == place for place in np.unique(places)]
-    effects = [[e.ratio("heldout", np.where(inside, part["margin"], 0), inside) for inside in members] for part in pairs]
-    lowest = difference[members[int(np.array(effects)[:, :, 0].mean(axis=0).argmin())]]
+    effects, differences, members = [], [], []
+    for part in pairs:  # another chain's pairs are others
+        difference = part["longer"].to_numpy(float)
+        places = bins(difference, LENGTH_BINS)
+        members.append([places == place for place in np.unique(places)])
+        differences.append(difference)
+        effects.append([e.ratio("heldout", np.where(inside, part["margin"], 0), inside) for inside in members[-1]])
+    if len({len(inside) for inside in members}) > 1:
+        raise UserError(f"the chains' held-out pairs in {setting} fall into different numbers of bins by length difference")
+    difference = differences[0]
+    lowest = difference[members[0][int(np.array(effects)[:, :, 0].mean(axis=0).argmin())]]
     return e.bounds(effects, len(difference), note=f"where |y_w| - |y_l| is {lowest.min():.0f} to {lowest.max():.0f} tokens")
 
 
@@ -147,7 +186,7 @@ def margin_follows_length(e: Evidence, setting: str) -> Bounds:
         pairs = e.rewards(by["simpo_no_ln"], "heldout")
         return e.spearman("heldout", pairs["margin"].to_numpy(float), pairs["longer"].to_numpy(float))
 
-    return each_seed(("heldout",), ("simpo_no_ln",), effect)(e, setting)
+    return each_chain(("heldout",), ("simpo_no_ln",), effect)(e, setting)
 
 
 def rise(sweep: str, key: str, figure: Figure, sign: int = 1) -> Measure:
@@ -164,7 +203,8 @@ def rise(sweep: str, key: str, figure: Figure, sign: int = 1) -> Measure:
         low, high = min(by_value), max(by_value)
         pairs = list(zip(by_value[low], by_value[high], strict=False))
         effects = [[sign * (figure.value(e, b) - figure.value(e, a))] for a, b in pairs]
-        return e.bounds(effects, e.size(figure.of, pairs[0][0]), note=f"{GREEK[key]} from {low:g} to {high:g}")
+        noise = between_chains(e, setting, figure, pairs[0][0].method)
+        return e.bounds(effects, e.size(figure.of, pairs[0][0]), note=f"{GREEK[key]} from {low:g} to {high:g}", noise=noise)
 
     return measure
 
@@ -182,7 +222,8 @@ def rise_and_fall(e: Evidence, setting: str) -> Bounds:
 
     best = inside[int(to_ends(np.array(effects)[:, :, 0].mean(axis=0)).argmax())]
     note = f"best inside γ = {best:g}, ends {first:g} and {last:g}"
-    return e.bounds(effects, e.size(LC.of, by_value[best][0]), lambda values: float(to_ends(values).max()), note)
+    noise = between_chains(e, setting, LC)
+    return e.bounds(effects, e.size(LC.of, by_value[best][0]), lambda values: float(to_ends(values).max()), note, noise)
 
 
 def ranked_wrong(method: str) -> Measure:
@@ -193,7 +234,7 @@ def ranked_wrong(method: str) -> Measure:
         right = pairs["reward_right"].to_numpy()
         return 100 * e.ratio("train", (right & ~pairs["likelihood_right"].to_numpy()).astype(float), right)
 
-    return each_seed(("train",), (method,), effect)
+    return each_chain(("train",), (method,), effect)
 
 
 def harder(e: Evidence, setting: str) -> Bounds:
@@ -203,7 +244,7 @@ def harder(e: Evidence, setting: str) -> Bounds:
         gaps: Array = np.mean([e.win_rate(run) - e.arena_hard(run) for run in by.values()], axis=0)
         return gaps
 
-    return each_seed(("alpacaeval2", "arena_hard"), (), effect)(e, setting)
+    return each_chain(("alpacaeval2", "arena_hard"), (), effect)(e, setting)
 
 
 def separates_less(e: Evidence, setting: str) -> Bounds:
@@ -255,6 +296,8 @@ class Claim(NamedTuple):
     claimed:  the values that the claim asserts
     where:    each setting, each family of Base and Instruct, or the name of the one place
     digits:   how many decimals the scorecard prints
+    varies:   whether another chain may have another effect, so that a verdict needs the noise between chains: no identity, and no
+              training step's time or memory
     """
 
     id: str
@@ -265,6 +308,7 @@ class Claim(NamedTuple):
     claimed: Range = ABOVE_0
     where: str = IN_SETTINGS
     digits: int = 1
+    varies: bool = True
 
 
 def in_paper(claim: Claim, setting: str) -> str:
@@ -319,17 +363,19 @@ def _risen(id: str, claim: str, sweep: str, key: str, figure: Figure, paper: str
     return Claim(id, claim, measure, rise(sweep, key, figure, sign), paper, digits=figure.digits)
 
 
-def _wrong(id: str, claim: str, method: str, paper: str, claimed: Range) -> Claim:
+def _wrong(id: str, claim: str, method: str, paper: str, claimed: Range, varies: bool = True) -> Claim:
     """A claim that ``ranked_wrong`` measures."""
     ranks = "reward ranks right and average log-likelihood wrong, % of the former"
-    return Claim(id, claim, f"training pairs that {METHODS[method]}'s {ranks}", ranked_wrong(method), paper, claimed)
+    return Claim(id, claim, f"training pairs that {METHODS[method]}'s {ranks}", ranked_wrong(method), paper, claimed, varies=varies)
 
 
 def _less(id: str, claim: str, measure: str, cost: str, reported: str, claimed: Range) -> Claim:
     """What SimPO saves of DPO's training step, in percent. ``cost``: time or memory; ``reported``: its name in paper.yaml."""
     paper = Paper(lambda values: 100 * (1 - values["simpo", reported] / values["dpo", reported]), ("figure5c",))
     told = f"{measure} saved against DPO with a live reference, %"
-    return Claim(id, claim, told + " of a step" * (cost == "time"), lambda e, _: e.step(cost), paper, claimed, "a training step")
+    return Claim(
+        id, claim, told + " of a step" * (cost == "time"), lambda e, _: e.step(cost), paper, claimed, "a training step", varies=False
+    )
 
 
 def _longer(id: str, other: str) -> Claim:
@@ -346,7 +392,7 @@ def _exact(id: str, claim: str, measure: str, part: str, paper: str) -> Claim:
         deviation = theory.deviations()[part]
         return Bounds(deviation, deviation, deviation, theory.INSTANCES)
 
-    return Claim(id, claim, measure, measured, f"DPO, {paper}", IDENTITY, "enumerable spaces")
+    return Claim(id, claim, measure, measured, f"DPO, {paper}", IDENTITY, "enumerable spaces", varies=False)
 
 
 def _no_ppo(id: str, claim: str, measure: str, paper: str) -> Claim:
@@ -402,7 +448,7 @@ CLAIMS = (
     _risen("S9a", "Margins spread as γ grows", "gamma", "gamma", SPREAD, "flatter with γ (Figure 3b)"),
     _risen("S9b", "Chosen answers grow less likely as γ grows", "gamma", "gamma", CHOSEN, "falls with γ (Figure 3c)", -1),
     _wrong("S10a", "Likelihood ranks half of what DPO ranks right wrong", "dpo", "about half (Figure 4b)", ABOUT_HALF),
-    _wrong("S10b", "None of what SimPO ranks right, by construction", "simpo", "none (Figure 4b)", NONE),
+    _wrong("S10b", "None of what SimPO ranks right, by construction", "simpo", "none (Figure 4b)", NONE, varies=False),
     _compared("S11", "SimPO's reward accuracy is above DPO's", "SimPO minus DPO", ACCURACY, SIMPO, DPO, "above (Figure 4c)"),
     _risen("S12a", "DPO: larger β, smaller KL (held-out)", "beta_dpo", "beta", CHOSEN_RATIO, "falls with β (Figure 5a)", -1),
     _risen("S12b", "SimPO: larger β, smaller KL (held-out)", "beta_simpo", "beta", CHOSEN_RATIO, "falls with β (Figure 5a)", -1),

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
-from analysis.stats import Measured, binned, quantile, spearman
+from analysis.stats import Measured, binned, over_questions, quantile, spearman
 from analysis.study import SETTINGS, Run, Study, name_of
 from stages.benchmarks import BENCHMARKS
 from stages.lib.errors import UserError
@@ -35,6 +35,8 @@ LOOKS = {
     "simpo": Look(VERMILION, "D", "-", ""),
     "simpo_no_ln": Look(GREEN, "^", "-.", "xxxx"),
 }
+ACCURACY = "reward_accuracy"
+REWARDED = ("dpo", "simpo", "simpo_no_ln")  # the methods with rewards whose log-likelihoods every scale has (analysis/inventory.py)
 PLAIN = Look("black", "o", "-", "")
 SIDES = {"chosen": ("#56B4E9", "o"), "rejected": ("#CC79A7", "^")}  # no method's colours
 
@@ -53,8 +55,31 @@ def measure(study: Study, run: Run, metric: str) -> Measured:
     benchmark, known = METRICS[metric]
     value, n = (study.score(run, benchmark, key) for key in (known.key, known.n))
     error = [study.score(run, benchmark, key) for key in known.error]
-    low, high = error if len(error) == 2 else (value - z_of(study) * error[0], value + z_of(study) * error[0])
+    low, high = error if len(error) == 2 else over_questions(value, error[0], z_of(study))
     return Measured(value, low, high, n)
+
+
+def chains_reach(study: Study, setting: str, metric: str) -> float:
+    """How far a chain's metric lies from the mean of all chains at most (``stats.Noise.reach``); 0 where a setting has one chain.
+
+    metric: one of METRICS, pooled over the methods of the chains; or ACCURACY, the share of held-out pairs that a run's reward ranks right,
+            over those of them that have rewards
+    """
+    if metric == ACCURACY:
+        noise = study.between_chains(setting, lambda run: float(study.pairs(run, "heldout")["reward_right"].mean()), REWARDED)
+    else:
+        noise = study.between_chains(setting, lambda run: measure(study, run, metric).value)
+    return noise.reach(study.config["analysis"]["level"]) if noise else 0.0
+
+
+def told(study: Study, of: str = "") -> str:
+    """The caption's sentence on the noise between chains. ``of``: what the bars are of, where not all bars contain it."""
+    if study.n_chains == 1:
+        return "One chain: the bars do not contain what other seeds of pretraining and fine-tuning, or another machine, would change."
+    return (
+        f"The bars{of} also contain the spread between {study.n_chains} chains (pretraining, fine-tuning, pairs and trainings with other"
+        " seeds): they are about the method, not about this one chain."
+    )
 
 
 def first(study: Study, setting: str, method: str) -> Run:

@@ -23,8 +23,13 @@ interval goes from that function of the lower bounds to that function of the upp
 method. The percentiles of the resampled smallest would lie too low: they would contradict "highest of all" where all are equal. With one D
 the interval is D ± the quantile of |D* - D|.
 
-**Seeds.** Where all runs that a claim compares were trained with several seeds, each D_j is the mean over the seeds, and Student's t over
-the seeds' effects gives a second interval. SFT is the same start for every seed.
+**Chains.** A chain repeats pretraining, SFT, pairs and trainings with another seed. Where all runs that a claim compares are in several
+chains (or were trained with several seeds), each D_j is the mean over these, and Student's t over their effects gives a second interval.
+Each chain is compared with its own SFT; SFT is the same start for every training seed of a chain.
+
+Methods that are not in the other chains have one chain. The second interval is then D_j ± t s, for all j at once (Bonferroni). s is the
+standard deviation between chains of a like difference, pooled over the methods that are in all chains (analysis/claims.py, ``Figure``):
+the method minus SFT, in the same figure. Where there is no such figure either, no verdict is given.
 """
 
 from __future__ import annotations
@@ -41,7 +46,7 @@ import pandas as pd
 
 from analysis import stats
 from analysis.draw import swept
-from analysis.stats import Array
+from analysis.stats import Array, Noise
 from analysis.study import LOGLIK, METHODS, PLANNED, REWARDS, Run, Study, read_object, require
 from stages.benchmarks import arena_hard, mt_bench, paired
 from stages.benchmarks.rows import Row, as_number, check_same, check_texts, read_rows
@@ -55,20 +60,29 @@ T = TypeVar("T")
 
 
 class Bounds(NamedTuple):
-    """An effect with its interval over ``n`` questions or pairs, its interval over ``n_seeds`` seeds (NaN for one), and a note."""
+    """An effect with its interval over ``n`` questions or pairs, its interval over chains, and a note.
+
+    ``n_chains`` are the chains or training seeds of which the effect is the mean. For one, the interval over chains is of the noise
+    of other methods; NaN where that is not known.
+    """
 
     effect: float
     low: float
     high: float
     n: int
-    seed_low: float = math.nan
-    seed_high: float = math.nan
-    n_seeds: int = 1
+    chain_low: float = math.nan
+    chain_high: float = math.nan
+    n_chains: int = 1
     note: str = ""
 
     def wider(self) -> tuple[float, float]:
         """The lower of both lows and the higher of both highs."""
-        return float(np.nanmin([self.low, self.seed_low])), float(np.nanmax([self.high, self.seed_high]))
+        return float(np.nanmin([self.low, self.chain_low])), float(np.nanmax([self.high, self.chain_high]))
+
+
+def in_chains(draws: list[Runs]) -> bool:
+    """Whether the runs of ``Evidence.by_seed`` are of several chains, so that they show the noise between chains themselves."""
+    return len({run.setting for runs in draws for run in runs.values()}) > 1
 
 
 def once(make: Callable[..., T]) -> Callable[..., T]:
@@ -117,13 +131,19 @@ class Evidence:
         return found
 
     def by_seed(self, setting: str, methods: Iterable[str]) -> list[Runs]:
-        """The runs of ``methods``, for each seed with which all of them were trained."""
+        """The runs of ``methods``, for each seed with which all of them were trained, then for each further chain that has all of them."""
         found = {method: self.trained(setting, method) for method in methods}
-        first, *others = [runs for method, runs in found.items() if method != "sft"]
-        seeds = [seed for seed in first if all(seed in runs for runs in others)]
+        first, *rest = [runs for method, runs in found.items() if method != "sft"]
+        seeds = [seed for seed in first if all(seed in runs for runs in rest)]
         if not seeds:
             raise UserError(f"{', '.join(found)} in {setting} were trained with no seed in common; see seeds in conf/scale and conf/sweep")
-        return [{method: runs[None if method == "sft" else seed] for method, runs in found.items()} for seed in seeds]
+        own: list[Runs] = [{method: runs[None if method == "sft" else seed] for method, runs in found.items()} for seed in seeds]
+        others = [runs for runs in self.study.chains(setting)[1:] if found.keys() <= runs.keys()]
+        return [*own, *({method: runs[method] for method in found} for runs in others)]
+
+    def chained(self, setting: str) -> list[Runs]:
+        """The runs of a setting's chains, of Table 4's methods; empty where it has one chain."""
+        return [{method: run for method, run in runs.items() if method in self.methods()} for runs in self.study.chains(setting)]
 
     def sweep(self, name: str, key: str, setting: str, least: int = 2) -> dict[float, list[Run]]:
         """A sweep's runs in a setting by their value of ``key``, ascending; UserError for fewer than ``least`` values.
@@ -185,16 +205,19 @@ class Evidence:
         """
         return stats.resampled_spearman(x, y, self.counts(what, len(x) // texts))
 
-    def bounds(self, effects: list[list[Array]], n: int, join: Callable[[Array], float] = np.min, note: str = "") -> Bounds:
-        """The interval of an effect; see Intervals and Seeds above.
+    def bounds(
+        self, effects: list[list[Array]], n: int, join: Callable[[Array], float] = np.min, note: str = "", noise: Noise | None = None
+    ) -> Bounds:
+        """The interval of an effect; see Intervals and Chains above.
 
-        effects: for each seed the differences D_j, arrays (1 + resamples,)
+        effects: for each chain or seed the differences D_j, arrays (1 + resamples,)
         n:       how many questions or pairs there are
         join:    the effect as a monotone function of the D_j
         note:    what else to say
+        noise:   of a D_j between chains, where ``effects`` are of one chain and others are there
         """
-        by_seed = np.array(effects)
-        together = by_seed.mean(axis=0)
+        by_chain = np.array(effects)
+        together = by_chain.mean(axis=0)
         values, draws = together[:, 0], together[:, 1:]
         if not np.isfinite(values).all():
             raise UserError("one of its figures is not a number: a mean over nothing, or a correlation with a constant")
@@ -203,8 +226,11 @@ class Evidence:
         scaled = np.abs(draws - values[:, None]) / np.where(spread > 0, spread, 1)[:, None]
         reach = np.quantile(scaled.max(axis=0), self.rule["level"]) * spread
         effect, low, high = (float(join(part)) for part in (values, values - reach, values + reach))
-        _, seed_low, seed_high = stats.over_seeds((join(part[:, 0]) for part in by_seed), self.rule["level"])
-        return Bounds(effect, low, high, n, seed_low, seed_high, len(by_seed), note)
+        _, chain_low, chain_high = stats.over_chains((join(part[:, 0]) for part in by_chain), self.rule["level"])
+        if noise:
+            half = noise.reach(self.rule["level"], of=len(values))
+            chain_low, chain_high = float(join(values - half)), float(join(values + half))
+        return Bounds(effect, low, high, n, chain_low, chain_high, len(by_chain), note)
 
     def size(self, of: str, run: Run) -> int:
         """The number of a benchmark's questions, or of a run's pairs in a split."""

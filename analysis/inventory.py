@@ -47,12 +47,15 @@ EFFICIENCY = "results/efficiency/train_step.json"
 def needs(plan: Plan, name: str) -> list[str]:
     """What a script of analysis/ reads, besides results/tables.yaml."""
     rows, likelihood = of.runs(plan), [row[:2] for row in of.rows(plan) if row.method in LIKELIHOOD]
+    chained, likely = [row[:2] for row in plan.chained], [row[:2] for row in plan.chained if row.method in LIKELIHOOD]
     trained = [row[:2] for row in of.rows(plan) if plan.method(row.setting, row.method).objective is not None]
     match name:
-        case "table1" | "fig1_scores":
+        case "table1":
             return of.scores(plan, of.runs(plan, "methods"))
+        case "fig1_scores":
+            return of.scores(plan, of.runs(plan, "methods") + chained)
         case "table4":
-            return of.evaluations(plan, of.runs(plan, "methods"))
+            return of.evaluations(plan, of.runs(plan, "methods")) + of.scores(plan, chained)
         case "compare":  # Tables 4 to 6 of the paper
             return of.scores(plan, rows) + of.logliks(likelihood)
         case "table2":
@@ -60,12 +63,12 @@ def needs(plan: Plan, name: str) -> list[str]:
         case "table3":
             return of.trainings(trained)
         case "table5":
-            return of.evaluations(plan, of.runs(plan, "ablations"))
+            return of.evaluations(plan, of.runs(plan, "ablations")) + of.scores(plan, chained)
         case "table6" | "fig2_length":
             return of.logliks(likelihood)
         case "fig3_gamma" | "fig5_beta":
             runs = [trial[:2] for sweep in ABOUT[name] for trial in plan.sweeps.get(sweep, [])]
-            return of.scores(plan, runs) + of.logliks(runs)
+            return of.scores(plan, runs + chained) + of.logliks(runs + likely)
         case "fig4_dpo":
             return [*of.logliks(likelihood), EFFICIENCY]
         case "curves":
@@ -76,8 +79,8 @@ def needs(plan: Plan, name: str) -> list[str]:
         case "answers":
             return of.evaluations(plan, rows) + of.logliks(rows)
         case "scorecard":
-            every = list(dict.fromkeys([*rows, *of.swept(plan)]))
-            return [*of.evaluations(plan, every), *of.logliks(dict.fromkeys([*likelihood, *of.swept(plan)])), EFFICIENCY]
+            every = list(dict.fromkeys([*rows, *of.swept(plan), *chained]))
+            return [*of.evaluations(plan, every), *of.logliks(dict.fromkeys([*likelihood, *of.swept(plan), *likely])), EFFICIENCY]
     raise UserError(f"no script of analysis/ is called {name}{nearest(name, [*TABLES, *FIGURES, 'scorecard', 'answers'])}")
 
 

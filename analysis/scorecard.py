@@ -10,22 +10,25 @@ several parts has one row a part:
     id, claim, setting
     measure                what the effect is, with its unit
     effect, low, high      the effect and its interval over ``n`` questions or pairs (analysis/evidence.py)
-    seed_low, seed_high    its interval over ``n_seeds`` training seeds, where there are several
+    chain_low, chain_high  its interval over chains: pretraining, fine-tuning, pairs and trainings with other seeds
+    n_chains               the chains (or training seeds) whose mean the effect is; for one, the interval over chains is of the noise that
+                           other methods have between theirs
     n                      the number of questions or pairs, the smaller one where two benchmarks are compared; or of steps or instances
     claimed                the values that the claim asserts
     paper                  the paper's own effect: in this setting where it has it, else in all settings that it has
     verdict, reason
 
 **The rule** was fixed before the first figure was drawn (conf/config.yaml, ``analysis``). The interval goes from the lower of both lows to
-the higher of both highs, so neither chance in the questions nor chance in the seeds makes a verdict alone.
+the higher of both highs, so neither chance in the questions nor chance in the chains makes a verdict alone. Where the scale has several
+chains, a claim whose noise between them is not known is undecided: "one chain".
 
     reproduced      the interval lies wholly in what is claimed: above 0; or at most a limit; or, for "about p %", within p ± 100 about
     contradicted    the interval lies wholly above or wholly below what is claimed
     undecided       neither of these
     not measured    there is no effect; ``reason`` says why
 
-"Not notably longer" means at most 100 about percent longer. An identity may fail by at most 1e-9. The interval of one training seed says
-nothing about other seeds. Of sixty intervals at 95 %, three can be expected to miss the truth by chance.
+"Not notably longer" means at most 100 about percent longer. An identity may fail by at most 1e-9. Where the scale has one chain, no
+interval says what another would show. Of sixty intervals at 95 %, three can be expected to miss the truth by chance.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ from analysis.study import PAGE, SETTINGS, STYLE, Study, command_line, name_of, 
 from stages.lib.errors import UserError
 
 REPRODUCED, CONTRADICTED, UNDECIDED, NOT_MEASURED = "reproduced", "contradicted", "undecided", "not measured"
+ONE_CHAIN = "one chain: the noise between chains is not known for this effect"
 # Inches: a row, the gap between two claims, the heading's line, the legend; from the left, the claim and the settings. SIZE is in points.
 ROW, GAP, LINE, LEGEND = 0.152, 0.045, 0.12, 0.3
 CLAIM, CELLS, SIZE = 0.36, 2.84, 6.4
@@ -58,7 +62,7 @@ MARKS: dict[str, dict[str, Any]] = {
     UNDECIDED: {"marker": "o", "markerfacecolor": "white", "markeredgecolor": INK, "markersize": 5.0, "markeredgewidth": 0.9},
     NOT_MEASURED: {"marker": "_", "markeredgecolor": GREY, "markersize": 5.0, "markeredgewidth": 0.9},
 }
-COLUMNS = ("id", "claim", "setting", "measure", "effect", "low", "high", "seed_low", "seed_high", "n", "n_seeds")
+COLUMNS = ("id", "claim", "setting", "measure", "effect", "low", "high", "chain_low", "chain_high", "n", "n_chains")
 
 
 def verdict(low: float, high: float, claimed: tuple[float, float]) -> tuple[str, str]:
@@ -104,6 +108,8 @@ def rows(study: Study) -> pd.DataFrame:
             else:
                 row |= {key: value for key, value in measured._asdict().items() if key in row}
                 decided, reason = verdict(*measured.wider(), claimed)
+                if claim.varies and math.isnan(measured.chain_low) and study.n_chains > 1:
+                    decided, reason = UNDECIDED, ONE_CHAIN
                 reason += f"; {measured.note}" if measured.note else ""
             found.append(row | {"claimed": said(claimed), "paper": in_paper(claim, place), "verdict": decided, "reason": reason})
     return pd.DataFrame(found)
@@ -118,7 +124,7 @@ def printed(row: pd.Series, digits: int, is_whole: bool) -> str:
     """
     if row["verdict"] == NOT_MEASURED:
         return ""
-    low, high = row[["low", "seed_low"]].min(), row[["high", "seed_high"]].max()
+    low, high = row[["low", "chain_low"]].min(), row[["high", "chain_high"]].max()
     if high < 0.5 * 10**-digits and low == high != 0:
         return f"{row['effect']:.0e}"
     numbers = [f"{x:z.{digits}f}".replace("-", "−") for x in (row["effect"], low, high)]
@@ -175,15 +181,24 @@ def picture(frame: pd.DataFrame, settings: list[str], is_whole: bool = True) -> 
 def make(study: Study) -> tuple[Figure, pd.DataFrame, str]:
     frame, rule = rows(study), study.config["analysis"]
     counted = frame["verdict"].value_counts()
-    seeds = frame.loc[frame["n_seeds"] > 1, "id"].unique()
+    several = ", ".join(frame.loc[frame["n_chains"] > 1, "id"].unique()) or "no claim"
+    chains = f"Where all runs of a claim have several training seeds, the interval contains Student's t interval over them ({several})."
+    if study.n_chains == 1:
+        chains += " Only one chain exists: another pretraining, fine-tuning or machine is in no interval."
+    else:
+        chains = (
+            f"Intervals contain the noise between {study.n_chains} chains (pretraining, fine-tuning, pairs and trainings with other seeds):"
+            f" Student's t over the chains' effects where all runs of a claim are in all of them ({several}), else the noise that the"
+            ' methods in all chains have in the same figure. "one chain": not known, so undecided.'
+        )
     caption = study.caption(
         "The papers' claims, each with a verdict by a rule that was fixed beforehand. Beside the mark stand the effect and its"
         f" {rule['level']:.0%} interval, or the effect alone where there is no room. scorecard.csv has the units and the paper's figures.",
         study.rows(),
         "Reproduced: the interval lies wholly in what is claimed; contradicted: wholly outside it; undecided: neither.",
         f"Intervals: paired bootstrap over questions or pairs ({rule['resamples']:,} resamples), simultaneous over the methods where a"
-        " claim is about the best or the worst of them. Where all runs of a claim have several training seeds, the interval is widened to"
-        f" include Student's t interval over the seeds ({', '.join(seeds) or 'no claim'}).",
+        " claim is about the best or the worst of them.",
+        chains,
         "; ".join(f"{counted.get(name, 0)} {name}" for name in MARKS) + ".",
     )
     return picture(frame, study.config["settings"]), frame, caption

@@ -1,10 +1,17 @@
 """The statistics of analysis/: intervals, Spearman's ρ, bootstrap resamples, bins and densities. Nothing here reads a results folder.
 
 ``z`` is how many standard errors an interval reaches to either side: ``quantile(level)``.
+
+An interval is of one of three kinds. A chain is pretraining, fine-tuning, pairs and trainings with one seed.
+
+    over questions    ``over_questions``: other questions or pairs, the same model; or a bootstrap
+    over chains       ``over_chains``: the mean over all chains, where several were measured
+    expected          ``expected``: the figure of one more chain, of another machine's say
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
@@ -36,10 +43,15 @@ def quantile(level: float) -> float:
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
-def over_seeds(values: Iterable[float], level: float = 0.95) -> tuple[float, float, float]:
-    """(mean, low, high) of one figure over k training seeds: mean ± t s/√k, Student's t with k - 1 degrees of freedom.
+def over_questions(value: float, error: float, z: float) -> tuple[float, float]:
+    """value ± z standard errors."""
+    return value - z * error, value + z * error
 
-    The bounds are NaN for one seed.
+
+def over_chains(values: Iterable[float], level: float = 0.95) -> tuple[float, float, float]:
+    """(mean, low, high) of one figure over k chains, or training seeds: mean ± t s/√k, Student's t with k - 1 degrees of freedom.
+
+    The bounds are NaN for one chain.
     """
     from scipy import stats
 
@@ -51,6 +63,62 @@ def over_seeds(values: Iterable[float], level: float = 0.95) -> tuple[float, flo
     return middle, middle - half, middle + half
 
 
+class Noise(NamedTuple):
+    """The standard deviation ``s`` of a figure between chains, known with ``df`` degrees of freedom."""
+
+    s: float
+    df: int
+
+    def reach(self, level: float = 0.95, of: int = 1) -> float:
+        """t s: how far one chain's figure lies from the mean of all at most. ``of``: for that many figures at once (Bonferroni)."""
+        from scipy import stats
+
+        return float(stats.t.ppf(1 - (1 - level) / (2 * of), self.df) * self.s)
+
+
+def pooled(methods: Iterable[Iterable[float]]) -> Noise | None:
+    """The noise that several methods share: s² = Σ (x - mean of its method)² / df, df = Σ (k - 1) over methods of k chains each.
+
+    methods: a method's figures, one a chain; those that are NaN are left out
+
+    None where no method has two. The methods of a chain start from one model, so df is at most this.
+    """
+    squares, df = 0.0, 0
+    for values in methods:
+        found = np.asarray([value for value in values if not math.isnan(value)], dtype=float)
+        if len(found) > 1:
+            squares, df = squares + float(((found - found.mean()) ** 2).sum()), df + len(found) - 1
+    return Noise(math.sqrt(squares / df), df) if df else None
+
+
+def expected(value: float, noise: Noise, level: float = 0.95) -> tuple[float, float]:
+    """Where another chain's figure is expected: value ± t s √2, for both chains have the noise."""
+    half = math.sqrt(2) * noise.reach(level)
+    return value - half, value + half
+
+
+def widened(measured: Measured, reach: float) -> Measured:
+    """An interval over questions that contains the noise between chains too: √(half² + reach²) to either side (``Noise.reach``)."""
+    value, low, high, n = measured
+    return Measured(value, value - math.hypot(value - low, reach), value + math.hypot(high - value, reach), n)
+
+
+def p_of_zero(value: float, error: float, df: float, noise: Noise | None) -> float:
+    """The two-sided p of the t test that a value is 0; NaN where its standard error is 0 or none.
+
+    error, df: the standard error over questions, with its degrees of freedom
+    noise:     between chains. The error is then √(error² + s²), with the degrees of freedom of Welch and Satterthwaite
+    """
+    from scipy import stats
+
+    if not error > 0:
+        return math.nan
+    if noise and noise.s > 0:
+        both = error**2 + noise.s**2
+        error, df = math.sqrt(both), both**2 / (error**4 / df + noise.s**4 / noise.df)
+    return float(2 * stats.t.sf(abs(value) / error, df))
+
+
 def together(measured: Iterable[Measured]) -> Measured:
     """The mean over training seeds of the values and of the bounds. All seeds have the same prompts, so more seeds narrow no interval."""
     return Measured(*np.mean(list(measured), axis=0).tolist())
@@ -58,8 +126,8 @@ def together(measured: Iterable[Measured]) -> Measured:
 
 def mean(values: pd.Series, z: float) -> Measured:
     """mean ± z s/√n; the bounds are NaN for one value."""
-    middle, half = float(values.mean()), z * float(values.std(ddof=1)) / len(values) ** 0.5
-    return Measured(middle, middle - half, middle + half, len(values))
+    middle, error = float(values.mean()), float(values.std(ddof=1)) / len(values) ** 0.5
+    return Measured(middle, *over_questions(middle, error, z), len(values))
 
 
 def share(p: float, n: int, z: float) -> Measured:

@@ -3,7 +3,8 @@
 A script has a function ``make(study)``. Its last line is its command line: ``study.table(__doc__, "table5", make)`` or
 ``study.figure(__doc__, "fig3_gamma", make)``, with ``--results`` for the folder to read and ``--out`` for the one to write to. Planning
 writes results/tables.yaml, which lists the scale's settings, methods and benchmarks, the tables' runs (``rows``), the runs of the figures'
-sweeps (``sweeps``) and the rule by which claims are judged (``analysis``). Nothing here imports torch.
+sweeps (``sweeps``), the runs of further chains (``chains``) and the rule by which claims are judged (``analysis``). A chain repeats
+pretraining, fine-tuning, pairs and trainings of a setting with another seed. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from analysis import stats
 from stages.benchmarks import BENCHMARKS
 from stages.benchmarks.benchmark import Benchmark
 from stages.benchmarks.rows import as_number
@@ -109,6 +111,43 @@ class Study:
         """The tables' runs in order of setting, method and seed: all of them, or those of ``methods`` where any is named."""
         rows = [Run(**row, varied={}) for row in self.config["rows"]]
         return [row for row in rows if not methods or row.method in methods]
+
+    def chains(self, setting: str) -> list[dict[str, Run]]:
+        """The runs of a setting by method, a dict for each chain, the tables' own first. Empty where there is no other."""
+        found: dict[str, dict[str, Run]] = {}
+        for row in self.config.get("chains") or []:
+            if row["chain_of"] == setting:
+                run = Run(**{key: row[key] for key in ("setting", "run", "method", "seed")}, varied={})
+                found.setdefault(run.setting, {})[run.method] = run
+        if not found:
+            return []
+        own = {row.method: row for row in reversed(self.rows()) if row.setting == setting}  # the first seed's
+        shared = [method for method in own if all(method in runs for runs in found.values())]
+        return [{method: runs[method] for method in shared} for runs in (own, *found.values())] if shared else []
+
+    @property
+    def n_chains(self) -> int:
+        """The largest number of chains that a setting has."""
+        return max([1, *(len(self.chains(row["chain_of"])) for row in self.config.get("chains") or [])])
+
+    def between_chains(
+        self, setting: str, figure: Callable[[Run], float], methods: Iterable[str] = (), minus: str = ""
+    ) -> stats.Noise | None:
+        """The noise of a figure between the chains of a setting, pooled over methods. None where it has one chain.
+
+        figure:  computes it from a run
+        methods: the methods to pool, of those that the chains have; by default all of them
+        minus:   a method. If given, the figure is the difference to this method's in the same chain
+        """
+        chains = self.chains(setting)
+        if not chains or (minus and minus not in chains[0]):
+            return None
+        wanted = set(methods) or set(chains[0])
+
+        def value(runs: dict[str, Run], method: str) -> float:
+            return figure(runs[method]) - (figure(runs[minus]) if minus else 0.0)
+
+        return stats.pooled([value(runs, method) for runs in chains] for method in chains[0] if method in wanted - {minus})
 
     def sweep(self, name: str) -> list[Run]:
         """The runs of the sweep conf/sweep/<scale>/<name>.yaml in the grid's order; none where the scale has no such sweep."""

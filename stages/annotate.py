@@ -1,9 +1,9 @@
-"""Score every sampled answer with a reward model (the authors' on_policy_data_gen/reward_model_annotate.py).
+"""Score every sampled answer (the authors' on_policy_data_gen/reward_model_annotate.py).
 
     python -m stages.annotate --config results/mini_instruct/annotate/config.yaml
 
-In: a reward model with one score (folder or hub id) and stages/generate.py's generations.jsonl. Out: scored.jsonl in the authors' schema
-with the prompt's messages added, one row a prompt,
+In: stages/generate.py's generations.jsonl, and a reward model with one score (``model``: folder or hub id) or the mini world's rater
+(``rater``: stages/mini/raters.py). Out: scored.jsonl in the authors' schema, one row a prompt, with the prompt's messages besides,
 
     {"prompt_id", "prompt": text of the last user turn, "messages": [messages], "all_generated_responses": [n], "all_rm_scores": [n]}
 
@@ -18,9 +18,12 @@ from itertools import groupby
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import DictConfig
+
 from stages.lib import files, models
 from stages.lib.errors import UserError
 from stages.lib.records import Message, messages_of, numbered, text_of, value_of
+from stages.mini.raters import rate_all
 from stages.preference.data import check_conversation
 
 if TYPE_CHECKING:
@@ -88,20 +91,26 @@ def read_answers(path: str) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    config, folder = files.stage_config(__doc__)
+def by_model(rows: list[dict[str, Any]], config: DictConfig) -> tuple[list[float], int]:
+    """The reward model's score of each row of ``read_answers``, and how many conversations were cut."""
     tokenizer = models.load_tokenizer(config.model, config.revision)
     model = load_reward_model(config.model, config.revision).to(models.device()).eval()
-    rows = read_answers(config.generations)
     chats: list[list[Message]] = [[*row["prompt"], {"role": "assistant", "content": row["response"]}] for row in rows]
     for number, chat in enumerate(chats, start=1):
         check_conversation(chat, tokenizer, f"{config.generations}, line {number}")
     whole = [tuple(tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"]) for chat in chats]
     conversations = [tokens[: config.max_length] for tokens in whole]
     score_of = score(model, conversations)
+    return [score_of[tokens] for tokens in conversations], sum(len(tokens) > config.max_length for tokens in whole)
+
+
+def main() -> None:
+    config, folder = files.stage_config(__doc__)
+    rows = read_answers(config.generations)
+    scores, cut = (rate_all(rows, **config.rater), 0) if config.rater else by_model(rows, config)
 
     scored: list[dict[str, Any]] = []
-    together = zip(rows, (round(score_of[tokens], 6) for tokens in conversations), strict=True)
+    together = zip(rows, (round(score, 6) for score in scores), strict=True)
     for (prompt_id, messages), group in groupby(together, key=lambda pair: (pair[0]["prompt_id"], pair[0]["prompt"])):
         samples = list(group)
         prompt = next((turn["content"] for turn in reversed(messages) if turn["role"] == "user"), "")
@@ -112,7 +121,7 @@ def main() -> None:
     facts = {
         "prompts": len(scored),
         "responses": len(rows),
-        "cut": sum(len(tokens) > config.max_length for tokens in whole),
+        "cut": cut,
         "mean_score": fmean(score for row in scored for score in row["all_rm_scores"]),
         "mean_best_score": fmean(max(row["all_rm_scores"]) for row in scored),
     }

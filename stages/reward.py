@@ -1,9 +1,9 @@
 """Train a reward model on an annotator's preferences with TRL's RewardTrainer, to rank the on-policy answers with.
 
-    python -m stages.reward --config results/mini_instruct/reward/config.yaml --runtime micro_batch=8
+    python -m stages.reward --config results/smoke_on_policy/reward/config.yaml --runtime micro_batch=8
 
 The Bradley-Terry loss -log sigmoid(r(x, y_w) - r(x, y_l)); r is a linear function of the last token's hidden state. The paper takes
-released reward models (PairRM, ArmoRM). The mini world needs its own.
+released reward models (PairRM, ArmoRM). The smoke scale trains its own.
 
 In: a start model (folder or hub id), and ``data``, preferences in the schema of UltraFeedback binarized. ``heldout`` of them are kept for
 the accuracy, by whole prompts (stages/pairs.py:hold_out). Out: model/ (one label, its head's weights included), and a manifest with the

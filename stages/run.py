@@ -8,9 +8,9 @@ Each job of Hydra becomes a run with a name (stages/plan/run_names.py), trained 
 SFT model and the reference, and what exists is not made again. `snakemake` finds the same results. A run can vary ``method.*`` and
 ``seed``; change conf/ for everything else. Snakemake's own options go into SNAKEMAKE_ARGS.
 
-A sweep of conf/sweep/<scale>/ is the multirun in which a method's values were chosen. It trains, which gives numbers on held-out pairs
-(analysis/tables/tuning.py), and neither answers nor judges: ``hydra.callbacks.snakemake.until=train``. Any call may give this key, or
-``=score``. If the command line gives a key that the sweep varies, its values replace the sweep's.
+A sweep of conf/sweep/<scale>/ is the multirun among which a method's values are chosen. It only trains
+(``hydra.callbacks.snakemake.until=train``). The target results/tuning.csv also has its trials judged (stages/develop.py). Any call may give
+this key, or ``=score``. If the command line gives a key that the sweep varies, its values replace the sweep's.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Scores of one model on one benchmark, from its answers and their judgments: anybody's files in the benchmark's own format.
+"""Scores of one model on benchmarks, from its answers and their judgments: a run's, or anybody's files in a benchmark's own format.
 
+    python -m stages.score --config results/mini_base/runs/dpo/eval/score.yaml
     python -m stages.score --benchmark alpacaeval2 --answers model_outputs.json --judgments annotations.json \\
         --gamed df_gamed.csv --out scores.json
     python -m stages.score --benchmark arena_hard --answers model_answer.jsonl --judgments model_judgment.jsonl \\
@@ -23,7 +24,9 @@ In, plain or gzipped (.gz), answers and judgments for the same instructions:
     --baseline   arena_hard: the baseline's model_answer file, for its name
     --questions  mt_bench: question.jsonl, for the categories
 
-Out: ``scores.json``, with the protocol's version, counts, failures by kind, and the answers' lengths and shape (``shape``).
+    --config     a run's stage configuration, which names these files for each benchmark
+
+Out: ``scores.json``, a benchmark each, with the protocol's version, counts, failures by kind, and the answers' shape (``shape``).
 alpacaeval2: win rates in percent with standard errors: raw, discrete, and length-controlled by the package's own functions.
 arena_hard: the Bradley-Terry win rate with its bootstrap interval. mt_bench: the mean rating, by turn and category.
 oracle: the mean score in [0, 10], its standard error, and the mean count of each finding.
@@ -33,6 +36,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -81,7 +85,30 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def score(protocol: str, answered: Path, judged: Path, needed: Path | None, out: Path) -> None:
+    """Write the scores of one model on one benchmark, and print them.
+
+    protocol: the benchmark's
+    answered, judged: the files of answers and judgments
+    needed: the file that the benchmark's scores need besides, if any
+    """
+    benchmark = BENCHMARKS[protocol]
+    answers, judgments = read_rows(answered, benchmark.format.keys), read_rows(judged, benchmark.judgment_keys)
+    check_answers(answers, benchmark.format, str(answered))
+    benchmark.check(judgments, str(judged))
+    scores = benchmark.score(answers, judgments, needed)
+    files.write_json(out, plain(scores | shape(answers)))
+    failed = f", {scores['n_failed']} judgments failed" if "n_failed" in scores else ""
+    told = [scores["protocol"]["version"], *(f"{key} {scores[key]}" for key in ("judge", "baseline") if scores.get(key))]
+    print(f"score: {scores['generator']} on {protocol}: {benchmark.summary.format(**scores)}{failed}; {', '.join(told)}")
+
+
 def main() -> None:
+    if any(argument.startswith("--config") for argument in sys.argv):
+        config, _ = files.stage_config(__doc__)
+        for one in config.benchmarks.values():
+            score(one.protocol, Path(one.answers), Path(one.judgments), Path(one.needed) if one.needed else None, Path(one.scores))
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--benchmark", required=True, choices=sorted(BENCHMARKS))
     parser.add_argument("--answers", required=True, type=Path)
@@ -96,15 +123,7 @@ def main() -> None:
     if benchmark.needs and not needed:
         parser.error(f"--benchmark {args.benchmark} needs --{benchmark.needs}; --help says what that is")
 
-    answers, judgments = read_rows(args.answers, benchmark.format.keys), read_rows(args.judgments, benchmark.judgment_keys)
-    check_answers(answers, benchmark.format, str(args.answers))
-    benchmark.check(judgments, str(args.judgments))
-    scores = benchmark.score(answers, judgments, needed)
-    files.write_json(args.out, plain(scores | shape(answers)))
-    failed = f", {scores['n_failed']} judgments failed" if "n_failed" in scores else ""
-    told = [scores["protocol"]["version"], *(f"{key} {scores[key]}" for key in ("judge", "baseline") if scores.get(key))]
-    summary = benchmark.summary.format(**scores)
-    print(f"score: {scores['generator']} on {args.benchmark}: {summary}{failed}; {', '.join(told)}")
+    score(args.benchmark, args.answers, args.judgments, needed, args.out)
 
 
 if __name__ == "__main__":

@@ -23,20 +23,23 @@ PAIRS = {"train": 50, "heldout": 40}
 CATEGORIES = ["writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"]
 
 
-def make(results: Path, scale: str = "mini", **given: list[str]) -> Plan:
+def make(results: Path, scale: str = "mini", with_chains: bool = False, **given: list[Any]) -> Plan:
     """Everything that ``Plan.needs`` names for the scripts of analysis/, below ``results``; the plan that it was made by.
 
-    given: keys of the scale (settings, sweeps) in the place of conf's, for a folder that is made sooner.
+    with_chains: whether the folder has the scale's chains, as `snakemake paper` leaves it
+    given:       keys of the scale (settings, sweeps) in the place of conf's, for a folder that is made sooner
     """
     plan = Plan(scale)
     plan.scale |= given
+    plan.chained = targets.chains(plan) if with_chains else []
     results.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(plan.composed("tables")[1]), results / "tables.yaml")
     _questions(results, plan)
     runs = {(row.setting, row.run): row.method for row in targets.rows(plan)}
     runs |= {(trial.setting, trial.run): trial.method for trials in plan.sweeps.values() for trial in trials}
+    runs |= {(row.setting, row.run): row.method for row in plan.chained}
     for (setting, run), method in runs.items():
-        _run(results / setting / "runs" / run, plan, setting, run, method)
+        make_run(results / setting / "runs" / run, plan, setting, run, method)
     _controls(results, results / Path(targets.controls(plan)).parent.relative_to("results"))
     return plan
 
@@ -117,7 +120,8 @@ def _pair(name: str, draws: np.random.Generator) -> dict[str, Any]:
     return {"prompt_id": name, "prompt": prompt, **sides, "score_chosen": 2.0, "score_rejected": 1.0}
 
 
-def _run(folder: Path, plan: Plan, setting: str, run: str, method: str) -> None:
+def make_run(folder: Path, plan: Plan, setting: str, run: str, method: str) -> None:
+    """A run's training and evaluation in ``folder``."""
     draws = np.random.default_rng(crc32(f"{setting} {run}".encode()))
     skill = SKILL.get(method, 0.1)
     _training(folder, plan, setting, run, draws)

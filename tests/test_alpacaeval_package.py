@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from stages import assets, judge, score
 from stages.lib import files
 from stages.mini import calibrate, world
-from stages.plan import Plan, targets
+from stages.plan import Plan
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +98,7 @@ def test_the_packages_command_line_gives_our_annotations_and_scores(tmp_path: Pa
 
     stage(judge, "--config", path)
     told = [f"--answers={benchmark.answers}", f"--judgments={benchmark.judgments}", f"--out={eval_}/scores.json"]
-    stage(score, *targets.score_options(plan, "alpacaeval2").split(), *told)
+    stage(score, "--benchmark", "alpacaeval2", "--gamed", plan.base.benchmarks.alpacaeval2.gamed, *told)
     ours, scores = files.read_json(benchmark.judgments), files.read_json(eval_ / "scores.json")
 
     with serve(Path(path)) as server:

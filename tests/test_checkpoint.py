@@ -81,7 +81,7 @@ def test_a_checkpoint_takes_the_place_of_the_start_and_nothing_else_changes(conf
     plan = Plan("smoke")
     assert ("smoke_on_policy", "my_model") in targets.runs(plan, "methods")
     plan.write([])
-    assert Path("results/smoke_on_policy/runs/my_model/eval/mt_bench/score.yaml").is_file()
+    assert Path("results/smoke_on_policy/runs/my_model/eval/score.yaml").is_file()
     assert not Path("results/smoke/runs/my_model/config.yaml").exists()
 
 
@@ -219,19 +219,14 @@ def test_a_checkpoint_is_answered_judged_and_scored(
 
     stage(judge, "--config", plan.stage_config("judge", **where), *plan.knobs["judge"].split())
     capsys.readouterr()
-    for name in plan.benchmarks:
-        told = [
-            f"--answers={eval_ / targets.answers(plan, name)}",
-            f"--judgments={eval_ / targets.judgments(plan, name)}",
-            f"--out={eval_ / name}/scores.json",
-        ]
-        stage(score, *targets.score_options(plan, name).split(), *told)
+    stage(score, "--config", plan.stage_config("score", **where))
+    printed = capsys.readouterr().out.splitlines()
+    for name, line in zip(plan.benchmarks, printed, strict=True):
         scores = files.read_json(eval_ / f"{name}/scores.json")
         assert (scores["generator"], scores["protocol"]["version"]) == ("my_model", BENCHMARKS[name].version)
-        printed = capsys.readouterr().out
-        assert printed.startswith(f"score: my_model on {name}: ") and BENCHMARKS[name].version in printed
+        assert line.startswith(f"score: my_model on {name}: ") and BENCHMARKS[name].version in line
         if name != "oracle":
-            assert scores["judge"] == "mini-judge" and "judge mini-judge" in printed
+            assert scores["judge"] == "mini-judge" and "judge mini-judge" in line
     assert scores["n"] == 60
 
 

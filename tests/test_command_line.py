@@ -384,11 +384,11 @@ def test_a_scale_without_the_knobs_of_a_stage_that_it_has_is_told_so(tmp_path: P
     compose_raw = compose.compose_raw
 
     def composed(name: str = "config", overrides: Any = ()) -> Any:
-        return compose_raw(name, [*overrides, "~runtime.reward"] if name == "config" else overrides)
+        return compose_raw(name, [*overrides, "~runtime.sft"] if name == "config" else overrides)
 
     monkeypatch.setattr(compose, "compose_raw", composed)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"runtime.reward is missing in conf/scale/mini.yaml: it must give micro_batch"):
+    with pytest.raises(UserError, match=r"runtime.sft is missing in conf/scale/mini.yaml: it must give micro_batch"):
         Plan().write([])
 
 

@@ -18,6 +18,7 @@ from stages.plan.compose import CONF, compose_config
 from stages.plan.stage_configs import MADE_HERE
 
 Node = tuple[str, dict[str, str]]
+SETTINGS = ("mini_base", "mini_instruct")
 METHODS_LIKE_SIMPO = ("dpo", "simpo", "simpo_no_ln", "simpo_no_margin")
 
 SETTING_STAGES = ("sft", "generate", "reward", "annotate", "pairs", "reference")
@@ -47,7 +48,7 @@ def nodes(plan: Plan) -> list[Node]:
                 found.append((stage, {"setting": setting}))
     for setting, run in targets.runs(plan):
         found += [(stage, {"setting": setting, "run": run}) for stage in RUN_STAGES if (stage, run) != ("train", "sft")]
-        found += [("score", {"setting": setting, "run": run, "benchmark": benchmark}) for benchmark in plan.benchmarks]
+        found.append(("score", {"setting": setting, "run": run}))
     return [*found, ("controls", {"judge": plan.base.judge.name})]
 
 
@@ -120,6 +121,12 @@ def test_what_the_schema_takes_as_it_is_is_what_omegaconf_makes_of_it() -> None:
     assert fitted > 60
 
 
+def trial_nodes(plan: Plan) -> list[Node]:
+    """The stages that results/tuning.csv needs besides: the trials, trained and judged."""
+    found: list[Node] = [("train", {"setting": trial.setting, "run": trial.run}) for trial in plan.trials]
+    return found + [("develop", {"setting": setting, "method": method}) for setting, method in targets.tuned(plan)]
+
+
 @pytest.mark.parametrize("judge", sorted(path.stem for path in (CONF / "judge").glob("*.yaml")))
 @pytest.mark.slow
 def test_every_judge_composes(judge: str) -> None:
@@ -163,6 +170,14 @@ def test_every_number_in_conf_has_its_source() -> None:
         (["+nonsense=1"], "nonsense"),
         (["~setting.pairs.heldout"], "heldout"),
         (["method.objective=simppo"], "simppo.*did you mean 'simpo'"),
+        (["setting=mini_instruct", "setting.annotate.rater=null"], "setting.annotate: nobody scores .*give setting.annotate.model or"),
+        (
+            ["setting=mini_instruct", "+setting.annotate.model=a/b"],
+            "setting.annotate: model a/b and a rater; set .*rater or .*model to null",
+        ),
+        (["setting=smoke_on_policy", "setting.annotate.max_length=null"], "setting.annotate.max_length: reward models need it"),
+        (["setting=smoke_on_policy", "setting.annotate.max_length=0"], "setting.annotate.max_length=0: expected more than 0"),
+        (["setting=mini_instruct", "setting.annotate.rater.noise=-1"], "setting.annotate.rater.noise=-1.0: expected at least 0"),
     ],
 )
 @pytest.mark.slow
@@ -227,8 +242,9 @@ def test_all_that_the_targets_need_is_written_while_planning(plan: Plan) -> None
 # The controls are of the judge and of the first run's answers, which is SFT's: no training reaches them.
 JUDGED = {"judge", "score"}
 EVALUATION = {*JUDGED, "controls"}
+BY_JUDGE = {"develop", *EVALUATION}
 ANSWERED = {"answer", "loglik", *EVALUATION}
-FITTED = {"train", "answer", "loglik", *JUDGED}
+FITTED = {"train", "develop", "answer", "loglik", *JUDGED}
 TRAINED = {"reference", *FITTED}
 ON_POLICY = {"generate", "annotate", "pairs", *TRAINED}
 FINE_TUNED = {"sft", "reward", "controls", *ON_POLICY}
@@ -240,12 +256,14 @@ TABLE: list[tuple[str, set[str]]] = [
     (r"runtime\.", NOTHING),
     (r"seed$", PRETRAINED),
     (r"world\.", EVERYTHING),
-    (r"judge\.server\.(?!module)", {"calibrate", *EVALUATION}),
-    (r"judge\.server\.module", {"calibrate", *EVALUATION}),
+    (r"judge\.server\.", {"calibrate", *BY_JUDGE}),
     (r"judge\.budget", NOTHING),
-    (r"judge\.", EVALUATION),
+    (r"judge\.", BY_JUDGE),
+    (r"development\.", {"develop"}),
+    (r"benchmarks\.alpacaeval2\.assets\.", {"assets", *BY_JUDGE}),
+    (r"benchmarks\.alpacaeval2\.swap_seed", {"calibrate", *BY_JUDGE}),
+    (r"benchmarks\.alpacaeval2\.(decoding|template)", BY_JUDGE),
     (r"benchmarks\.\w+\.assets\.", {"assets", *EVALUATION}),
-    (r"benchmarks\.alpacaeval2\.swap_seed", {"calibrate", *EVALUATION}),
     (r"benchmarks\.\w+\.answering\.", ANSWERED),
     (r"benchmarks\.\w+\.(questions|protocol)", ANSWERED),
     (r"benchmarks\.\w+\.gamed", {"score"}),
@@ -262,13 +280,13 @@ TABLE: list[tuple[str, set[str]]] = [
     (r"setting\.pairs\.", TRAINED),
     (r"setting\.training\.precision", TRAINED),
     (r"setting\.training\.", FITTED),
-    (r"setting\.(decoding\.|stop_token_ids)", ANSWERED),
+    (r"setting\.(decoding\.|stop_token_ids)", {"develop", *ANSWERED}),
     (r"setting\.tuned\.", FITTED),
     (r"method\.", FITTED),
 ]
 # Names and forms: what they change is another experiment, or nothing that can be run.
 FIXED = (
-    r"(.*\.)?(name|protocol|version|objective|reference|package|path|licence|url)$|benchmarks\.\w+\.answers$|world\.writers\.\w+$"
+    r"(.*\.)?(name|chain|protocol|version|objective|reference|package|path|licence|url)$|benchmarks\.\w+\.answers$|world\.writers\.\w+$"
     r"|judge\.base_url"
 )
 
@@ -303,9 +321,9 @@ def jobs(plan: Plan, texts: dict[str, str], before: dict[str, str]) -> set[tuple
     """(stage, run) of all that Snakemake would make again: what a changed stage configuration belongs to, and all that follows from it."""
     again: set[tuple[str, str]] = set()
     folders: set[str] = set()
-    for stage, where in nodes(plan):  # in the order in which one follows from the other
+    for stage, where in [*nodes(plan), *trial_nodes(plan)]:  # in the order in which one follows from the other
         path = plan.composed(stage, **where)[0]
-        run = f"{where.get('setting', '')}/{where.get('run', '')}"
+        run = f"{where.get('setting', '')}/{where.get('run', where.get('method', ''))}"
         needs = {str(Path(manifest).parent) for manifest in plan.upstream_manifests(stage, **where)}
         follows = {"judge": "answer", "loglik": "answer", "score": "judge", "controls": "answer"}.get(stage)
         of = "mini_base/sft" if stage == "controls" else run
@@ -315,9 +333,12 @@ def jobs(plan: Plan, texts: dict[str, str], before: dict[str, str]) -> set[tuple
     return again
 
 
+@pytest.mark.parametrize("scored_by", ["rater", "reward model"])
 @pytest.mark.slow
-def test_a_value_makes_again_what_it_reaches_and_nothing_else(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every leaf of conf/ at mini scale, changed one at a time, against TABLE."""
+def test_a_value_makes_again_what_it_reaches_and_nothing_else(scored_by: str, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every leaf of conf/ at mini scale, changed one at a time, against TABLE. Then what is different where mini_instruct has
+    smoke_on_policy's reward model in the rater's place."""
+    walking = {"rater": "", "reward model": r"setting\.(sft|reward|annotate)\."}[scored_by]
     kept: dict[str, Any] = {}
     change: list[tuple[tuple[str, ...], Any]] = []
     compose_raw = compose.compose_raw
@@ -325,6 +346,9 @@ def test_a_value_makes_again_what_it_reaches_and_nothing_else(plan: Plan, monkey
     def composed(name: str = "config", overrides: Iterable[str] = ()) -> Any:
         if name not in kept:
             kept[name] = compose_raw(name, overrides)
+            if (name, scored_by) == ("setting/mini_instruct", "reward model"):
+                for key in ("reward", "annotate"):
+                    kept[name].setting[key] = composed("setting/smoke_on_policy").setting[key]
         config = kept[name].copy()
         if name == "config" and change:  # the other methods are planned as these are; the one whose values change is among them
             config.scale.methods = list(dict.fromkeys(["sft", "dpo", "simpo", *(path[2] for path, _ in change if path[1:2] == ("tuned",))]))
@@ -340,14 +364,18 @@ def test_a_value_makes_again_what_it_reaches_and_nothing_else(plan: Plan, monkey
         return config
 
     monkeypatch.setattr(compose, "compose_raw", composed)
+    monkeypatch.setattr(
+        compose, "sweep", lambda name: {"method": [name.partition("/")[2]], "seed": [7]}
+    )  # a trial with the method's own values
 
     def texts() -> tuple[Plan, dict[str, str]]:
         compose.part_of_conf.cache_clear()
         changed = Plan()
-        found = (changed.composed(stage, **where) for stage, where in nodes(changed))
+        found = (changed.composed(stage, **where) for stage, where in [*nodes(changed), *trial_nodes(changed)])
         return changed, {path: str(values) for path, values in found}
 
-    _, before = texts()
+    first, before = texts()
+    made = {stage for stage, _ in [*nodes(first), *trial_nodes(first)]}  # a stage that no setting of the scale has is made by none
     full = composed()
     full.setting = OmegaConf.merge(composed("setting/mini_base").setting, composed("setting/mini_instruct").setting)
     full.setting.pretrain = composed("setting/mini_base").setting.pretrain
@@ -355,21 +383,48 @@ def test_a_value_makes_again_what_it_reaches_and_nothing_else(plan: Plan, monkey
     walked = 0
     for path, value in walk(OmegaConf.to_container(full, resolve=False)):
         key = ".".join(path)
-        if re.match(FIXED, key) or value is None or (isinstance(value, str) and "${" in value and "/" not in value):
+        if (
+            not re.match(walking, key)
+            or re.match(FIXED, key)
+            or value is None
+            or (isinstance(value, str) and "${" in value and "/" not in value)
+        ):
             continue
         wanted = next((stages for pattern, stages in TABLE if re.match(pattern, key)), None)
         assert wanted is not None, f"{key}: what it makes again stands in no row of TABLE"
         change[:] = [(path, another(key, value))]
         changed, after = texts()
         found = jobs(changed, after, before)
-        assert {stage for stage, _ in found} == wanted, key
+        assert {stage for stage, _ in found} == wanted & made, key
         if key.startswith("method."):
-            assert {run for _, run in found} <= {f"{s}/{m}" for s in ("mini_base", "mini_instruct") for m in METHODS_LIKE_SIMPO}, key
+            assert {run.partition("+")[0] for _, run in found} <= {f"{s}/{m}" for s in SETTINGS for m in METHODS_LIKE_SIMPO}, key
         if key.startswith("setting.tuned."):
-            assert {run.partition("/")[2] for _, run in found} == {path[2]}, key
+            assert {run.partition("/")[2].partition("+")[0] for _, run in found} == {path[2]}, key
         walked += 1
-    assert walked > 150
+    assert walked > {"rater": 150, "reward model": 20}[scored_by]
     compose.part_of_conf.cache_clear()
+
+
+def test_trials_are_judged_on_the_scale_s_development_questions(plan: Plan) -> None:
+    """stage_configs.develop: its trials' models are inputs; without questions, or without trials, a sentence says what to set."""
+    path, values = plan.composed("develop", setting="mini_base", method="dpo")
+    assert path == "results/mini_base/tuning/dpo/config.yaml" and len(values["trials"]) == 8
+    judged = plan.composed("judge", setting="mini_base", run="dpo")[1]
+    assert values["judge"] == judged["judge"]
+    answered = plan.composed("answer", setting="mini_base", run="dpo")[1]["benchmarks"]["alpacaeval2"]
+    shown = judged["benchmarks"]["alpacaeval2"]
+    made = values["benchmarks"]["development"]
+    assert made.keys() == answered.keys() | {"version", "baseline", "template", "swap_seed", "decoding"}
+    assert all(made[key] == (shown | answered)[key] for key in made.keys() - {"questions", "baseline"})
+    upstream = {f"{Path(model).parent}/manifest.json" for model in values["trials"].values()}
+    upstream |= {"results/worlds/mini/manifest.json", "results/assets/alpacaeval2/manifest.json"}
+    assert set(plan.upstream_manifests("develop", setting="mini_base", method="dpo")) == upstream
+    with pytest.raises(UserError, match=r"method sft has no trials in mini_base: write conf/sweep/mini/sft.yaml"):
+        plan.composed("develop", setting="mini_base", method="sft")
+    with pytest.raises(UserError, match=r"scale paper has no development questions: set development.questions .*in conf/scale/paper.yaml"):
+        paper = Plan("paper")
+        paper.scale["settings"] = ["llama3_base"]
+        paper.write(["results/tuning.csv"])
 
 
 def test_what_a_stage_configuration_names_is_an_input(plan: Plan) -> None:
@@ -383,7 +438,7 @@ def test_what_a_stage_configuration_names_is_an_input(plan: Plan) -> None:
     assert made("train", run="dpo") == [*made("train")[:1], "results/mini_base/reference/manifest.json", *made("train")[1:]]
     assert made("answer", run="sft") == ["results/mini_base/sft/manifest.json", "results/worlds/mini/manifest.json"]
     assert made("pairs", "mini_instruct") == ["results/mini_instruct/annotate/manifest.json"]
-    assert made("annotate", "mini_instruct") == [f"results/mini_instruct/{stage}/manifest.json" for stage in ("generate", "reward")]
+    assert made("annotate", "mini_instruct") == ["results/mini_instruct/generate/manifest.json", "results/worlds/mini/manifest.json"]
     assert made("generate", "mini_instruct") == ["results/mini_instruct/sft/manifest.json", "results/worlds/mini/manifest.json"]
 
 

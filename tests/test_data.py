@@ -253,7 +253,7 @@ def test_a_turn_that_the_template_leaves_out_is_refused(said: str, tmp_path: Pat
     monkeypatch.setattr(annotate, "load_reward_model", lambda *_: tiny.llama())
     shared = {"stage": "annotate", "model": "./model", "revision": None, "max_length": 64}
     with pytest.raises(UserError, match=f"^rows.jsonl, {gone}"):
-        stage(annotate, monkeypatch, "annotate", generations="rows.jsonl", **shared)
+        stage(annotate, monkeypatch, "annotate", generations="rows.jsonl", rater=None, **shared)
     files.write_jsonl("rows.jsonl", [{"prompt_id": "1", "prompt": turns}])
     monkeypatch.setattr(generate, "start_engine", lambda *_: pytest.fail("started"))
     with pytest.raises(UserError, match=f"^rows.jsonl, {gone}"):

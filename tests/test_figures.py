@@ -33,6 +33,7 @@ from analysis.stats import spearman
 from analysis.study import PAGE, STYLE, Drawn, Study, figure, save
 from stages.lib import files
 from stages.lib.errors import UserError
+from stages.plan import Plan
 from tests import folder
 
 SCRIPTS: dict[str, ModuleType] = {
@@ -50,6 +51,16 @@ def results(finished: Path) -> Path:
 def copied(results: Path, tmp_path: Path) -> Path:
     """A results folder to change."""
     return Path(shutil.copytree(results, tmp_path / "results", copy_function=os.link))
+
+
+@pytest.fixture
+def seeded(copied: Path) -> Path:
+    """A results folder with two more seeds of DPO's training."""
+    plan = Plan("mini")
+    for setting in ("mini_base", "mini_instruct"):
+        for run in ("dpo+seed=0", "dpo+seed=1"):
+            folder.make_run(copied / setting / "runs" / run, plan, setting, run, "dpo")
+    return copied
 
 
 @pytest.fixture(scope="module")
@@ -233,14 +244,14 @@ def test_fig1_draws_the_scores_with_their_intervals(results: Path, drawn: dict[s
         assert row.n == scores["n_total"]
 
 
-def test_fig1_draws_the_mean_of_several_seeds_and_the_seeds(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tables: Any = OmegaConf.to_container(OmegaConf.load(copied / "tables.yaml"))
+def test_fig1_draws_the_mean_of_several_seeds_and_the_seeds(seeded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables: Any = OmegaConf.to_container(OmegaConf.load(seeded / "tables.yaml"))
     tables["rows"] += [{"setting": "mini_base", "run": f"dpo+seed={seed}", "method": "dpo", "seed": seed} for seed in (0, 1)]
-    (copied / "tables.yaml").unlink()
-    OmegaConf.save(OmegaConf.create(tables), copied / "tables.yaml")
-    picture, frame, caption = made(fig1_scores, copied)
+    (seeded / "tables.yaml").unlink()
+    OmegaConf.save(OmegaConf.create(tables), seeded / "tables.yaml")
+    picture, frame, caption = made(fig1_scores, seeded)
     values = [
-        json.loads((copied / f"mini_base/runs/{run}/eval/alpacaeval2/scores.json").read_text())["length_controlled_winrate"]
+        json.loads((seeded / f"mini_base/runs/{run}/eval/alpacaeval2/scores.json").read_text())["length_controlled_winrate"]
         for run in ("dpo", "dpo+seed=0", "dpo+seed=1")
     ]
     mean = only(frame, setting="mini_base", method="dpo", metric="lc_win_rate", seed="mean")
@@ -383,7 +394,11 @@ def test_fig5_names_both_estimators_and_computes_them_over_sequences(results: Pa
             assert row[f"{name}_n"] == len(ratios)
         scores = json.loads((results / trial.setting / "runs" / trial.run / "eval/alpacaeval2/scores.json").read_text())
         assert row["lc_win_rate"] == pytest.approx(scores["length_controlled_winrate"], abs=1e-9)
-    assert all(axes.get_xscale() == "log" for axes in drawn["fig5_beta"][0].axes[:3])
+        sides = averages(results, trial.setting, trial.run, "heldout")
+        if trial.method == "dpo":
+            sides = log_ratios(results, trial.setting, trial.run, "heldout")
+        assert row["reward_accuracy"] == pytest.approx((sides[0] > sides[1]).mean(), abs=1e-9)
+    assert all(axes.get_xscale() == "log" for axes in drawn["fig5_beta"][0].axes[:4])
 
 
 def test_a_sweep_that_varies_another_key_or_is_not_there_is_a_sentence(copied: Path) -> None:
@@ -396,8 +411,61 @@ def test_a_sweep_that_varies_another_key_or_is_not_there_is_a_sentence(copied: P
         fig3_gamma.make(study)
 
 
-def test_a_sweep_over_seeds_too_is_averaged(copied: Path) -> None:
-    study = Study(copied)
+@pytest.fixture(scope="module")
+def chained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished scale with chains, in the setting that the sweeps are of."""
+    path = tmp_path_factory.mktemp("chained") / "results"
+    methods = ["sft", "dpo", "simpo", "simpo_no_ln"]
+    folder.make(path, with_chains=True, settings=["mini_instruct"], methods=methods, ablations=["simpo"], chained=methods)
+    return path
+
+
+def spread(chained: Path, value: Callable[[str, str], float], *methods: str) -> float:
+    """t s of a figure, pooled over methods of three chains. ``value``: of a setting and method."""
+    every = np.array([[value(f"mini_instruct{chain}", method) for chain in ("", "+chain=1", "+chain=2")] for method in methods])
+    return float(stats.t.ppf(0.975, 2 * len(methods)) * np.sqrt(every.var(axis=1, ddof=1).mean()))
+
+
+def test_bars_contain_the_spread_between_chains_and_captions_say_so(chained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fig1, fig3, fig5: in squares beside the interval over questions; of accuracy over the methods with rewards."""
+
+    def lc(setting: str, method: str) -> float:
+        path = chained / setting / "runs" / method / "eval/alpacaeval2/scores.json"
+        return float(json.loads(path.read_text())["length_controlled_winrate"])
+
+    def accuracy(setting: str, method: str) -> float:
+        found = log_ratios if method == "dpo" else averages
+        chosen, rejected = found(chained, setting, method, "heldout")
+        if method == "simpo_no_ln":
+            chosen, rejected = (texts(chained, setting, method, "heldout", side)["logp"] for side in ("chosen", "rejected"))
+        return float((chosen > rejected).mean())
+
+    half = np.hypot(Z, spread(chained, lc, "sft", "dpo", "simpo", "simpo_no_ln"))  # each run's standard error is 1
+    reach = spread(chained, accuracy, "dpo", "simpo", "simpo_no_ln")
+    found = {name: made(SCRIPTS[name], chained) for name in ("fig1_scores", "fig3_gamma", "fig5_beta")}
+    shown = only(found["fig1_scores"][1], metric="lc_win_rate", method="dpo")
+    assert shown["high"] - shown["value"] == pytest.approx(half)
+    shown = only(found["fig3_gamma"][1], gamma=8, quantity="lc_win_rate")
+    assert shown["high"] - shown["value"] == pytest.approx(half)
+    shown = only(found["fig3_gamma"][1], gamma=8, quantity="reward_accuracy")
+    interval = stats.binomtest(round(shown["value"] * shown["n"]), int(shown["n"])).proportion_ci(method="wilson")
+    assert shown["high"] - shown["value"] == pytest.approx(np.hypot(interval.high - shown["value"], reach))
+    frame = found["fig5_beta"][1]
+    assert (frame["lc_win_rate_high"] - frame["lc_win_rate"]).tolist() == pytest.approx([half] * len(frame))
+    own = "kl_mean_log_ratio_own_answers"  # whose noise at each β is not known
+    assert (frame[f"{own}_high"] - frame[own]).tolist() == pytest.approx((Z * frame[f"{own}_standard_error"]).tolist())
+    for picture, _, caption in found.values():
+        assert "the spread between 3 chains" in caption
+        assert_readable(picture, monkeypatch)
+
+
+@pytest.mark.slow
+def test_one_chain_is_said_to_be_one(drawn: dict[str, Drawn]) -> None:
+    assert all("One chain: " in drawn[name][2] for name in ("fig1_scores", "fig3_gamma", "fig5_beta"))
+
+
+def test_a_sweep_over_seeds_too_is_averaged(seeded: Path) -> None:
+    study = Study(seeded)
     study.config["sweeps"]["beta_dpo"] = [
         {"setting": "mini_instruct", "run": run, "method": "dpo", "varied": {"beta": 0.05, "seed": seed}}
         for run, seed in (("dpo", 42), ("dpo+seed=0", 0))
@@ -405,7 +473,7 @@ def test_a_sweep_over_seeds_too_is_averaged(copied: Path) -> None:
     with mpl.style.context(STYLE):
         _, frame, caption = fig5_beta.make(study)
     row = only(frame, method="dpo", beta=0.05)
-    each = [np.mean(log_ratios(copied, "mini_instruct", run, "heldout")[0]) for run in ("dpo", "dpo+seed=0")]
+    each = [np.mean(log_ratios(seeded, "mini_instruct", run, "heldout")[0]) for run in ("dpo", "dpo+seed=0")]
     assert row["kl_mean_log_ratio_heldout_chosen"] == pytest.approx(np.mean(each), abs=1e-9)
     assert row["seeds"] == 2 and "Means over training seeds" in caption
 

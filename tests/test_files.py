@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +109,25 @@ def test_a_manifest_tells_a_missing_and_a_changed_file(tmp_path: Path) -> None:
         files.read_manifest(tmp_path)
     with pytest.raises(UserError, match=r"nowhere/manifest\.json does not exist"):
         files.read_manifest(tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+def test_a_manifest_records_the_machine_and_loads_no_torch_for_it(tmp_path: Path) -> None:
+    """The processor and the switches that are set; kernels and threads only where the stage has loaded torch."""
+    write = "from pathlib import Path; from omegaconf import OmegaConf; from stages.lib import files; import sys"
+    write += "; files.write_manifest(Path(sys.argv[1]), OmegaConf.create()); print('torch' in sys.modules)"
+    env = {**os.environ, "MKL_CBWR": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    done = subprocess.run([sys.executable, "-c", write, str(tmp_path)], env=env, capture_output=True, text=True, check=True)
+    machine = files.read_manifest(tmp_path)["machine"]
+    assert done.stdout == "False\n"
+    assert machine.pop("switches").items() >= {"MKL_CBWR": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}.items()
+    name = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    assert list(machine) == ["processor"] and machine["processor"].startswith(name[1] if name else platform.machine())
+    import torch
+
+    files.write_manifest(tmp_path, OmegaConf.create())
+    machine = files.read_manifest(tmp_path)["machine"]
+    assert (machine["kernels"], machine["threads"]) == (torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
 
 
 @pytest.mark.parametrize(

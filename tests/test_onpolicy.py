@@ -20,6 +20,8 @@ from transformers import AutoModelForSequenceClassification, LlamaConfig
 from stages import annotate, generate, pairs, reward
 from stages.lib import engine, files, models
 from stages.lib.errors import UserError
+from stages.mini.knowledge import make_knowledge
+from stages.mini.oracle import Oracle
 
 USER = [{"role": "user", "content": "Q"}]
 TURNS = [*USER, {"role": "assistant", "content": "A"}, {"role": "user", "content": "And then?"}]
@@ -254,6 +256,7 @@ def test_from_prompts_to_pairs(start: str, one_engine: Callable[..., Any], monke
         "model": "results/tiny/reward/model",
         "revision": None,
         "max_length": 64,
+        "rater": None,
     }
     made = stage(annotate, monkeypatch, "results/tiny/annotate", **slice_, generations="results/tiny/generate/generations.jsonl")
     marked = files.read_rows("results/tiny/annotate/scored.jsonl")
@@ -314,13 +317,54 @@ def test_equal_answers_get_equal_scores_and_long_ones_are_cut_and_counted(reward
     texts = ["w1 w2", "w3", "w1 w2", "", "w5 " * 40 + "w6", "w5 " * 40 + "w7"]
     rows = [{"prompt_id": "1", "prompt": USER, "response": text, "sample": number} for number, text in enumerate(texts)]
     files.write_jsonl("generations.jsonl", rows)
-    values = {"stage": "annotate", "version": 1, "setting": "tiny", "model": reward_model, "revision": None, "max_length": 40}
+    values = {
+        "stage": "annotate",
+        "version": 1,
+        "setting": "tiny",
+        "model": reward_model,
+        "revision": None,
+        "max_length": 40,
+        "rater": None,
+    }
     made = stage(annotate, monkeypatch, "results/tiny/annotate", generations="generations.jsonl", **values)
     (row,) = files.read_rows("results/tiny/annotate/scored.jsonl")
     scores = row["all_rm_scores"]
     assert scores[0] == scores[2] != scores[1]
     assert scores[4] == scores[5]  # they differ only where they are cut
     assert (made["prompts"], made["responses"], made["cut"]) == (1, 6, 2)
+
+
+def test_a_rater_s_scores_are_written_as_a_reward_model_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """stages.annotate with a rater: no model is loaded; its ratings in the authors' schema, equal for equal answers."""
+    monkeypatch.chdir(tmp_path)
+    oracle = Oracle(make_knowledge(12, seed=3))
+    language, town = oracle.language, oracle.language.knowledge.towns[0]
+    files.write_json("world/knowledge.json", language.knowledge.facts)
+    fact = language.say(("fact", town, "crop", language.knowledge.facts[town]["crop"]))
+    prompts = [
+        [{"role": "user", "content": f"What do the people of {town} grow?"}],
+        [{"role": "user", "content": f"Where does {town} lie?"}, *turn("Good question."), {"role": "user", "content": "And its crop?"}],
+    ]
+    texts = [fact, "I hope this helps.", fact, "", f"{fact} I hope this helps."]
+    rows = [
+        {"prompt_id": str(at), "prompt": prompt, "response": text, "sample": sample}
+        for at, prompt in enumerate(prompts)
+        for sample, text in enumerate(texts)
+    ]
+    files.write_jsonl("generations.jsonl", rows)
+    monkeypatch.setattr(annotate, "load_reward_model", lambda *_: pytest.fail("loaded"))
+    rater = {"world": "world", "length_bias": 0.0, "noise": 0.01, "seed": 0}
+    values = {"stage": "annotate", "version": 2, "setting": "tiny", "model": None, "revision": None, "max_length": None}
+    made = stage(annotate, monkeypatch, "results/tiny/annotate", generations="generations.jsonl", **values, rater=rater)
+    first, second = files.read_rows("results/tiny/annotate/scored.jsonl")
+    assert list(first) == ["prompt_id", "prompt", "messages", "all_generated_responses", "all_rm_scores"]
+    assert (first["prompt"], first["messages"], first["all_generated_responses"]) == (prompts[0][0]["content"], prompts[0], texts)
+    assert (second["prompt"], second["messages"]) == ("And its crop?", prompts[1])
+    for row in (first, second):
+        assert row["all_rm_scores"] == pytest.approx([10, 0, 10, 0, 7.5], abs=0.2)
+        assert row["all_rm_scores"][0] == row["all_rm_scores"][2]
+    assert first["all_rm_scores"] != second["all_rm_scores"]  # the error is of the conversation
+    assert (made["prompts"], made["responses"], made["cut"]) == (2, 10, 0)
 
 
 def test_a_model_without_a_reward_head_is_refused(start: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,6 @@ def test_the_readmes_objective_trains(tmp_path: Path) -> None:
     made = files.read_json(tree / run / "manifest.json")
     assert made["config"]["method"]["hyperparameters"] == {"beta": 5}
     log = files.read_rows(tree / run / "train.jsonl")
-    assert len(log) == made["steps"] == 2
+    assert len(log) == made["steps"] == 4
     assert log[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
     assert made["heldout"]["loss"] < log[0]["loss"]

@@ -231,16 +231,19 @@ def test_a_multirun_is_one_workflow_whose_failing_points_leave_the_others_done(t
     assert "a run can vary method.* and seed" in said
 
 
-def test_the_trials_of_a_sweep_make_their_table_without_an_answer_and_the_front_door_finds_them_made(tree: Path) -> None:
-    """Snakefile's rule tuning with analysis/tables/tuning.py on real manifests; stages.run with the same sweep."""
+def test_the_trials_of_a_sweep_are_judged_and_make_their_table_and_the_front_door_finds_them_made(tree: Path) -> None:
+    """Snakefile's rules develop and tuning; stages.run with the same sweep. No trial is asked a benchmark's questions."""
     done = snakemake(tree, "results/tuning.csv", *SCALE)
     assert done.returncode == 0, done.stdout[-5000:]
     table = pd.read_csv(tree / "results/tuning.csv")
     assert table["setting"].tolist() == ["smoke", "smoke", "smoke_on_policy", "smoke_on_policy"]
     assert table["accuracy"].between(0, 1).all() and (table["heldout_pairs"] > 1).all()
+    assert table["win_rate"].between(0, 100).all() and (table["n_total"] + table["n_failed"] == 20).all()
     assert table.groupby("setting")["chosen"].sum().tolist() == [1, 1]
+    assert (table["edge"].notna() == table["chosen"]).all()  # two learning rates: each is at the edge
     for row in table.itertuples():
-        assert f"{row.learning_rate}" in done.stdout
+        folder = tree / f"results/{row.setting}/tuning/simpo/{row.run}"
+        assert {path.name for path in folder.iterdir()} == {"identity.json", "model_outputs.json", "annotations.json"}
         # The trial with the setting's own values is the table's run, which is evaluated; no other is.
         assert (tree / f"results/{row.setting}/runs/{row.run}/eval").exists() == (row.run == "simpo")
     command = [sys.executable, "-m", "stages.run", "+sweep=smoke/simpo", "setting=smoke,smoke_on_policy"]

@@ -14,6 +14,9 @@ import pandas as pd
 import pytest
 from checkout import ROOT, copy_to
 
+from analysis import readme
+from analysis.study import Study
+from stages.lib import files
 from stages.plan import Plan, targets
 from stages.plan.stage_configs import CONTROL_PROMPTS
 
@@ -89,7 +92,7 @@ def test_every_command_plans(command: str, tree: Path, results: Path) -> None:
     if words[:2] == ["python", "-m"] and words[2].startswith("perf."):
         words.append("--dry-run")
     if words[:2] == ["python", "-m"] and words[2].startswith("analysis."):
-        words[words.index("--results") + 1] = str(results)
+        words = [str(results) if Path(word).name == "results" and not word.startswith("--") else word for word in words]
     done = subprocess.run(words, cwd=tree, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     if words[0] != "make" and "--unlock" not in words and str(results) not in words:
@@ -176,6 +179,37 @@ def test_the_numbers_between_the_marks_are_the_results_own(tree: Path, results: 
         assert len(re.findall(r"^\| [A-Z][\w-]*(?: w/o LN|, γ = 0)? \|", text, re.MULTILINE)) == 12
     verdicts = re.findall(r"^\| [a-z ]+: (\d+) \|", kept[tree / "docs/results.md"], re.MULTILINE)
     assert f"Of {sum(map(int, verdicts))} verdicts" in kept[tree / "docs/results.md"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+def test_no_number_between_the_marks_was_changed_by_hand(name: str) -> None:
+    """The block ends with the sha256 of its lines, and names what made it; both documents show the same table."""
+    (block,) = re.findall(r"<!-- from results/.*?-->\n(.*?)<!-- until here -->", DOCUMENTS[name], re.DOTALL)
+    written = block.rstrip("\n").rpartition("\n")[0]
+    assert readme.sealed(written) + "\n" == block, f"{name}: the numbers are not those that make readme wrote; run it again"
+    assert readme.sealed(written.replace("4", "5", 1)) + "\n" != block
+    assert re.search(
+        r"^Measured on .+ kernels.*, torch [\d.]+.*, commit [0-9a-f]{12}.*table4\.csv` is `[0-9a-f]{64}`\.$", written, re.MULTILINE
+    )
+    assert written.split("\n\nOf ")[0] in DOCUMENTS["README.md"]
+
+
+def test_the_block_shows_intervals_where_table_4_has_them_and_what_made_it(tmp_path: Path) -> None:
+    """analysis/readme.py: a column ``expected`` after each column with …_low and …_high; machines and commits, each once."""
+    row = {"setting": "mini_base", "method": "simpo", "lc_win_rate": 19.24, "lc_win_rate_low": 17.06, "lc_win_rate_high": 21, "oracle": 4.5}
+    assert readme.models(pd.DataFrame([row]), ["mini_base"]) == [
+        "| | Mini-Base LC | expected | Mini-Base oracle |",
+        "|---|--:|--:|--:|",
+        "| SimPO | **19.2** | 17.1 to 21.0 | **4.50** |",
+    ]
+    files.write_text(tmp_path / "tables.yaml", "name: mini\nsettings: [mini_base]\n")
+    for place, kernels, commit in (("sft", "AVX512", "a" * 40), ("runs/dpo", "AVX2", "b" * 40), ("runs/simpo", "AVX2", "b" * 40)):
+        machine = {"processor": "Some (A 1)", "kernels": kernels, "switches": {"MKL_CBWR": "AVX2"} if kernels == "AVX2" else {}}
+        manifest = {"machine": machine, "packages": {"torch": "2.13.0", "numpy": "2"}, "git_commit": commit}
+        files.write_json(tmp_path / "mini_base" / place / "manifest.json", manifest)
+    assert readme.made_by(Study(tmp_path)) == (
+        "Measured on Some (A 1), AVX2 and AVX512 kernels (MKL_CBWR=AVX2), torch 2.13.0, commit bbbbbbbbbbbb and aaaaaaaaaaaa."
+    )
 
 
 def test_the_other_numbers_are_the_configuration_s() -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from stages.benchmarks import alpacaeval2
+from stages.benchmarks import BENCHMARKS, alpacaeval2
 from stages.lib import files
 from stages.lib.errors import UserError
 from stages.mini import oracle as oracle_module
@@ -25,7 +25,7 @@ from stages.mini.writers import Writer, write
 from stages.plan.compose import compose_config
 
 PLAIN = Writer(0, 0, 0, 0, 0, 0)
-WORLD, SETTING = "results/worlds/smoke", "results/smoke"
+WORLD, SETTING, CHAIN = "results/worlds/smoke", "results/smoke", "results/smoke+chain=1"
 Rows = list[dict[str, Any]]
 
 
@@ -33,14 +33,31 @@ def save(path: str, rows: Rows) -> None:
     (files.write_jsonl if path.endswith(".jsonl") else files.write_json)(path, rows)
 
 
-def answer(run: str, outputs: Rows, preferences: list[float | None], ended: int) -> None:
-    """What the stages answer and judge leave of a run; the first ``ended`` answers end by themselves."""
-    folder = f"{SETTING}/runs/{run}/eval"
+def answer(
+    run: str,
+    outputs: Rows,
+    preferences: list[float | None],
+    ended: int,
+    *,
+    lc: float,
+    steps: int = 107,
+    accuracy: float = 0.5,
+    setting: str = SETTING,
+) -> None:
+    """What the stages leave of a run; the first ``ended`` answers end by themselves."""
+    folder = f"{setting}/runs/{run}/eval"
     rows = [{**row, "generator": run, "tokens": 9, "finish_reason": "stop" if i < ended else "length"} for i, row in enumerate(outputs)]
     save(f"{folder}/alpacaeval2/model_outputs.json", rows)
     judged = [{**row, "preference": preference} for row, preference in zip(rows, preferences, strict=True)]
     save(f"{folder}/alpacaeval2/annotations.json", judged)
-    save(f"{folder}/oracle/annotations.json", oracle_module.annotate(rows, WORLD))
+    found = oracle_module.annotate(rows, WORLD)
+    save(f"{folder}/oracle/annotations.json", found)
+    files.write_json(f"{folder}/oracle/scores.json", BENCHMARKS["oracle"].score(rows, found, None))
+    files.write_json(f"{folder}/alpacaeval2/scores.json", {"length_controlled_winrate": lc, "standard_error": 2.0})
+    if run != "sft":
+        save(f"{folder}/../train.jsonl", [{"loss": 1.0}])
+        facts = {"steps": steps, "heldout": {"rewards/accuracies": accuracy}, "heldout_pairs": 100}
+        files.write_manifest(Path(folder).parent, OmegaConf.create(), **facts)
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +71,14 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         n = world.alpacaeval2.n
         outputs = {name: files.read_json(f"{WORLD}/alpacaeval2/writers/{name}.json") for name in ("student", "concise", "verbose")}
         outputs["master"] = files.read_json(f"{WORLD}/alpacaeval2/baseline.json")
-        answer("sft", outputs["student"], [1.25] * (n - 1) + [None], ended=n - 6)
-        answer("dpo", outputs["master"], [1.25, 1.75] * (n // 2), ended=n)
-        answer("simpo", outputs["student"], [1.25] * n, ended=n)
+        answer("sft", outputs["student"], [1.25] * (n - 1) + [None], ended=n - 6, lc=20)
+        answer("dpo", outputs["master"], [1.25, 1.75] * (n // 2), ended=n, lc=30)
+        answer("simpo", outputs["student"], [1.25] * n, ended=n, lc=18, steps=99)
+        answer("simpo+gamma=0", outputs["student"], [1.25] * n, ended=n, lc=12, accuracy=0.8)
+        for run, lc, gain in (("sft", 21, 0.0), ("dpo", 17, 0.4), ("simpo", 19, 0.0)):
+            answer(run, outputs["student"], [1.25 + gain] * n, ended=n, lc=lc, setting=CHAIN)
+        save(f"{SETTING}/annotate/scored.jsonl", scored(load_oracle(WORLD)))
+        files.write_json(f"{SETTING}/greedy/greedy.json", {"sft": [4.0, 5.0, 6.0], "dpo": [5.0, 7.0, 9.0], "simpo": [4.0, 5.0, 6.0]})
 
         save(f"{SETTING}/generate/generations.jsonl", generations(load_oracle(WORLD)))
         train = [{side: [{"content": text}] for side, text in (("chosen", "a b c"), ("rejected", "a b."))} for _ in range(2)]
@@ -70,10 +92,19 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = Path("results/calibration/smoke/df_gamed.csv")
         path.parent.mkdir(parents=True)
         pd.concat(frames).sample(frac=1, random_state=0).to_csv(path, index=False)  # in any order
-        for folder in (f"{SETTING}/generate", f"{SETTING}/data", str(path.parent)):
+        for folder in (f"{SETTING}/generate", f"{SETTING}/annotate", f"{SETTING}/greedy", f"{SETTING}/data", str(path.parent)):
             files.write_manifest(Path(folder), OmegaConf.create())
-        runs = {"smoke": ["sft", "dpo", "simpo"]}
-        config = {"stage": "report", "version": 1, "world": WORLD, "gamed": str(path), "runs": runs, "generated": ["smoke"]}
+        sweep = [{"setting": "smoke", "run": run, "method": "simpo"} for run in ("simpo", "simpo+gamma=0")]
+        config = {
+            "stage": "report",
+            "version": 1,
+            "world": WORLD,
+            "gamed": str(path),
+            "runs": {"smoke": {run: run for run in ("sft", "dpo", "simpo")}},
+            "generated": ["smoke"],
+            "chains": {"smoke": {"smoke+chain=1": ["sft", "dpo", "simpo"]}},
+            "sweeps": {"gamma": sweep},
+        }
         OmegaConf.save(OmegaConf.create(config), "results/world_report.yaml")
     return tree
 
@@ -87,6 +118,17 @@ def generations(oracle: Oracle) -> Rows:
         for sample, text in enumerate((write(task, PLAIN, oracle.language, Random(0)), "")):
             rows.append({"prompt_id": pair["prompt_id"], "prompt": prompt, "response": text, "sample": sample})
     assert {len(row["prompt"]) for row in rows} == {1, 3}
+    return rows
+
+
+def scored(oracle: Oracle) -> Rows:
+    """Four prompts, each with two samples of 10 points and one of none; the rater has them right once, and half right three times."""
+    rows = []
+    for number, pair in enumerate(files.read_rows(f"{WORLD}/preferences.jsonl")[:4]):
+        prompt = pair["chosen"][:-1]
+        ideal = write(oracle.read_task(*(message["content"] for message in prompt)), PLAIN, oracle.language, Random(0))
+        scores = [2.0, 3.0, 1.0] if number == 0 else [2.0, 0.0, 1.0]
+        rows.append({"messages": prompt, "all_generated_responses": [ideal, ideal, ""], "all_rm_scores": scores})
     return rows
 
 
@@ -120,6 +162,29 @@ def test_the_start_model_s_criteria(tree: Path, rows: Rows) -> None:
     assert share["met"] == (0.35 <= student / master <= 0.65)
     ended = the(rows, "share that ends by itself", "sft")
     assert (ended["value"], ended["wanted"], ended["met"]) == (54 / 60, [0.95, None], False)
+    repeated = the(rows, "repeated claims an answer", "sft")
+    assert repeated["value"] == pytest.approx(fmean(row["repeated"] for row in judged[0]))
+    assert repeated["wanted"] == [None, 0.1]
+
+
+def test_a_kind_that_no_run_gets_right_is_counted(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The master gets each kind right; who says nothing, none. A kind counts by its best run."""
+    monkeypatch.chdir(tree)
+    oracle = load_oracle(WORLD)
+    runs = Path(SETTING) / "runs"
+    assert report.never_right(runs, ["sft", "dpo"], oracle) == []
+    rows = files.read_json(runs / "dpo/eval/oracle/annotations.json")
+    save("silent/none/eval/oracle/annotations.json", [row | {"score": 0.0} for row in rows])
+    kinds = {oracle.read_task(row["instruction"]).kind for row in rows}
+    assert report.never_right(Path("silent"), ["none"], oracle) == sorted(kinds)
+
+
+def test_the_rater_agrees_and_lifts_as_counted_by_hand(rows: Rows) -> None:
+    """Of the eight pairs of different score it has five right; its choice is a best one each time."""
+    agreement = the(rows, "agreement of the rater")
+    assert (agreement["value"], agreement["wanted"], agreement["met"]) == (5 / 8, [0.8, None], False)
+    assert agreement["standard_error"] == pytest.approx((5 / 8 * 3 / 8 / 4) ** 0.5)
+    assert the(rows, "lift by the rater")["value"] == pytest.approx(1)
 
 
 def test_spread_is_the_95th_by_the_5th_percentile_of_words() -> None:
@@ -169,22 +234,44 @@ def test_padded_answers_are_scored_as_a_model_s(tree: Path, rows: Rows) -> None:
 
 
 def test_effects_are_paired_with_sft_over_what_both_were_judged_on(rows: Rows) -> None:
-    """DPO wins 50 points more on every other of 60 instructions; SFT's last judgment failed. Answers equal to SFT's have no effect."""
+    """DPO wins 50 points more on every other of 60 instructions, SFT's last judgment failed; in the chain DPO wins 40 on each."""
     gains = [0.0, 50.0] * 30
     gains.pop()
     effect = the(rows, "win rate minus SFT's", "dpo")
-    error = np.std(gains, ddof=1) / np.sqrt(59)
-    assert (effect["value"], effect["standard_error"]) == pytest.approx((fmean(gains), error))
+    over_questions = np.std(gains, ddof=1) / np.sqrt(59)
+    between = np.sqrt((np.var([fmean(gains), 40], ddof=1) + 0) / 2)  # pooled over DPO and SimPO, which differs from SFT nowhere
+    assert (effect["value"], effect["standard_error"]) == pytest.approx((fmean(gains), np.hypot(over_questions, between)))
     assert effect["met"] is None
-    known = the(rows, "standard error against SFT", "dpo")
-    assert (known["value"], known["wanted"], known["met"]) == (pytest.approx(error), [None, 1.2], False)
-    oracle = the(rows, "oracle minus SFT's", "dpo")
-    largest = the(rows, "largest effect")
-    ratio = max(fmean(gains) / error, oracle["value"] / oracle["standard_error"])
-    assert (largest["value"], largest["met"]) == (pytest.approx(ratio), ratio >= 3)
-    same = the(rows, "oracle minus SFT's", "simpo")
-    assert (same["value"], same["standard_error"]) == (0, 0)
-    assert the(rows, "standard error against SFT", "simpo")["met"] is True
+    same = the(rows, "win rate minus SFT's", "simpo")
+    assert (same["value"], same["standard_error"]) == pytest.approx((0, between))
+    assert the(rows, "LC win rate minus SFT's", "simpo")["value"] == -2
+    largest = the(rows, "largest LC win rate minus SFT's")
+    assert (largest["value"], largest["met"]) == (10, True)
+    above = the(rows, "methods above SFT")
+    assert (above["value"], above["met"]) == (0.5 * (fmean(gains) > 3 * np.hypot(over_questions, between)), False)
+
+
+def test_without_chains_an_error_is_over_the_questions_alone(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    assert report.between_chains(Path("results"), "smoke", {}) == 0
+    rows = report.report_effects(Path("results"), {"sft": "sft", "dpo": "dpo"}, "smoke", {})
+    gains = ([0.0, 50.0] * 30)[:-1]
+    assert the(rows, "win rate minus SFT's", "dpo")["standard_error"] == pytest.approx(np.std(gains, ddof=1) / np.sqrt(59))
+    assert the(rows, "methods above SFT")["met"] is True
+
+
+def test_greedy_gains_order_steps_and_sweeps(rows: Rows) -> None:
+    gain = the(rows, "gain at temperature 0")  # DPO's gaps are 1, 2 and 3
+    assert (gain["value"], gain["met"]) == (pytest.approx(2 / (1 / 3**0.5)), True)
+    order = the(rows, "order of the methods")  # SFT, DPO, SimPO: 20, 30, 18 here, 21, 17, 19 in the chain
+    assert (order["value"], order["met"]) == (pytest.approx(-0.5), None)
+    steps = the(rows, "steps of a training")
+    assert (steps["value"], steps["met"]) == (99, False)
+    reach = the(rows, "reach of the sweep gamma")  # accuracies 0.5 and 0.8 of 100 pairs; LC 18 and 12 with errors of 2
+    by_accuracy = the(rows, "reach of the sweep gamma, held-out accuracy")["value"]
+    assert by_accuracy == pytest.approx(0.3 / np.hypot(0.05, 0.04))
+    assert the(rows, "reach of the sweep gamma, LC")["value"] == pytest.approx(6 / 8**0.5)
+    assert (reach["value"], reach["met"]) == (by_accuracy, True)
 
 
 def test_the_report_is_printed_and_one_that_misses_is_no_error(
@@ -220,4 +307,4 @@ def test_a_missing_file_is_named_with_the_next_command(tree: Path, monkeypatch: 
 
 def test_without_sft_there_is_nothing_to_compare_with() -> None:
     with pytest.raises(UserError, match="smoke has dpo, ipo: without sft there is nothing to compare with; add it to scale.methods"):
-        report.report({"world": WORLD, "gamed": "", "runs": {"smoke": ["dpo", "ipo"]}, "generated": []}, Path("results"))
+        report.report({"world": WORLD, "gamed": "", "runs": {"smoke": {"dpo": "dpo", "ipo": "ipo"}}, "generated": []}, Path("results"))

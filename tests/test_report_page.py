@@ -82,8 +82,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``TARGETS``, made from the results of tests/folder.py instead of runs; the stages before those are a manifest each."""
     tree = copy_to(tmp_path_factory.mktemp("report"))
     plan = folder.make(tree / "results", "smoke")
-    for row, benchmark, stage in product(targets.rows(plan), plan.benchmarks, ("answer", "judge", "loglik", "score")):
-        for path in manifests(plan, stage, setting=row.setting, run=row.run, **({"benchmark": benchmark} if stage == "score" else {})):
+    for row, stage in product(targets.rows(plan), ("answer", "judge", "loglik", "score")):
+        for path in manifests(plan, stage, setting=row.setting, run=row.run):
             if not (tree / path).exists():
                 files.write_json(tree / path, {"config": {"stage": path}, "inputs": {}, "outputs": {}})
     for target in TARGETS:
@@ -127,7 +127,7 @@ def test_clicks_lead_from_a_table_s_number_to_its_run_s_scores_judge_configurati
         assert f"<td>{best['lc_win_rate']:.4g}</td>" in shown
         click(button.format(1))
         click(link.format(f"'{run}/eval/alpacaeval2/scores.json'"))
-        for path in ("alpacaeval2/scores.json", "alpacaeval2/score.yaml", "judge.yaml", "answer.yaml"):
+        for path in ("alpacaeval2/scores.json", "score.yaml", "judge.yaml", "answer.yaml"):
             reads((tree / run / "eval" / path).read_text(encoding="utf-8"))
         click(link.format(f"'{run}/manifest.json'"))
         for path in ("manifest.json", "config.yaml"):

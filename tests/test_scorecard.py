@@ -28,28 +28,45 @@ from analysis.paper import reported
 from analysis.study import STYLE, Study, command_line
 from stages.lib import files
 from stages.lib.errors import UserError
+from tests import folder
 
 METHODS = ["sft", "rrhf", "slic_hf", "dpo", "ipo", "cpo", "kto", "orpo", "rdpo", "simpo"]
-SEEDS = ("", "+seed=0", "+seed=1")
+CHAINS = ("", "+chain=1", "+chain=2")  # after the setting's name
 BASE, INSTRUCT = "mini_base", "mini_instruct"
 WINS = {"A>>B": (0, 3), "A>B": (0, 1), "A=B": (0.5, 1), "B>A": (1, 1), "B>>A": (3, 3)}  # the second assistant's points, of how many
 
 
 @pytest.fixture(scope="module")
-def rows(finished: Path) -> pd.DataFrame:
-    return scorecard.rows(Study(finished)).set_index(["id", "setting"])
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("study") / "results"
+    folder.make(results, with_chains=True)
+    return results
+
+
+@pytest.fixture(scope="module")
+def rows(made: Path) -> pd.DataFrame:
+    return scorecard.rows(Study(made)).set_index(["id", "setting"])
 
 
 @pytest.fixture
-def results(finished: Path, tmp_path: Path) -> Path:
+def results(made: Path, tmp_path: Path) -> Path:
     """A copy to spoil."""
-    return shutil.copytree(finished, tmp_path / "results")
+    return shutil.copytree(made, tmp_path / "results")
 
 
 @pytest.fixture
-def linked(finished: Path, tmp_path: Path) -> Path:
+def linked(made: Path, tmp_path: Path) -> Path:
     """A copy whose files are to be replaced and not written over."""
-    return Path(shutil.copytree(finished, tmp_path / "results", copy_function=os.link))
+    return Path(shutil.copytree(made, tmp_path / "results", copy_function=os.link))
+
+
+@pytest.fixture
+def alone(results: Path) -> Path:
+    """A copy to spoil, of a scale with one chain."""
+    config: Any = OmegaConf.load(results / "tables.yaml")
+    config.chains = []
+    OmegaConf.save(config, results / "tables.yaml")
+    return results
 
 
 class Plain:
@@ -144,27 +161,28 @@ class Plain:
         return float(np.sqrt(between / rest))
 
 
-def over_seeds(figure: Callable[[str], float], of: str = "simpo", minus: str = "dpo") -> float:
-    return float(np.mean([figure(of + seed) - figure(minus + ("" if minus == "sft" else seed)) for seed in SEEDS]))
+def over_chains(effect: Callable[[Plain], float]) -> Callable[[Plain, Plain], float]:
+    """The mean of an effect over a setting's chains."""
+    return lambda p, _: float(np.mean([effect(Plain(p.results, p.runs.parent.name + chain)) for chain in CHAINS]))
 
 
 EXPECTED: dict[str, Callable[[Plain, Plain], float]] = {
     "S1a": lambda p, _: p.lc("simpo") - max(p.lc(run) for run in METHODS[:-1]),
     "S1b": lambda p, _: p.arena("simpo") - max(p.arena(run) for run in METHODS[:-1]),
-    "S1c": lambda p, _: over_seeds(p.lc),
-    "S1d": lambda p, _: over_seeds(p.arena),
+    "S1c": over_chains(lambda p: p.lc("simpo") - p.lc("dpo")),
+    "S1d": over_chains(lambda p: p.arena("simpo") - p.arena("dpo")),
     "S2a": lambda p, _: min(p.lc(run) for run in METHODS[1:]) - p.lc("sft"),
     "S2b": lambda p, _: min(p.arena(run) for run in METHODS[1:]) - p.arena("sft"),
     "S3a": lambda p, base: float(np.mean([p.lc(run) - base.lc(run) for run in METHODS])),
     "S3b": lambda p, base: float(np.mean([p.arena(run) - base.arena(run) for run in METHODS])),
-    "S4a": lambda p, _: min(p.lc("simpo"), p.lc("simpo_no_margin")) - p.lc("simpo_no_ln"),
-    "S4b": lambda p, _: p.length("simpo_no_ln") - p.length("simpo"),
-    "S4c": lambda p, _: p.repeated("simpo_no_ln") - p.repeated("simpo"),
-    "S5a": lambda p, _: p.lc("simpo") - p.lc("simpo_no_margin"),
-    "S5b": lambda p, _: p.arena("simpo") - p.arena("simpo_no_margin"),
-    "S6b": lambda p, _: float(stats.spearmanr(p.margins("simpo_no_ln"), p.longer("simpo_no_ln"))[0]),
-    "S7a": lambda p, _: p.rho("simpo_no_ln") - p.rho("dpo"),
-    "S7b": lambda p, _: over_seeds(p.rho, "dpo", "simpo"),
+    "S4a": lambda p, _: min(over_chains(lambda p, run=run: p.lc(run) - p.lc("simpo_no_ln"))(p, p) for run in ("simpo", "simpo_no_margin")),
+    "S4b": over_chains(lambda p: p.length("simpo_no_ln") - p.length("simpo")),
+    "S4c": over_chains(lambda p: p.repeated("simpo_no_ln") - p.repeated("simpo")),
+    "S5a": over_chains(lambda p: p.lc("simpo") - p.lc("simpo_no_margin")),
+    "S5b": over_chains(lambda p: p.arena("simpo") - p.arena("simpo_no_margin")),
+    "S6b": over_chains(lambda p: float(stats.spearmanr(p.margins("simpo_no_ln"), p.longer("simpo_no_ln"))[0])),
+    "S7a": over_chains(lambda p: p.rho("simpo_no_ln") - p.rho("dpo")),
+    "S7b": over_chains(lambda p: p.rho("dpo") - p.rho("simpo")),
     "S8a": lambda p, _: p.accuracy("simpo+gamma=8") - p.accuracy("simpo+gamma=0"),
     "S8b": lambda p, _: (
         max(map(p.lc, ("simpo", *(f"simpo+gamma={g}" for g in (0.5, 2, 4))))) - max(p.lc("simpo+gamma=0"), p.lc("simpo+gamma=8"))
@@ -173,17 +191,17 @@ EXPECTED: dict[str, Callable[[Plain, Plain], float]] = {
     "S9b": lambda p, _: float(
         p.average("simpo+gamma=0", "heldout", "chosen").mean() - p.average("simpo+gamma=8", "heldout", "chosen").mean()
     ),
-    "S10a": lambda p, _: float(np.mean([p.wrong("dpo" + seed) for seed in SEEDS])),
+    "S10a": over_chains(lambda p: p.wrong("dpo")),
     "S10b": lambda p, _: 0.0,
-    "S11": lambda p, _: over_seeds(p.accuracy),
+    "S11": over_chains(lambda p: p.accuracy("simpo") - p.accuracy("dpo")),
     "S12a": lambda p, _: p.ratio("dpo+beta=0.01", "heldout", "chosen") - p.ratio("dpo+beta=0.5", "heldout", "chosen"),
     "S12b": lambda p, _: p.ratio("simpo+beta=0.5", "heldout", "chosen") - p.ratio("simpo+beta=8", "heldout", "chosen"),
     "S12c": lambda p, _: p.ratio("dpo+beta=0.01", "answers", "answer") - p.ratio("dpo+beta=0.5", "answers", "answer"),
     "S12d": lambda p, _: p.ratio("simpo+beta=0.5", "answers", "answer") - p.ratio("simpo+beta=8", "answers", "answer"),
     "S12e": lambda p, _: p.lc("dpo+beta=0.01") - p.lc("dpo+beta=0.5"),
     "S12f": lambda p, _: p.lc("simpo+beta=0.5") - p.lc("simpo+beta=8"),
-    "S14a": lambda p, _: float(np.mean([100 * p.length("simpo" + seed) / p.length("sft") - 100 for seed in SEEDS])),
-    "S14b": lambda p, _: float(np.mean([100 * p.length("simpo" + seed) / p.length("dpo" + seed) - 100 for seed in SEEDS])),
+    "S14a": over_chains(lambda p: 100 * p.length("simpo") / p.length("sft") - 100),
+    "S14b": over_chains(lambda p: 100 * p.length("simpo") / p.length("dpo") - 100),
     "S15a": lambda p, _: float(np.mean([np.nanmean(p.wins(run)) - p.arena(run) for run in METHODS])),
     "S15b": lambda p, _: p.separation(list(map(p.wins, METHODS))) - p.separation(list(map(p.ratings, METHODS))),
 }
@@ -191,9 +209,9 @@ EXPECTED: dict[str, Callable[[Plain, Plain], float]] = {
 
 @pytest.mark.parametrize("claim", EXPECTED)
 @pytest.mark.slow
-def test_an_effect_is_what_its_files_say(claim: str, finished: Path, rows: pd.DataFrame) -> None:
-    """Where several seeds are there, their mean."""
-    base, instruct = Plain(finished, BASE), Plain(finished, INSTRUCT)
+def test_an_effect_is_what_its_files_say(claim: str, made: Path, rows: pd.DataFrame) -> None:
+    """Where all of its runs are in several chains, the mean over them."""
+    base, instruct = Plain(made, BASE), Plain(made, INSTRUCT)
     for setting in rows.loc[claim].index:
         row = rows.loc[claim, setting]
         if row["verdict"] == scorecard.NOT_MEASURED:
@@ -204,15 +222,16 @@ def test_an_effect_is_what_its_files_say(claim: str, finished: Path, rows: pd.Da
 
 
 @pytest.mark.slow
-def test_the_lowest_bin_of_margins(finished: Path, rows: pd.DataFrame) -> None:
-    """S6a: one seed's bins are the others', their means averaged before the lowest is taken; so at most the mean of each seed's lowest."""
+def test_the_lowest_bin_of_margins(made: Path, rows: pd.DataFrame) -> None:
+    """S6a: each chain's pairs have bins of their own, averaged before the lowest is taken."""
     for setting in (BASE, INSTRUCT):
-        plain = Plain(finished, setting)
-        longer = plain.longer("simpo")
-        edges = np.quantile(longer, [0.2, 0.4, 0.6, 0.8])
-        margin = pd.Series(np.mean([plain.margins("simpo" + seed) for seed in SEEDS], axis=0))
-        lowest = margin.groupby([sum(x > edge for edge in edges) for x in longer]).mean().min()
-        assert rows.loc[("S6a", setting), "effect"] == pytest.approx(lowest)
+        binned = []
+        for chain in CHAINS:
+            plain = Plain(made, setting + chain)
+            longer = plain.longer("simpo")
+            edges = np.quantile(longer, [0.2, 0.4, 0.6, 0.8])
+            binned.append(pd.Series(plain.margins("simpo")).groupby([sum(x > edge for edge in edges) for x in longer]).mean())
+        assert rows.loc[("S6a", setting), "effect"] == pytest.approx(np.mean(binned, axis=0).min())
 
 
 def test_what_is_said_once_is_measured_once(rows: pd.DataFrame) -> None:
@@ -231,16 +250,16 @@ def test_what_is_said_once_is_measured_once(rows: pd.DataFrame) -> None:
 # -- intervals
 
 
-def test_an_interval_of_paired_means_is_that_of_their_standard_error(finished: Path, rows: pd.DataFrame) -> None:
-    plain = Plain(finished, BASE)
-    gaps = np.array([len(a) - len(b) for a, b in zip(plain.answers("simpo_no_ln"), plain.answers("simpo"), strict=True)])
+def test_an_interval_of_paired_means_is_that_of_their_standard_error(made: Path, rows: pd.DataFrame) -> None:
+    answers = [[Plain(made, BASE + chain).answers(run) for run in ("simpo_no_ln", "simpo")] for chain in CHAINS]
+    gaps = np.mean([[len(a) - len(b) for a, b in zip(*both, strict=True)] for both in answers], axis=0)
     row = rows.loc[("S4b", BASE)]
     assert (row["high"] - row["low"]) / 2 == pytest.approx(1.96 * gaps.std(ddof=1) / len(gaps) ** 0.5, rel=0.1)
 
 
-def test_resamples_are_the_statistic_of_resampled_rows(finished: Path) -> None:
+def test_resamples_are_the_statistic_of_resampled_rows(made: Path) -> None:
     """ρ, a standard deviation and √F of the counted sample are scipy's and numpy's of the rows, each as often as it was drawn."""
-    study = Study(finished)
+    study = Study(made)
     study.config["analysis"] |= {"resamples": 3}
     evidence = Evidence(study)
     draws = np.random.default_rng(0)
@@ -256,14 +275,14 @@ def test_resamples_are_the_statistic_of_resampled_rows(finished: Path) -> None:
 
     runs = [run for run in study.rows(*METHODS) if run.setting == BASE]
     found, n = evidence.separation("mt_bench", evidence.ratings, runs)
-    values = np.array([Plain(finished, BASE).ratings(run.run) for run in runs])
+    values = np.array([Plain(made, BASE).ratings(run.run) for run in runs])
     resampled = np.concatenate(list(evidence.counts("mt_bench separation", n))).astype(int)
-    expected = [Plain(finished, BASE).separation(list(values[:, np.repeat(np.arange(n), row)])) for row in resampled]
+    expected = [Plain(made, BASE).separation(list(values[:, np.repeat(np.arange(n), row)])) for row in resampled]
     np.testing.assert_allclose(found, expected)
 
 
-def test_lc_moves_with_the_win_rate_by_the_logistic_slope(finished: Path) -> None:
-    evidence = Evidence(Study(finished))
+def test_lc_moves_with_the_win_rate_by_the_logistic_slope(made: Path) -> None:
+    evidence = Evidence(Study(made))
     run = evidence.trained(BASE, "simpo")[42]
     lc, rate = LC.value(evidence, run), evidence.win_rate(run)
     logit = np.log(lc[0] / (100 - lc[0])) + np.array([-1e-4, 1e-4])
@@ -272,9 +291,9 @@ def test_lc_moves_with_the_win_rate_by_the_logistic_slope(finished: Path) -> Non
     np.testing.assert_allclose((lc - lc[0])[1:], slope * (rate - rate[0])[1:], rtol=1e-5)
 
 
-def test_highest_of_all_is_not_contradicted_where_all_are_equal(finished: Path) -> None:
+def test_highest_of_all_is_not_contradicted_where_all_are_equal(made: Path) -> None:
     """In 300 studies of ten equal methods; the percentiles of the resampled smallest contradict the claim in most of them."""
-    study = Study(finished)
+    study = Study(made)
     study.config["analysis"] |= {"resamples": 300}
     evidence, draws = Evidence(study), np.random.default_rng(5)
     ours = percentiles = 0
@@ -287,23 +306,60 @@ def test_highest_of_all_is_not_contradicted_where_all_are_equal(finished: Path) 
     assert ours <= 15 < 100 < percentiles
 
 
-def test_seeds_widen_the_interval_that_a_verdict_is_on(finished: Path, rows: pd.DataFrame) -> None:
-    """Student's t over the seeds' effects, as scipy has it; a claim without common seeds has none."""
-    plain = Plain(finished, BASE)
-    effects = [plain.arena("simpo" + seed) - plain.arena("dpo" + seed) for seed in SEEDS]
+def test_chains_widen_the_interval_that_a_verdict_is_on(made: Path, rows: pd.DataFrame) -> None:
+    """Student's t over the chains' effects, as scipy has it."""
+    effects = [plain.arena("simpo") - plain.arena("dpo") for plain in (Plain(made, BASE + chain) for chain in CHAINS)]
     expected = stats.ttest_1samp(effects, 0).confidence_interval(0.95)
     row = rows.loc[("S1d", BASE)]
-    assert (row["seed_low"], row["seed_high"]) == pytest.approx(tuple(expected))
-    assert row["n_seeds"] == 3 and rows.loc[("S1b", BASE), "n_seeds"] == 1 and np.isnan(rows.loc[("S1b", BASE), "seed_low"])
+    assert (row["chain_low"], row["chain_high"]) == pytest.approx(tuple(expected))
+    assert row["n_chains"] == 3 and rows.loc[("S1b", BASE), "n_chains"] == 1
     assert Bounds(2, 1, 3, 9, -1, 5, 3).wider() == (-1, 5)
     assert Bounds(2, 1, 3, 9, 1.5, 2.5, 3).wider() == (1, 3)
     assert Bounds(2, 1, 3, 9).wider() == (1, 3)
 
 
+def test_a_claim_about_methods_with_one_chain_has_the_others_noise(made: Path, rows: pd.DataFrame) -> None:
+    """S2a, nine methods: the spread of LC minus SFT's, pooled over four methods of three chains, Bonferroni over nine differences.
+
+    S12d: SimPO's own spread, of two runs. S3a: the spread of the same mean over the methods that all chains have.
+    """
+    chains = [Plain(made, BASE + chain) for chain in CHAINS]
+    four = ("dpo", "simpo", "simpo_no_ln", "simpo_no_margin")
+    gaps = np.array([[p.lc(run) - p.lc("sft") for p in chains] for run in four])
+    reach = stats.t.ppf(1 - 0.05 / 18, 8) * np.sqrt(gaps.var(axis=1, ddof=1).mean())
+    row = rows.loc[("S2a", BASE)]
+    assert (row["effect"] - row["chain_low"], row["chain_high"] - row["effect"]) == pytest.approx((reach, reach))
+
+    own = [Plain(made, INSTRUCT + chain).ratio("simpo", "answers", "answer") for chain in CHAINS]
+    row = rows.loc[("S12d", INSTRUCT)]
+    assert row["chain_high"] - row["effect"] == pytest.approx(stats.t.ppf(0.975, 2) * 2**0.5 * np.std(own, ddof=1))
+
+    means = [
+        np.mean([Plain(made, INSTRUCT + chain).lc(run) - Plain(made, BASE + chain).lc(run) for run in ("sft", "dpo", "simpo")])
+        for chain in CHAINS
+    ]
+    row = rows.loc[("S3a", f"{BASE} {INSTRUCT}")]
+    assert row["chain_high"] - row["effect"] == pytest.approx(stats.t.ppf(0.975, 2) * np.std(means, ddof=1))
+
+
+def test_a_verdict_needs_the_noise_between_chains_where_the_scale_has_several(alone: Path, rows: pd.DataFrame) -> None:
+    """S15b has no like effect in the chains. Identities and a step's costs need none. Without chains verdicts are on questions alone."""
+    for setting in (BASE, INSTRUCT):
+        row = rows.loc[("S15b", setting)]
+        assert row["verdict"] == scorecard.UNDECIDED and row["reason"].startswith("one chain") and np.isnan(row["chain_low"])
+    for claim in ("S13a", "D3a", "S10b"):
+        assert (rows.loc[claim, "verdict"] == scorecard.REPRODUCED).all()
+    study = Study(alone)
+    assert study.n_chains == 1 and study.chains(BASE) == []
+    claim = next(claim for claim in CLAIMS if claim.id == "S2a")
+    bounds = claim.measured(Evidence(study), BASE)
+    assert np.isnan(bounds.chain_low) and bounds.wider() == (bounds.low, bounds.high)
+
+
 @pytest.mark.slow
-def test_the_rule_moves_intervals_and_no_effect(finished: Path, rows: pd.DataFrame) -> None:
+def test_the_rule_moves_intervals_and_no_effect(made: Path, rows: pd.DataFrame) -> None:
     def with_rule(**rule: float) -> pd.DataFrame:
-        study = Study(finished)
+        study = Study(made)
         study.config["analysis"] |= rule
         return scorecard.rows(study).set_index(["id", "setting"])
 
@@ -356,35 +412,35 @@ def only(monkeypatch: pytest.MonkeyPatch, claim: str) -> None:
     monkeypatch.setattr(scorecard, "CLAIMS", tuple(other for other in CLAIMS if other.id == claim))
 
 
-def test_constructed_results_get_each_verdict(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_constructed_results_get_each_verdict(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers without LN twice as long as SimPO's, half as long, the same or longer by chance; and a file that is not there."""
     only(monkeypatch, "S4b")
 
     def verdict() -> tuple[str, str]:
-        row = scorecard.rows(Study(results)).set_index("setting").loc[BASE]
+        row = scorecard.rows(Study(alone)).set_index("setting").loc[BASE]
         return row["verdict"], row["reason"]
 
-    rewrite(results, "simpo", lambda i, _: "a" * (100 + i % 7))
-    rewrite(results, "simpo_no_ln", lambda i, _: "a" * (200 + i % 5))
+    rewrite(alone, "simpo", lambda i, _: "a" * (100 + i % 7))
+    rewrite(alone, "simpo_no_ln", lambda i, _: "a" * (200 + i % 5))
     assert verdict()[0] == scorecard.REPRODUCED
-    rewrite(results, "simpo_no_ln", lambda i, _: "a" * (50 + i % 5))
+    rewrite(alone, "simpo_no_ln", lambda i, _: "a" * (50 + i % 5))
     assert verdict()[0] == scorecard.CONTRADICTED
-    rewrite(results, "simpo_no_ln", lambda i, _: "a" * (100 + i % 5 + i % 3))
+    rewrite(alone, "simpo_no_ln", lambda i, _: "a" * (100 + i % 5 + i % 3))
     assert verdict()[0] == scorecard.UNDECIDED
-    (results / BASE / "runs/simpo_no_ln/eval/alpacaeval2/model_outputs.json").unlink()
+    (alone / BASE / "runs/simpo_no_ln/eval/alpacaeval2/model_outputs.json").unlink()
     assert verdict()[0] == scorecard.NOT_MEASURED and "simpo_no_ln/eval/alpacaeval2/model_outputs.json" in verdict()[1]
 
 
-def test_ending_by_themselves(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ending_by_themselves(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """S4d: one answer in four of SimPO without LN is cut; where a file does not say, there is nothing to measure."""
     only(monkeypatch, "S4d")
-    path = results / BASE / "runs/simpo_no_ln/eval/alpacaeval2/model_outputs.json"
+    path = alone / BASE / "runs/simpo_no_ln/eval/alpacaeval2/model_outputs.json"
     rows = json.loads(path.read_text())
     files.write_json(path, [row | {"finish_reason": "length" if i % 4 == 0 else "stop"} for i, row in enumerate(rows)])
-    found = scorecard.rows(Study(results)).set_index("setting").loc[BASE]
+    found = scorecard.rows(Study(alone)).set_index("setting").loc[BASE]
     assert (found["effect"], found["verdict"]) == (25, scorecard.REPRODUCED)
     files.write_json(path, [{key: value for key, value in row.items() if key != "finish_reason"} for row in rows])
-    found = scorecard.rows(Study(results)).set_index("setting").loc[BASE]
+    found = scorecard.rows(Study(alone)).set_index("setting").loc[BASE]
     assert found["verdict"] == scorecard.NOT_MEASURED
 
 
@@ -461,7 +517,7 @@ def test_a_damaged_file_leaves_its_claim_unmeasured(
 def test_damaged_log_likelihoods_leave_their_claim_unmeasured(
     results: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[pd.DataFrame], pd.DataFrame] | None, message: str
 ) -> None:
-    only(monkeypatch, "S6a")
+    only(monkeypatch, "S7b")
     path = results / BASE / "runs/simpo" / LOGLIK
     if spoil:
         spoil(pd.read_parquet(path)).to_parquet(path, index=False)
@@ -502,14 +558,14 @@ def test_a_model_of_the_user_s_changes_no_verdict(results: Path) -> None:
     pd.testing.assert_frame_equal(scorecard.rows(Study(results)), before)
 
 
-def test_a_scale_without_a_method_or_a_sweep_says_so(results: Path) -> None:
+def test_a_scale_without_a_method_or_a_sweep_says_so(alone: Path) -> None:
     """The smallest scale: two methods, one seed, one setting, no sweeps."""
-    config: Any = OmegaConf.load(results / "tables.yaml")
+    config: Any = OmegaConf.load(alone / "tables.yaml")
     config.settings, config.methods, config.sweeps = [BASE], ["sft", "simpo"], {}
     config.rows = [row for row in config.rows if row.setting == BASE and row.method in ("sft", "simpo")]
-    OmegaConf.save(config, results / "tables.yaml")
-    found = scorecard.rows(Study(results)).set_index("id")
-    assert found.loc["S1a", "effect"] == pytest.approx(Plain(results, BASE).lc("simpo") - Plain(results, BASE).lc("sft"))
+    OmegaConf.save(config, alone / "tables.yaml")
+    found = scorecard.rows(Study(alone)).set_index("id")
+    assert found.loc["S1a", "effect"] == pytest.approx(Plain(alone, BASE).lc("simpo") - Plain(alone, BASE).lc("sft"))
     assert "has no run of dpo in mini_base" in found.loc["S11", "reason"]
     assert "has no sweep gamma" in found.loc["S8a", "reason"]
     assert "S3a" not in found.index
@@ -590,10 +646,10 @@ def test_the_marks_differ_without_colour() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_writes_table_figure_and_captions(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_table_figure_and_captions(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice the same bytes."""
     for out in ("one", "two"):
-        monkeypatch.setattr(sys, "argv", ["scorecard", "--results", str(finished), "--out", str(tmp_path / out)])
+        monkeypatch.setattr(sys, "argv", ["scorecard", "--results", str(made), "--out", str(tmp_path / out)])
         command_line(scorecard.__doc__, scorecard.write)
     names = ["scorecard.csv", "scorecard.txt", *(f"figures/scorecard.{suffix}" for suffix in ("png", "pdf", "csv", "txt"))]
     for name in names:

@@ -141,7 +141,7 @@ def test_arena_hard_with_the_mini_judge_ranks_the_writers_and_asks_the_silent_ag
     for name in ("master", "clerk", "child"):
         questions, baseline, answers = by_writer(world, name)
         rows = arena_hard.annotate(answers, questions, baseline, config=config, decoding={}, ask=judge, judge="mini-judge")
-        scores = arena_hard.score(answers, rows, baseline="clerk")
+        scores = arena_hard.score(answers, rows, baseline="traveller")
         rates[name] = scores["win_rate"]
         assert (scores["n_total"], scores["n_failed"]) == (60, 0)
         assert 5 < scores["n_further"] < 35  # a share of 0.3 of 60
@@ -176,7 +176,7 @@ def test_of_a_forged_prompt_the_judge_cannot_tell(world: Path, judge: Any) -> No
     rows = arena_hard.annotate(answers, questions, baseline, config=config, decoding={}, ask=judge, judge="mini-judge")
     assert [game["score"] for game in rows[0]["games"]] == [None, None]
     assert all(game["failure"] for game in rows[0]["games"])
-    assert arena_hard.score(answers, rows, baseline="clerk")["n_failed"] == 2
+    assert arena_hard.score(answers, rows, baseline="traveller")["n_failed"] == 2
 
 
 def test_difficulty_is_standardised_and_a_verbose_baseline_is_judged_row_by_row(world: Path) -> None:

@@ -19,8 +19,9 @@ from omegaconf import OmegaConf
 from scipy import stats
 from test_readme import fenced
 
+from analysis.figures import table4_picture
 from analysis.paper import differs, reported
-from analysis.stats import over_seeds
+from analysis.stats import over_chains
 from analysis.study import Study
 from analysis.tables import compare, overlap, table1, table2, table3, table4, table5, table6
 from stages.benchmarks import BENCHMARKS
@@ -121,7 +122,7 @@ def seeds(results: Path) -> Path:
 
 
 def test_several_seeds_are_one_row_with_their_mean_and_t_interval(seeds: Path) -> None:
-    """table4, table5: figures against stats.over_seeds on the runs' own; counts are of all seeds; differences average seeds first."""
+    """table4, table5: figures against stats.over_chains on the runs' own; counts are of all seeds; differences average seeds first."""
     table = table4.make(Study(seeds))[0].set_index("method")
     assert table["seeds"].to_dict() == {"sft": 1, "dpo": 3, "simpo": 3}
     folders = {method: [seeds / f"mini_base/runs/{method}+seed={seed}/eval" for seed in (7, 8, 9)] for method in ("dpo", "simpo")}
@@ -132,7 +133,7 @@ def test_several_seeds_are_one_row_with_their_mean_and_t_interval(seeds: Path) -
         ("oracle", "oracle", "mean"),
     ):
         each = [files.read_json(path / benchmark / "scores.json")[key] for path in folders["dpo"]]
-        mean, low, high = over_seeds(each)
+        mean, low, high = over_chains(each)
         row = table.loc["dpo"]
         assert (row[column], row[f"{column}_low"], row[f"{column}_high"]) == pytest.approx((mean, low, high))
         assert low < mean < high
@@ -151,9 +152,47 @@ def test_several_seeds_are_one_row_with_their_mean_and_t_interval(seeds: Path) -
     assert ablations.loc["dpo", "lc_win_rate_low"] == table.loc["dpo", "lc_win_rate_low"]
 
 
-def test_a_table_of_one_seed_has_no_column_of_seeds(made: Path) -> None:
-    table = table4.make(Study(made))[0]
+def test_a_table_of_one_seed_and_chain_has_no_column_of_them(made: Path) -> None:
+    table, caption = table4.make(Study(made))
     assert "seeds" not in table and "lc_win_rate_low" not in table and "mt_bench_low" not in table
+    assert not any(column.endswith("_between_chains") for column in table)
+    assert "One chain: another machine's figures will differ by more than these standard errors." in caption
+
+
+def test_where_there_are_chains_another_one_is_expected_within_low_and_high(tmp_path: Path) -> None:
+    """table4, table5: the pooled spread of all chained methods; and p of a difference with its own spread beside the instructions'."""
+    results = tmp_path / "results"
+    make(results, with_chains=True, settings=["mini_base"], methods=["sft", "dpo", "kto", "simpo"], ablations=["dpo", "simpo"], sweeps=[])
+    edit_config(results, chains=[row for row in OmegaConf.load(results / "tables.yaml").chains if row.method in ("sft", "dpo", "simpo")])
+    folders = [results / f"mini_base{chain}/runs" for chain in ("", "+chain=1", "+chain=2")]
+
+    def score(method: str, benchmark: str, key: str) -> np.ndarray:
+        return np.array([files.read_json(path / method / "eval" / benchmark / "scores.json")[key] for path in folders])
+
+    table, caption = table4.make(Study(results))
+    table = table.set_index("method")
+    t = stats.t.ppf(0.975, 6)
+    for column, benchmark, key in (("length", "alpacaeval2", "avg_length"), ("arena_hard_win_rate", "arena_hard", "win_rate")):
+        s = np.sqrt(np.mean([score(method, benchmark, key).var(ddof=1) for method in ("sft", "dpo", "simpo")]))
+        for method in ("kto", "simpo"):
+            row = table.loc[method]
+            ends = row[column] - t * s * 2**0.5, row[column] + t * s * 2**0.5
+            assert (row[f"{column}_low"], row[f"{column}_high"]) == pytest.approx(ends)
+    gaps = [score(method, "alpacaeval2", "win_rate") - score("sft", "alpacaeval2", "win_rate") for method in ("dpo", "simpo")]
+    s, row = np.sqrt(np.mean([gap.var(ddof=1) for gap in gaps])), table.loc["kto"]
+    assert row["win_rate_minus_sft_between_chains"] == pytest.approx(s)
+    both = np.hypot(row["win_rate_minus_sft_standard_error"], s)
+    df = both**4 / (row["win_rate_minus_sft_standard_error"] ** 4 / 58 + s**4 / 4)  # 59 instructions judged; two methods of three chains
+    assert row["win_rate_minus_sft_p"] == pytest.approx(2 * stats.t.sf(abs(row["win_rate_minus_sft"]) / both, df))
+    assert "is expected (95%; from 3 chains" in caption and "with the spread between chains" in caption
+    ablations, caption = table5.make(Study(results))
+    assert ablations.set_index("method").loc["dpo", "length_high"] == table.loc["dpo", "length_high"] and "3 chains" in caption
+
+    mini = pd.DataFrame(table.reset_index())
+    row, columns = table.loc["kto"], {column.name: column for column in BENCHMARKS["alpacaeval2"].columns}
+    half = np.hypot(stats.norm.ppf(0.975) * row["lc_standard_error"], (row["lc_win_rate_high"] - row["lc_win_rate"]) / 2**0.5)
+    assert table4_picture.error(row, columns["lc_win_rate"], Study(results)) == f"±{half:.1f}"
+    assert any("95% interval over questions and 3 chains" in text for text in table4_picture.caption(mini, Study(results)))
 
 
 def test_failures_are_told_by_benchmark_and_reason_and_a_score_without_them_is_named(results: Path) -> None:
@@ -383,7 +422,7 @@ def test_table_3_says_what_each_training_took_and_what_was_searched(results: Pat
     assert table.loc["SimPO", "mini_base"].startswith("learning_rate=")
     assert table.loc["SimPO w/o LN", "objective"] == "simpo" and table.loc["SimPO", "without"] == ""
     assert "h = β log π(y_w|x) - β log π(y_l|x) - γ" in table.loc["SimPO w/o LN", "without"]
-    assert table.loc["DPO", "searched"] == "learning_rate: 5e-05, 0.0001, 0.0002; beta: 0.05, 0.1"
+    assert table.loc["DPO", "searched"] == "learning_rate: 1e-05, 3e-05, 0.0001, 0.0003; beta: 0.05, 0.1"
     assert caption.endswith("No training of: SFT.")
 
 

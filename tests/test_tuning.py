@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import subprocess
 import sys
@@ -40,7 +39,7 @@ def test_every_method_that_trains_has_as_many_trials_as_the_others_at_the_same_l
     rows = dict.fromkeys(plan.scale["methods"] + plan.scale["ablations"])
     trained = {method for method in rows if plan.method("mini_base", method).objective is not None}
     counts = Counter((trial.setting, trial.method) for trial in plan.trials)
-    assert counts == {(setting, method): 6 for setting in plan.scale["settings"] for method in trained}
+    assert counts == {(setting, method): 8 for setting in plan.scale["settings"] for method in trained}
     assert {path.stem for path in (CONF / "sweep/mini").glob("*.yaml")} == trained | set(plan.scale["sweeps"])
     assert len({tuple(sweep(f"mini/{method}")["learning_rate"]) for method in trained}) == 1
 
@@ -66,13 +65,14 @@ def test_every_sweep_is_of_a_method_that_exists_or_a_figure_s(scale: str) -> Non
 
 
 def test_the_figures_sweeps_are_as_wide_as_the_figures_need(plan: Plan) -> None:
-    """Figure 3: six margins from 0 on; Figure 5: five strengths of each method; three seeds of DPO and SimPO, the tables' among them."""
+    """Figure 3: six margins from 0 on; Figure 5: five strengths of each method. paper: three seeds of DPO and SimPO."""
     grids = {name: {tuple(trial.varied.items()) for trial in trials} for name, trials in plan.sweeps.items()}
     assert len(grids["gamma"]) >= 6 and (("gamma", 0),) in grids["gamma"]
     assert len(grids["beta_simpo"]) >= 5 and len(grids["beta_dpo"]) >= 5
-    assert grids["seeds"] == {(("seed", seed),) for seed in (42, 0, 1)}
-    assert {trial[:2] for trial in plan.sweeps["seeds"]} > {
-        (setting, method) for setting in plan.scale["settings"] for method in ("dpo", "simpo")
+    seeds = Plan("paper").sweeps["seeds"]
+    assert {tuple(trial.varied.items()) for trial in seeds} == {(("seed", seed),) for seed in (42, 0, 1)}
+    assert {trial[:2] for trial in seeds} > {
+        (setting, method) for setting in ("mistral_base", "llama3_base") for method in ("dpo", "simpo")
     }
     for trials in plan.sweeps.values():
         for trial in trials:
@@ -86,7 +86,6 @@ def test_a_smaller_scale_has_what_it_can_be_made_of(capsys: pytest.CaptureFixtur
     less = Plan("mini")
     less.scale |= {"settings": ["mini_base"], "methods": ["sft", "dpo"], "ablations": []}
     assert less.sweeps["gamma"] == less.sweeps["beta_dpo"] == []
-    assert {trial.setting for trial in less.sweeps["seeds"]} == {"mini_base"}
     left = {name for name in inventory.ABOUT if inventory.lacks(less, name)}
     assert left == {"table5", "fig2_length", "fig3_gamma", "fig4_dpo", "fig5_beta"}
     assert {PurePosixPath(path).stem for path in {*inventory.paper(Plan("mini"))} - {*inventory.paper(less)}} == left
@@ -150,10 +149,10 @@ def test_both_doors_name_the_same_runs_and_ask_for_their_trainings_alone(snakema
     wanted = targets.trainings(trial[:2] for trial in plan.trials)
     got = snakemake_gets(*arguments, "setting=mini_base,mini_instruct")
     assert sorted(got) == sorted([*wanted, "scale=mini"])
-    assert len(wanted) == 12
+    assert len(wanted) == 16
 
 
-@pytest.mark.parametrize("name", ["gamma", "seeds"])
+@pytest.mark.parametrize("name", ["gamma"])
 def test_both_doors_name_the_same_runs_of_a_figure_s_sweep(snakemake_gets: Any, plan: Plan, name: str) -> None:
     """Hydra's multirun and Plan.sweeps; the sweep names its settings itself, and its runs are evaluated."""
     got = snakemake_gets(f"+sweep=mini/{name}")
@@ -189,16 +188,20 @@ def test_two_sweeps_in_one_call_are_an_error_and_not_two_default_runs(snakemake_
 
 
 def test_trials_are_planned_where_their_table_is_asked_for_and_only_there(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plan.write: for another target the figures' sweeps alone are read; for this one every training is written, no evaluation is."""
+    """Plan.write: for another target the figures' sweeps alone are read; for this one every training is written, no evaluation is; one
+    method's judged trials are a target too."""
     figures = {f"mini/{name}" for name in plan.scale["sweeps"]}
     with monkeypatch.context() as patch:
         patch.setattr(compose, "sweep", lambda name: sweep(name) if name in figures else pytest.fail(f"{name} was read"))
         plan.write(["results/table4.csv"])
     assert not Path("results/tuning.yaml").exists()
     plan.scale["methods"], plan.scale["ablations"] = ["sft", "dpo"], ["simpo"]
+    plan.write(["results/mini_base/tuning/dpo/manifest.json"])
+    assert [str(path) for path in Path("results").glob("*/tuning/*/config.yaml")] == ["results/mini_base/tuning/dpo/config.yaml"]
     plan.write(["results/tuning.csv"])
+    assert len(list(Path("results").glob("*/tuning/*/config.yaml"))) == len(targets.developments(plan)) == 2 * 2
     wanted: Any = OmegaConf.load("results/tuning.yaml")
-    assert len(wanted.trials) == 2 * 2 * 6
+    assert len(wanted.trials) == 2 * 2 * 8
     for trial in wanted.trials:
         folder = Path(f"results/{trial.setting}/runs/{trial.run}")
         assert (folder / "config.yaml").is_file()
@@ -236,6 +239,21 @@ def test_a_mistake_in_a_sweep_is_an_error_that_names_the_file_and_the_key(
         _ = Plan("mini").trials
 
 
+def test_a_method_with_more_trials_than_another_is_an_error_that_names_the_files(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """targets.check_budgets, when the table is planned: before anything is trained."""
+    plan.scale |= {"settings": ["mini_base"], "methods": ["sft", "dpo"], "ablations": ["simpo"]}
+    rates = {"mini/dpo": [1e-5, 3e-5, 1e-4], "mini/simpo": [1e-5, 1e-4]}
+    grids = {name: {"method": [name.removeprefix("mini/")], "learning_rate": given} for name, given in rates.items()}
+    monkeypatch.setattr(compose, "sweep", lambda name: dict(grids[name]))
+    with pytest.raises(
+        UserError, match=r"in mini_base: conf/sweep/mini/dpo.yaml 3, conf/sweep/mini/simpo.yaml 2; give each method as many"
+    ):
+        plan.composed("tuning")
+    plan.scale["ablations"] = []
+    del plan.trials
+    assert len(plan.composed("tuning")[1]["trials"]) == 3
+
+
 def test_a_scale_without_sweeps_says_where_they_would_be(plan: Plan) -> None:
     """targets.trials: no empty table."""
     plan.scale["methods"], plan.scale["ablations"] = ["sft"], []
@@ -246,72 +264,107 @@ def test_a_scale_without_sweeps_says_where_they_would_be(plan: Plan) -> None:
 # -- the choice -----------------------------------------------------------------------------------------------------------
 
 
-def made_up(results: Path, accuracies: dict[str, list[tuple[float, ...]]], pairs: int = 200) -> None:
-    """tuning.yaml, manifests and the start model's log-probabilities, -0.5 a token: by method (learning rate, accuracy and, if it is not
-    -0.5, the chosen answers' log-probability a token) of each trial, in the order of the grid."""
-    trials = []
+Trial = tuple[float, float] | tuple[float, float, float]
+
+
+def made_up(results: Path, trials: dict[str, list[Trial]], error: float = 2.0) -> None:
+    """tuning.yaml and what it leads to. By method: learning rate, win rate and, if it is not ``error``, its standard error, of each trial
+    in the order of the grid. The start model's log-probability is -0.5 a token."""
+    named = []
     sums = {"split": ["train", "heldout", "heldout"], "chosen_logps": [-90.0, -1.5, -2.5], "chosen_length": [3, 3, 5]}
     (results / "s/reference").mkdir(parents=True)
     pd.DataFrame(sums).to_parquet(results / "s/reference/logps.parquet")
-    for method, given in accuracies.items():
-        for number, (rate, accuracy, *logp) in enumerate(given):
+    for method, given in trials.items():
+        judged = []
+        for number, (rate, win_rate, *own) in enumerate(given):
             varied = {"learning_rate": rate, "beta" if method == "dpo" else "gamma": number}
-            trials.append({"setting": "s", "run": f"{method}{number}", "method": method, "varied": varied})
-            heldout = {"rewards/accuracies": accuracy, "rewards/margins": number / 8, "loss": 0.5, "avg_logps/chosen": (*logp, -0.5)[0]}
-            files.write_json(results / f"s/runs/{method}{number}/manifest.json", {"heldout": heldout, "heldout_pairs": pairs})
-    OmegaConf.save(OmegaConf.create({"references": {"s": "results/s/reference"}, "trials": trials}), results / "tuning.yaml")
+            named.append({"setting": "s", "run": f"{method}{number}", "method": method, "varied": varied})
+            heldout = {"rewards/accuracies": 1 - win_rate / 100, "rewards/margins": 0.1, "loss": 0.5, "avg_logps/chosen": -0.6}
+            files.write_json(results / f"s/runs/{method}{number}/manifest.json", {"heldout": heldout, "heldout_pairs": 200})
+            counts = {"n_total": 199, "n_failed": 1}
+            judged.append({"run": f"{method}{number}", **counts, "win_rate": win_rate, "standard_error": (*own, error)[0]})
+        files.write_json(results / f"s/tuning/{method}/development.json", judged)
+    OmegaConf.save(OmegaConf.create({"references": {"s": "results/s/reference"}, "trials": named}), results / "tuning.yaml")
 
 
 @pytest.mark.parametrize(
-    ("trials", "pairs", "chosen"),
+    ("trials", "chosen"),
     [
-        ([(1e-4, 0.80), (2e-5, 0.70)], 200, 0),  # √(0.8 · 0.2 / 200) = 0.028: 0.70 is further away
-        ([(1e-4, 0.80), (2e-5, 0.775)], 200, 1),  # within one standard error the smaller learning rate
-        ([(1e-4, 0.80), (2e-5, 0.775)], 800, 0),  # which is half as large with four times the pairs
-        ([(2e-5, 0.78), (2e-5, 0.79), (1e-4, 0.80)], 200, 1),  # at the same learning rate the better one
-        ([(5e-5, 0.79), (2e-5, 0.79), (2e-5, 0.79)], 200, 1),  # and of equals the first
-        ([(1e-4, 1.0), (2e-5, 0.995)], 200, 0),  # a perfect one has no standard error
-        ([(2e-4, 0.95, -0.6), (1e-4, 0.80, -0.4), (2e-5, 0.70)], 200, 1),  # the most accurate made the chosen answers less likely
-        ([(2e-4, 0.95, -0.8), (1e-4, 0.80, -0.6), (2e-5, 0.90, -0.7)], 200, 1),  # all did: the one that did so least
+        ([(1e-4, 30.0), (3e-5, 27.9)], 0),  # more than one standard error below the best
+        ([(1e-4, 30.0), (3e-5, 28.0)], 1),  # at most one: the smaller learning rate
+        ([(1e-4, 30.0, 1.0), (3e-5, 28.0, 9.0)], 0),  # the best one's standard error counts
+        ([(3e-5, 28.0), (3e-5, 29.0), (1e-4, 30.0)], 1),  # at the same learning rate the better one
+        ([(1e-4, 29.0), (3e-5, 29.0), (3e-5, 29.0)], 1),  # and of equals the first
+        ([(1e-5, 20.0), (3e-5, 29.0), (1e-4, 30.0), (3e-4, 29.5)], 1),
+        ([(3e-4, 30.0), (1e-4, 25.0), (3e-5, 24.0)], 0),  # held-out accuracy, here the other way round, decides nothing
+        ([(1e-4, 30.0, 0.0), (3e-5, 30.0, 0.0)], 1),
+        ([(1e-4, 0.0, 0.0)], 0),
     ],
 )
-def test_the_smallest_learning_rate_within_one_standard_error_of_the_best_is_chosen(
-    tmp_path: Path, trials: list[tuple[float, ...]], pairs: int, chosen: int
-) -> None:
-    """analysis/tables/tuning.py: the rule of its docstring, by hand."""
-    made_up(tmp_path, {"dpo": trials}, pairs)
-    assert tuning.tuning(tmp_path)["chosen"].tolist() == [number == chosen for number in range(len(trials))]
+def test_the_smallest_learning_rate_within_one_standard_error_of_the_best_is_chosen(trials: list[Trial], chosen: int) -> None:
+    """tuning.choose: the rule of the module's docstring, by hand."""
+    table = [
+        {"varied": {"learning_rate": rate}, "win_rate": win_rate, "standard_error": (*own, 2.0)[0], "accuracy": 1 - win_rate / 100}
+        for rate, win_rate, *own in trials
+    ]
+    assert tuning.choose(table) == chosen
+
+
+@pytest.mark.parametrize(
+    ("grid", "chosen", "edges"),
+    [
+        ([{"beta": 1}, {"beta": 2}, {"beta": 3}], 1, []),
+        ([{"beta": 3}, {"beta": 1}, {"beta": 2}], 0, ["beta"]),  # by size, whatever the order of the grid
+        ([{"beta": 1, "gamma": 5}, {"beta": 2, "gamma": 5}], 0, ["beta"]),  # what is not varied has no edge
+        ([{"beta": b, "gamma": g} for b in (1, 2, 3) for g in (0, 1, 2)], 4, []),
+        ([{"beta": b, "gamma": g} for b in (1, 2, 3) for g in (0, 1, 2)], 2, ["beta", "gamma"]),
+        ([{"loss_type": "hinge"}, {"loss_type": "sigmoid"}], 0, []),  # a word has none, and neither have true and false
+        ([{"flag": True}, {"flag": False}], 0, []),
+    ],
+)
+def test_a_chosen_value_at_the_edge_of_its_grid_is_named(grid: list[dict[str, Any]], chosen: int, edges: list[str]) -> None:
+    """tuning.edges."""
+    assert tuning.edges([{"varied": varied} for varied in grid], chosen) == edges
 
 
 def test_the_table_has_a_row_a_trial_and_the_lines_for_conf_are_the_chosen_values(tmp_path: Path) -> None:
     """tuning: each method chooses among its own trials; a key that a method does not vary is empty, and in no line of it."""
-    made_up(tmp_path, {"dpo": [(2e-5, 0.6), (1e-4, 0.7)], "simpo": [(2e-5, 0.65), (1e-4, 0.66)]})
+    rates: tuple[float, ...] = (1e-5, 3e-5, 1e-4)
+    made_up(
+        tmp_path, {"dpo": list(zip(rates, (20.0, 30.0, 31.0), strict=True)), "simpo": list(zip(rates, (25.0, 26.0, 24.0), strict=True))}
+    )
     table = tuning.tuning(tmp_path)
     assert list(table)[:6] == ["setting", "method", "run", "learning_rate", "beta", "gamma"]
-    assert table["run"].tolist() == ["dpo0", "dpo1", "simpo0", "simpo1"]
-    assert table["chosen"].tolist() == [False, True, True, False]
-    assert table["gamma"].isna().tolist() == [True, True, False, False]
-    assert table["standard_error"].tolist() == pytest.approx([math.sqrt(p * (1 - p) / 200) for p in (0.6, 0.7, 0.65, 0.66)])
-    read: Any = OmegaConf.create(tuning.for_conf(table))
-    assert read == {"dpo": {"learning_rate": 1e-4, "beta": 1}, "simpo": {"learning_rate": 2e-5, "gamma": 0}}
-    assert "# conf/setting/s.yaml" in tuning.for_conf(table)
+    assert table["run"].tolist() == ["dpo0", "dpo1", "dpo2", "simpo0", "simpo1", "simpo2"]
+    assert table["chosen"].tolist() == [False, True, False, True, False, False]
+    assert table["edge"].tolist() == ["", "", "", "learning_rate gamma", "", ""]
+    assert table["gamma"].isna().tolist() == [True, True, True, False, False, False]
+    assert set(table["start_logp"]) == {-0.5} and set(table["chosen_logp"]) == {-0.6} and table["accuracy"][1] == pytest.approx(0.7)
+    said = tuning.for_conf(table)
+    read: Any = OmegaConf.create(said)
+    assert read == {"tuned": {"dpo": {"learning_rate": 3e-5, "beta": 1}, "simpo": {"learning_rate": 1e-5, "gamma": 0}}}
+    assert said.startswith("# conf/setting/s.yaml")
+    assert (
+        "    learning_rate: 3.0e-5 # of 1.0e-5, 3.0e-5 and 1.0e-4: development win rate 30.0 ± 2.0\n    beta: 1 # of 0, 1 and 2\n" in said
+    )
+    assert said.endswith("    gamma: 0 # of 0, 1 and 2, at the edge")
 
 
-def test_learning_rates_are_whole_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """analysis/tables/tuning.py through its command line: as they stand in conf, and not as 2.0000000000000002e-05."""
-    made_up(tmp_path, {"dpo": [(2e-5, 0.6), (1e-4, 0.7)]})
+def test_numbers_are_in_the_file_as_in_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """analysis/tables/tuning.py through its command line: 2.0e-5, and not 2.0000000000000002e-05."""
+    made_up(tmp_path, {"dpo": [(2e-5, 20.0), (1e-4, 30.0), (0.25, 25.0)]})
     monkeypatch.setattr(sys, "argv", ["python", "--results", str(tmp_path), "--out", str(tmp_path)])
     command_line(None, tuning.write)
-    assert [line.split(",")[3] for line in (tmp_path / "tuning.csv").read_text().splitlines()] == ["learning_rate", "2e-05", "0.0001"]
+    cells = [line.split(",")[3] for line in (tmp_path / "tuning.csv").read_text().splitlines()]
+    assert cells == ["learning_rate", "2.0e-5", "1.0e-4", "0.25"]
 
 
-def test_a_missing_manifest_and_one_without_a_figure_are_named_with_the_next_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_file_and_one_without_a_figure_are_named_with_the_next_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """analysis/tables/tuning.py: no choice among what happens to be there."""
     monkeypatch.chdir(tmp_path)
-    made_up(Path("results"), {"dpo": [(2e-5, 0.6), (1e-4, 0.7)]})
-    path = Path("results/s/runs/dpo1/manifest.json")
+    made_up(Path("results"), {"dpo": [(2e-5, 20.0), (1e-4, 30.0)]})
+    path, judged = Path("results/s/runs/dpo1/manifest.json"), Path("results/s/tuning/dpo/development.json")
+    made = "results/s/tuning/dpo/manifest.json"
     whole = files.read_json(path)
     files.write_json(path, {"heldout": whole["heldout"]})
     with pytest.raises(UserError, match=rf"{path} has no 'heldout_pairs'; make it again with: snakemake .*--forcerun {path}"):
@@ -322,6 +375,12 @@ def test_a_missing_manifest_and_one_without_a_figure_are_named_with_the_next_com
         tuning.tuning(Path("results"))
     path.unlink()
     with pytest.raises(UserError, match=rf"{path} does not exist; make it with: snakemake --cores all {path}"):
+        tuning.tuning(Path("results"))
+    files.write_json(judged, files.read_json(judged)[1:])
+    with pytest.raises(UserError, match=rf"{judged} has no trial dpo0; make it again with: snakemake .*--forcerun {made}"):
+        tuning.tuning(Path("results"))
+    judged.unlink()
+    with pytest.raises(UserError, match=rf"{judged} does not exist; make it with: snakemake --cores all {made}"):
         tuning.tuning(Path("results"))
     Path("results/s/reference/logps.parquet").unlink()
     with pytest.raises(

@@ -27,7 +27,7 @@ RECORD = ROOT / "tests/versions.yaml"
 # They make no numbers. What planning decides stands in a stage's configuration, whose change makes the stage run again by itself.
 LEFT_OUT = {"stages.lib.errors", "stages.plan"}
 # The server of the mini world's judge: conf/judge/mini.yaml names it, and no module imports it.
-STARTED = dict.fromkeys(("calibrate", "judge", "controls"), "stages.mini.server")
+STARTED = dict.fromkeys(("calibrate", "judge", "controls", "develop"), "stages.mini.server")
 PLACE = next(path for path in (ROOT / "stages/plan").glob("*.py") if re.search(r"^VERSIONS\b", path.read_text(), re.MULTILINE))
 AGAIN = "python -m tests.test_versions --record"
 

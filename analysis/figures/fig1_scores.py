@@ -2,9 +2,9 @@
 
     python -m analysis.figures.fig1_scores --results results --out results
 
-In: eval/alpacaeval2/scores.json and eval/arena_hard/scores.json of SFT, DPO and SimPO in the scale's settings. Out:
-figures/fig1_scores.png, .pdf, .txt, and .csv with one row a run and metric: value, low, high (percent) and n. The rows with the seed
-``mean`` are means over several training seeds.
+In: eval/alpacaeval2/scores.json and eval/arena_hard/scores.json of SFT, DPO and SimPO in the scale's settings, and of the chains.
+Out: figures/fig1_scores.png, .pdf, .txt, and .csv with one row a run and metric: value, low, high (percent) and n. The rows with the seed
+``mean`` are means over several training seeds. Where there are several chains, the intervals contain the spread between them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import draw
+from analysis.stats import widened
 from analysis.study import METHODS, PAGE, SETTINGS, Drawn, Study, figure, name_of
 
 SHOWN = ("sft", "dpo", "simpo")
@@ -21,9 +22,12 @@ AXIS = {"lc_win_rate": "Length-controlled win rate (%)", "arena_hard": "Win rate
 
 
 def make(study: Study) -> Drawn:
-    runs = study.rows(*SHOWN)
+    runs, level = study.rows(*SHOWN), study.config["analysis"]["level"]
+    settings = list(dict.fromkeys(run.setting for run in runs))
+    reach = {(metric, setting): draw.chains_reach(study, setting, metric) for metric in PANELS for setting in settings}
     values = pd.DataFrame(
-        {"metric": metric, "setting": run.setting, "method": run.method, "seed": run.seed, **draw.measure(study, run, metric)._asdict()}
+        {"metric": metric, "setting": run.setting, "method": run.method, "seed": run.seed}
+        | widened(draw.measure(study, run, metric), reach[metric, run.setting])._asdict()
         for metric in PANELS
         for run in runs
     )
@@ -32,14 +36,13 @@ def make(study: Study) -> Drawn:
     means = several.groupby(keys, sort=False)[["value", "low", "high", "n"]].mean().reset_index().assign(seed="mean")
     frame = values if means.empty else pd.concat([values, means], ignore_index=True)
 
-    settings = list(dict.fromkeys(values["setting"]))
     drawn = Figure(figsize=(PAGE, 0.75 + 0.46 * len(settings)), layout="constrained")
     panels = drawn.subplots(1, 2, sharey=True)
     for axes, letter, (metric, title) in zip(panels, draw.letters(), PANELS.items(), strict=False):
         for offset, method in zip((-0.26, 0, 0.26), SHOWN, strict=True):
             of_method = frame[(frame["metric"] == metric) & (frame["method"] == method)]
             for setting, part in of_method.groupby("setting", sort=False):
-                at, (*seeds, mean) = settings.index(setting) + offset, part[["value", "low", "high"]].to_numpy()
+                at, (*seeds, mean) = settings.index(str(setting)) + offset, part[["value", "low", "high"]].to_numpy()
                 draw.dot(axes, at, mean, method)
                 color = draw.LOOKS[method].color
                 axes.plot([seed[0] for seed in seeds], [at] * len(seeds), "|", color=color, markersize=5, markeredgewidth=0.7)
@@ -56,12 +59,12 @@ def make(study: Study) -> Drawn:
 
     counts = frame.groupby("metric", sort=False)["n"].agg(["min", "max"]).astype(int)
     sizes = ["–".join(f"{n:,}" for n in dict.fromkeys(counts.loc[metric])) for metric in PANELS]
-    level = f"{study.config['analysis']['level']:.0%}"
     caption = study.caption(
         "SimPO, DPO and the SFT models they start from: (a) length-controlled win rate on AlpacaEval 2, (b) win rate on Arena-Hard.",
         runs,
-        f"Bars: {level} intervals over prompts, (a) from the standard error of the length-controlled win rate, (b) bootstrap;"
+        f"Bars: {level:.0%} intervals over prompts, (a) from the standard error of the length-controlled win rate, (b) bootstrap;"
         f" n = {sizes[0]} instructions (a) and {sizes[1]} games (b) a model.",
+        draw.told(study),
         *(["Marks with bars: means over seeds, of value and interval; ticks: the seeds."] if len(means) else []),
     )
     return drawn, frame, caption

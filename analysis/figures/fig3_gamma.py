@@ -6,8 +6,9 @@
 the reward margin r(y_w) - r(y_l) on held-out pairs for each γ. (c) The distribution of the chosen responses' average log-likelihood.
 
 In: of the runs of the sweep ``gamma`` eval/loglik.parquet, eval/alpacaeval2/scores.json and manifest.json, which has β, the objective and
-the seed. Each setting has one row of panels. Out: figures/fig3_gamma.png, .pdf, .txt, and .csv with one row a value of (a), a point of a
-density, and a mean or standard deviation of (b) and (c).
+the seed; the same of the chains' runs. Where there are several chains, the intervals of (a) contain the spread between them. Each setting
+has one row of panels. Out: figures/fig3_gamma.png, .pdf, .txt, and .csv with one row a value of (a), a point of a density, and a mean or
+standard deviation of (b) and (c).
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import draw
-from analysis.stats import density, share, together
+from analysis.stats import density, share, together, widened
 from analysis.study import PAGE, Drawn, Study, figure
 
 COLUMNS = ["panel", "setting", "gamma", "quantity", "x", "value", "low", "high", "n"]
-CURVES = {"reward_accuracy": "Reward\naccuracy (%)", "lc_win_rate": "LC win\nrate (%)"}
+CURVES = {draw.ACCURACY: "Reward\naccuracy (%)", "lc_win_rate": "LC win\nrate (%)"}
 RIDGES = {"margin": "Reward margin $r(y_w) - r(y_l)$", "chosen_average": "Average log-likelihood of $y_w$"}
 TITLES = ("Accuracy and win rate", "Reward margin", "Chosen likelihood")
 POINTS, HEIGHT = 160, 1.7  # points of a density; height of the highest density, in distances between two
@@ -63,14 +64,16 @@ def make(study: Study) -> Drawn:
         panels = [next(letters) for _ in TITLES]
         values: dict[str, dict[float, pd.Series]] = {name: {} for name in RIDGES}
         measured: list[dict[str, Any]] = []
+        reach = {name: draw.chains_reach(study, setting, name) for name in CURVES}
         for gamma, runs in by_gamma.items():
             pairs = [study.pairs(run, "heldout") for run in runs]
             curves = {
-                "reward_accuracy": together(share(float(each["reward_right"].mean()), len(each), z) for each in pairs),
+                draw.ACCURACY: together(share(float(each["reward_right"].mean()), len(each), z) for each in pairs),
                 "lc_win_rate": together(draw.measure(study, run, "lc_win_rate") for run in runs),
             }
             named = {"panel": panels[0], "setting": setting, "gamma": gamma}
-            measured += [named | {"quantity": name, "x": gamma, **value._asdict()} for name, value in curves.items()]
+            bars = {name: widened(value, reach[name]) for name, value in curves.items()}
+            measured += [named | {"quantity": name, "x": gamma, **bar._asdict()} for name, bar in bars.items()]
             every = pd.concat(pairs, ignore_index=True)
             for name in RIDGES:
                 values[name][gamma] = every[name]
@@ -79,7 +82,7 @@ def make(study: Study) -> Drawn:
         column = [drawn.add_subplot(grid[2 * number + i, -3]) for i in range(2)]
         for axes, (name, label) in zip(column, CURVES.items(), strict=True):
             found = frame[frame["quantity"] == name]
-            scale = 100 if name == "reward_accuracy" else 1  # a share in the csv, percent on the axis
+            scale = 100 if name == draw.ACCURACY else 1  # a share in the csv, percent on the axis
             draw.curve(axes, found.assign(**{key: scale * found[key] for key in ("value", "low", "high")}), "simpo")
             axes.set_ylabel(label)
         column[0].tick_params(labelbottom=False)
@@ -110,6 +113,7 @@ def make(study: Study) -> Drawn:
         draw.seeded(study, shown),
         f"β = {', '.join(f'{beta:g}' for beta in betas)}; n = {n['reward_accuracy']:,} pairs, {n['lc_win_rate']:,} instructions;"
         " densities by a Gaussian kernel (Scott's rule).",
+        draw.told(study),
         *(["Means over training seeds where a γ has several."] if any(len(r) > 1 for g in sweep.values() for r in g.values()) else []),
     )
     return drawn, out, caption

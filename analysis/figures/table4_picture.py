@@ -5,11 +5,13 @@
 In: table4.csv, and tables.yaml, which names the scale, its benchmarks and the judge. Out: figures/table4.png, 12.8 inches
 wide and at most 7.2 high at 200 dpi, as high as its rows need. The same table gives the same bytes.
 
-The best of a column within a setting is bold, as printed, so that equal figures are bold together; length has no best.
+The best of a column within a setting is bold, as printed, so that equal figures are bold together; length has no best. Where there are
+several chains, what stands beside a figure is an interval over questions that contains the spread between chains (``widened``).
 """
 
 from __future__ import annotations
 
+import math
 from itertools import accumulate
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 
 from analysis.draw import GREY, INK, LIGHT
+from analysis.stats import Measured, over_questions, quantile, widened
 from analysis.study import METHODS, PNG, SETTINGS, STYLE, Study, command_line, name_of, require
 from analysis.tables.table4 import COUNTS
 from stages.benchmarks.benchmark import Benchmark, Column
@@ -48,11 +51,18 @@ def printed(value: float, digits: int) -> str:
     return "–" if pd.isna(value) else f"{value:.{digits}f}"
 
 
-def error(row: pd.Series, column: Column) -> str:
+def error(row: pd.Series, column: Column, study: Study) -> str:
     """``±0.9``, or ``[18.2, 21.9]``; nothing where there is none."""
     found = [row[name] for name in column.error]
     if not found or any(map(pd.isna, found)):
         return ""
+    if study.n_chains > 1:
+        level = study.config["analysis"]["level"]
+        low, high = found if len(found) == 2 else over_questions(row[column.name], found[0], quantile(level))
+        # An expected interval reaches t s √2 (Table 4), the noise in a figure t s.
+        reach = (row[f"{column.name}_high"] - row[f"{column.name}_low"]) / 2 / 2**0.5
+        value, low, high, _ = widened(Measured(row[column.name], low, high, 1), 0.0 if math.isnan(reach) else reach)
+        found = [high - value] if len(found) == 1 else [low, high]
     numbers = [printed(value, column.digits) for value in found]
     return f"±{numbers[0]}" if len(numbers) == 1 else f"[{', '.join(numbers)}]"
 
@@ -76,13 +86,17 @@ def caption(table: pd.DataFrame, study: Study) -> list[str]:
             if lost := table[counts[-1]].sum():
                 failed.append(f"{lost:,.0f} on {benchmark.label}")
     kinds = {len(column.error) for benchmark in shown for column in headed(benchmark)}
-    marks = {1: "± standard error.", 2: "[ ] 95% bootstrap interval."}
+    marks = {1: "± standard error over questions.", 2: "[ ] 95% bootstrap interval."}
+    noise = [*(mark for kind, mark in marks.items() if kind in kinds), "One chain: another machine’s figures will differ by more."]
+    if study.n_chains > 1:
+        level = study.config["analysis"]["level"]
+        noise = [f"±, [ ]: {level:.0%} interval over questions and {study.n_chains} chains (other seeds from pretraining on)."]
     several = f" Means over {table['seeds'].max()} training seeds." if "seeds" in table else ""
     warned = table[table["warning"].notna() & (table["warning"] != "")] if "warning" in table else table[:0]
     of_warned = [f"{name_of(setting, SETTINGS)} {name_of(method, METHODS)}" for setting, method in warned[["setting", "method"]].to_numpy()]
     paragraphs = [
         f"{', '.join(sizes)}.{several}",
-        " ".join(["Bold: best of its setting.", *(mark for kind, mark in marks.items() if kind in kinds)]),
+        " ".join(["Bold: best of its setting.", *noise]),
         " ".join(benchmark.note for benchmark in shown if benchmark.note),
         f"Judgments that failed and are left out, all models together: {', '.join(failed)}." if failed else "",
         f"These may have collapsed (table4.csv, warning): {', '.join(of_warned)}." if of_warned else "",
@@ -129,7 +143,7 @@ def draw(table: pd.DataFrame, study: Study) -> Figure:
         columns = [column for _, of_one in benchmarks for column in of_one]
         names = [[name_of(key, known) for key in table[part]] for part, known in (("setting", SETTINGS), ("method", METHODS))]
         values = [[printed(value, column.digits) for value in table[column.name]] for column in columns]
-        errors = [[error(row, column) for _, row in table.iterrows()] for column in columns]
+        errors = [[error(row, column, study) for _, row in table.iterrows()] for column in columns]
         weights = [["bold" if is_best else "normal" for is_best in best(table, column)] for column in columns]
         is_start = (table["setting"] != table["setting"].shift()).tolist()  # of a setting's rows
         block = [sum(is_start[: i + 1]) - 1 for i in range(len(table))]

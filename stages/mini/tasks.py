@@ -1,4 +1,4 @@
-"""The tasks of the mini world: eight kinds of prompt, and the second turns that may follow them.
+"""The tasks of the mini world: five kinds of prompt, and the second turns that may follow them.
 
 A task knows the claims that an ideal answer makes. ``TaskReader`` recovers it from the conversation's text alone, by the grammar, so that
 a judge needs nothing but the conversation.
@@ -12,11 +12,10 @@ from random import Random
 
 from stages.lib.errors import UserError
 from stages.mini import language as english
-from stages.mini.knowledge import ATTRIBUTES, COUNTED, VALUES, Claim, Knowledge
+from stages.mini.knowledge import ATTRIBUTES, Claim, Knowledge
 from stages.mini.language import Language, enumerate_words, sentences, words
 
-LISTED = range(2, 5)  # how many towns a list may be asked for
-SMALL = range(1, 9)  # the numbers of arithmetic tasks
+ASKED = (2, 3, 4)  # how many attributes of a town are asked for at once
 
 Conversation = tuple[str, ...]  # prompt; or prompt, answer, prompt
 
@@ -28,7 +27,6 @@ class Task:
     kind: str
     turns: Conversation  # with the prompt as the last
     wanted: tuple[Claim, ...]  # the claims that are asked for, in plain order
-    need: int  # how many of them an ideal answer makes
     given: frozenset[str] = frozenset()  # sentences that the answer must not repeat
 
     @property
@@ -40,34 +38,9 @@ def _facts(knowledge: Knowledge, town: str, attributes: Sequence[str]) -> tuple[
     return tuple(("fact", town, attribute, knowledge.facts[town][attribute]) for attribute in attributes)
 
 
-def _comparison(knowledge: Knowledge, one: str, other: str, attributes: Sequence[str]) -> tuple[Claim, ...]:
-    claims: list[Claim] = []
-    for attribute in attributes:
-        claims += [*_facts(knowledge, one, (attribute,)), *_facts(knowledge, other, (attribute,))]
-        larger = _larger(knowledge, one, other)
-        ours, theirs = knowledge.facts[one][attribute], knowledge.facts[other][attribute]
-        verdict = ("same" if ours == theirs else "differ", attribute, *sorted((one, other)))
-        claims += larger if attribute == "size" and larger else (verdict,)
-    return tuple(claims)
-
-
-def _larger(knowledge: Knowledge, one: str, other: str) -> tuple[Claim, ...]:
-    """The claim which of two towns is larger; none if they have the same size."""
-    gap = int(knowledge.facts[one]["size"]) - int(knowledge.facts[other]["size"])
-    return (("larger", one, other) if gap > 0 else ("larger", other, one),) if gap else ()
-
-
-def _holders(knowledge: Knowledge, attribute: str, value: str) -> tuple[Claim, ...]:
-    return tuple(("fact", town, attribute, value) for town in knowledge.holders.get((attribute, value), ()))
-
-
-def _count(knowledge: Knowledge, attribute: str, value: str) -> tuple[Claim, ...]:
-    return (("count", attribute, value, str(len(_holders(knowledge, attribute, value)))),)
-
-
-def sum_of(operation: str, one: str, other: str) -> tuple[Claim, ...]:
-    """The claim of a sum, as what is wanted."""
-    return (("sum", operation, one, other, str(int(one) + int(other) if operation == "plus" else int(one) - int(other))),)
+def _comparison(knowledge: Knowledge, one: str, other: str, attribute: str) -> tuple[Claim, ...]:
+    ours, theirs = (_facts(knowledge, town, (attribute,))[0] for town in (one, other))
+    return ours, theirs, ("same" if ours[3] == theirs[3] else "differ", attribute, *sorted((one, other)))
 
 
 # -- asking ----------------------------------------------------------------------------------------------------------------
@@ -77,8 +50,13 @@ def _ask_fact(language: Language, rng: Random) -> str:
     return rng.choice(english.FACT_PROMPTS[rng.choice(ATTRIBUTES)]).format(town=rng.choice(language.knowledge.towns))
 
 
+def _some(attributes: Sequence[str], number: int, rng: Random) -> list[str]:
+    """``number`` of the attributes, in their order."""
+    return sorted(rng.sample(attributes, number), key=ATTRIBUTES.index)
+
+
 def _ask_facts(language: Language, rng: Random) -> str:
-    attributes = enumerate_words(rng.sample(ATTRIBUTES, rng.randint(2, 4)))
+    attributes = enumerate_words(_some(ATTRIBUTES, rng.choice(ASKED), rng))
     return rng.choice(english.FACTS_PROMPTS).format(attributes=attributes, town=rng.choice(language.knowledge.towns))
 
 
@@ -87,31 +65,13 @@ def _ask_describe(language: Language, rng: Random) -> str:
 
 
 def _ask_compare(language: Language, rng: Random) -> str:
-    (one, other), attributes = rng.sample(language.knowledge.towns, 2), rng.sample(ATTRIBUTES, rng.randint(1, 3))
-    return rng.choice(english.COMPARE_PROMPTS).format(one=one, other=other, attributes=enumerate_words(attributes))
-
-
-def _ask_list(language: Language, rng: Random) -> str:
-    holders = language.knowledge.holders
-    attribute, value = rng.choice([key for key, towns in holders.items() if key[0] in COUNTED and len(towns) >= min(LISTED)])
-    number = rng.randint(min(LISTED), min(max(LISTED), len(holders[attribute, value])))
-    return rng.choice(english.LIST_PROMPTS).format(number=number, shared=english.SHARED[attribute].format(value=value))
-
-
-def _ask_count(language: Language, rng: Random) -> str:
-    attribute = rng.choice(COUNTED)
-    return rng.choice(english.COUNT_PROMPTS).format(shared=english.SHARED[attribute].format(value=rng.choice(VALUES[attribute])))
-
-
-def _ask_arithmetic(language: Language, rng: Random) -> str:
-    one, other = sorted(rng.choices(SMALL, k=2), reverse=True)  # the larger first: no result is below 0
-    return rng.choice(english.SUM_PROMPTS).format(one=one, operation=rng.choice(english.OPERATIONS), other=other)
+    one, other = sorted(rng.sample(language.knowledge.towns, 2))
+    return rng.choice(english.COMPARE_PROMPTS).format(one=one, other=other, attribute=rng.choice(ATTRIBUTES))
 
 
 def _ask_rewrite(language: Language, rng: Random) -> str:
-    town, attributes = rng.choice(language.knowledge.towns), rng.sample(ATTRIBUTES, rng.randint(1, 3))
-    text = " ".join(language.say(claim, rng) for claim in _facts(language.knowledge, town, attributes))
-    return rng.choice(english.REWRITE_PROMPTS).format(text=text)
+    (claim,) = _facts(language.knowledge, rng.choice(language.knowledge.towns), (rng.choice(ATTRIBUTES),))
+    return rng.choice(english.REWRITE_PROMPTS).format(text=language.say(claim, rng))
 
 
 KINDS: dict[str, Callable[[Language, Random], str]] = {
@@ -119,38 +79,19 @@ KINDS: dict[str, Callable[[Language, Random], str]] = {
     "facts": _ask_facts,
     "describe": _ask_describe,
     "compare": _ask_compare,
-    "list": _ask_list,
-    "count": _ask_count,
-    "arithmetic": _ask_arithmetic,
     "rewrite": _ask_rewrite,
 }
 
 
-def ask_more(task: Task, language: Language, rng: Random) -> str | None:
-    """A second turn's prompt after ``task``; None if there is nothing to ask (two towns of one size)."""
-    match task.kind:
-        case "fact" | "facts" | "rewrite":
-            left = [attribute for attribute in ATTRIBUTES if attribute not in {claim[2] for claim in task.wanted}]
-            its = rng.choice(english.ITS_PROMPTS).format(attributes=enumerate_words(rng.sample(left, rng.randint(1, min(2, len(left))))))
-            return its if task.kind == "rewrite" or rng.random() < 0.5 else rng.choice(english.AGAIN_PROMPTS)
-        case "describe":
-            return rng.choice(english.AGAIN_PROMPTS)
-        case "compare":
-            return rng.choice(english.LARGER_PROMPTS) if _larger(language.knowledge, *_compared(task)) else None
-        case "list":
-            return rng.choice(english.HOW_MANY_PROMPTS)
-        case "count":
-            return rng.choice(english.ONE_OF_THEM_PROMPTS) if task.wanted[0][3] != "0" else None
-        case "arithmetic":
-            result = int(task.wanted[0][4])
-            operation = rng.choice(english.OPERATIONS) if result else "plus"
-            most = min(max(SMALL), result) if operation == "minus" else max(SMALL)
-            return english.THEN_PROMPTS[operation].format(number=rng.randint(1, most))
-    raise ValueError(f"no second turn follows a task of kind {task.kind!r}")
-
-
-def _compared(task: Task) -> tuple[str, str]:
-    return task.wanted[0][1], task.wanted[1][1]  # a comparison opens with a fact of each
+def ask_more(task: Task, language: Language, rng: Random) -> str:
+    """A second turn's prompt after ``task``."""
+    asked = {claim[2] for claim in task.wanted if claim[0] == "fact"}
+    left = [attribute for attribute in ATTRIBUTES if attribute not in asked]
+    if task.kind == "compare":
+        return rng.choice(english.ALSO_PROMPTS).format(attribute=rng.choice(left))
+    if task.kind == "describe" or (task.kind != "rewrite" and rng.random() < 0.5):
+        return rng.choice(english.AGAIN_PROMPTS)
+    return rng.choice(english.ITS_PROMPTS).format(attributes=enumerate_words(_some(left, rng.randint(1, min(2, len(left))), rng)))
 
 
 def draw_tasks(language: Language, n: int, mix: dict[str, float], rng: Random, taken: set[str]) -> list[Task]:
@@ -190,19 +131,11 @@ class TaskReader:
             self._add("fact", forms, attribute, town=one)
         for attributes in ("crop", "crop and river"):
             self._add("facts", english.FACTS_PROMPTS, attributes=attributes, town=one)
-            self._add("compare", english.COMPARE_PROMPTS, one=one, other=other, attributes=attributes)
             self._add("its", english.ITS_PROMPTS, attributes=attributes)
         self._add("describe", english.DESCRIBE_PROMPTS, town=one)
-        for attribute, form in english.SHARED.items():
-            shared = form.format(value=VALUES[attribute][0])
-            self._add("list", english.LIST_PROMPTS, attribute, number=3, shared=shared)
-            self._add("count", english.COUNT_PROMPTS, attribute, shared=shared)
-        for operation in english.OPERATIONS:
-            self._add("arithmetic", english.SUM_PROMPTS, operation, one=1, operation=operation, other=1)
-            self._add("then", (english.THEN_PROMPTS[operation],), operation, number=1)
-        for kind, forms in (("again", english.AGAIN_PROMPTS), ("larger", english.LARGER_PROMPTS), ("how_many", english.HOW_MANY_PROMPTS)):
-            self._add(kind, forms)
-        self._add("one_of_them", english.ONE_OF_THEM_PROMPTS)
+        self._add("compare", english.COMPARE_PROMPTS, one=one, other=other, attribute="crop")
+        self._add("again", english.AGAIN_PROMPTS)
+        self._add("also", english.ALSO_PROMPTS, attribute="crop")
         self._rewrite = tuple(" ".join(words(form.format(text=""))) + " " for form in english.REWRITE_PROMPTS)
 
     def _add(self, kind: str, forms: Sequence[str], detail: str = "", **places: object) -> None:
@@ -219,20 +152,18 @@ class TaskReader:
             raise UserError(f"a conversation of {len(turns)} texts; this world knows (prompt) and (prompt, answer, prompt)")
         if found is None:
             raise UserError(f"not a prompt of this world: {turns[-1]!r}")
-        kind, wanted, need, given = found
-        return Task(kind, turns, wanted, len(wanted) if need is None else need, given)
+        return Task(found[0], turns, *found[1:])
 
-    def _first(self, prompt: str) -> tuple[str, tuple[Claim, ...], int | None, frozenset[str]] | None:
+    def _first(self, prompt: str) -> tuple[str, tuple[Claim, ...], frozenset[str]] | None:
         text = " ".join(words(prompt))
         if opening := next((opening for opening in self._rewrite if text.startswith(opening)), None):
             given = sentences(text.removeprefix(opening))
             claims = [claim for sentence in given for claim in self.language.claims(sentence) or ()]
-            return ("rewrite", tuple(claims), None, frozenset(given)) if claims else None
+            return ("rewrite", tuple(claims), frozenset(given)) if claims else None
         reading = self.language.read(prompt)
         kind, detail = self._kinds.get(reading.shape, ("", ""))
         knowledge, towns, attributes = self.language.knowledge, reading.towns, reading.attributes
         wanted: tuple[Claim, ...]
-        need = None
         match kind, len(towns):
             case "fact", 1:
                 wanted = _facts(knowledge, towns[0], (detail,))
@@ -240,37 +171,25 @@ class TaskReader:
                 wanted = _facts(knowledge, towns[0], attributes)
             case "describe", 1:
                 wanted = _facts(knowledge, towns[0], ATTRIBUTES)
-            case "compare", 2:
-                wanted = _comparison(knowledge, towns[0], towns[1], attributes)
-            case "list", 0:
-                wanted, need = _holders(knowledge, detail, reading.values[0]), int(reading.numbers[0])
-            case "count", 0:
-                wanted = _count(knowledge, detail, reading.values[0])
-            case "arithmetic", 0:
-                wanted = sum_of(detail, *reading.numbers)
+            case "compare", 2 if len(attributes) == 1:
+                wanted = _comparison(knowledge, towns[0], towns[1], attributes[0])
             case _:
                 return None
-        return kind, wanted, need, frozenset()
+        return kind, wanted, frozenset()
 
-    def _second(self, first: Task, answer: str, prompt: str) -> tuple[str, tuple[Claim, ...], int | None, frozenset[str]] | None:
+    def _second(self, first: Task, answer: str, prompt: str) -> tuple[str, tuple[Claim, ...], frozenset[str]] | None:
         reading = self.language.read(prompt)
         kind, detail = self._kinds.get(reading.shape, ("", ""))
         knowledge = self.language.knowledge
         wanted: tuple[Claim, ...]
-        need, given = None, frozenset[str]()
+        given = frozenset[str]()
         match kind, first.kind:
             case "its", "fact" | "facts" | "rewrite":
                 wanted = _facts(knowledge, first.wanted[0][1], reading.attributes)
             case "again", "fact" | "facts" | "describe":
                 wanted, given = first.wanted, frozenset(sentences(answer))
-            case "larger", "compare":
-                wanted = _larger(knowledge, *_compared(first))
-            case "how_many", "list":
-                wanted = _count(knowledge, *first.wanted[0][2:])
-            case "one_of_them", "count":
-                wanted, need = _holders(knowledge, *first.wanted[0][1:3]), 1
-            case "then", "arithmetic":
-                wanted = sum_of(detail, first.wanted[0][4], reading.numbers[0])
+            case "also", "compare":
+                wanted = _comparison(knowledge, first.wanted[0][1], first.wanted[1][1], reading.attributes[0])
             case _:
                 return None
-        return (kind, wanted, need, given) if wanted else None
+        return (kind, wanted, given) if wanted else None

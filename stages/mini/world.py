@@ -10,6 +10,7 @@ In: the world's constants (conf/world). Out, beside the config, each in the publ
     demonstrations-<name>.jsonl  {"prompt", "prompt_id", "messages"}, as UltraChat 200k
     preferences.jsonl            {"prompt", "prompt_id", "chosen", "rejected", "messages", "score_chosen", "score_rejected"},
                                  as UltraFeedback binarized: four writers a prompt, the annotator's best against a random other
+    development/baseline.json    {"dataset", "instruction", "output", "generator"}: the questions that hyperparameters are chosen on
     alpacaeval2/baseline.json    {"dataset", "instruction", "output", "generator"}, as AlpacaEval's model_outputs.json
     alpacaeval2/writers/*.json   the same by every other writer, with the baseline's concise and verbose variants
     arena_hard/                  question.jsonl, baseline.jsonl, judge_config.yaml, in Arena-Hard v0.1's formats
@@ -24,7 +25,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import combinations_with_replacement, islice
+from itertools import islice
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -34,34 +35,29 @@ from omegaconf import DictConfig, OmegaConf
 
 from stages.benchmarks.mt_bench import NEEDS_REFERENCE
 from stages.lib import files
-from stages.mini.knowledge import ATTRIBUTES, COUNTED, make_knowledge
-from stages.mini.language import OPERATIONS, Language, make_tokenizer, words
+from stages.mini.knowledge import ATTRIBUTES, make_knowledge
+from stages.mini.language import Language, make_tokenizer, words
 from stages.mini.oracle import Oracle
 from stages.mini.prompts import ARENA_HARD, MT_BENCH
 from stages.mini.raters import rate
-from stages.mini.tasks import SMALL, Task, TaskReader, ask_more, draw_tasks, sum_of
+from stages.mini.tasks import Task, TaskReader, ask_more, draw_tasks
 from stages.mini.writers import Writer, write
 
-SHARED_TOWNS = 4  # at most as many towns in one sentence of the corpus
 PLAIN = Writer(0, 0, 0, 0, 0, 0)
 FIRST_QUESTION = 81  # MT-Bench's ids run from 81 to 160
 
 
 def go_on(task: Task, share: float, answer: Callable[[Task], str], language: Language, rng: Random) -> Task:
     """``task``; or, in a ``share`` of calls, a second turn that follows ``task`` and ``answer(task)``."""
-    if rng.random() < share and (prompt := ask_more(task, language, rng)):
-        return TaskReader(language)(task.prompt, answer(task), prompt)
+    if rng.random() < share:
+        return TaskReader(language)(task.prompt, answer(task), ask_more(task, language, rng))
     return task
 
 
-def corpus(
-    language: Language, tasks: Iterable[Task], portraits: int, shared: int, sums: int, follow_ups: float, rng: Random
-) -> Iterator[dict[str, str]]:
+def corpus(language: Language, tasks: Iterable[Task], portraits: int, follow_ups: float, rng: Random) -> Iterator[dict[str, str]]:
     """The texts for pretraining, shuffled: the tasks with plain answers, and the facts.
 
-    portraits: texts a town, each with all its facts in random order.
-    shared: sentences for each property that towns share.
-    sums: repetitions of each small sum.
+    portraits: texts a town, each with all its facts in their order.
     follow_ups: the share of tasks with a second turn.
     """
     knowledge = language.knowledge
@@ -71,15 +67,7 @@ def corpus(
         texts.append(" ".join([*task.turns, write(task, PLAIN, language, rng)]))
     for town in knowledge.towns:
         for _ in range(portraits):
-            facts = [language.say(("fact", town, a, knowledge.facts[town][a]), rng) for a in rng.sample(ATTRIBUTES, len(ATTRIBUTES))]
-            texts.append(" ".join(facts))
-    for (attribute, value), towns in knowledge.holders.items():
-        if attribute in COUNTED and len(towns) > 1:
-            for _ in range(shared):
-                some = rng.sample(towns, rng.randint(2, min(SHARED_TOWNS, len(towns))))
-                texts.append(f"{language.say(('count', attribute, value, str(len(towns))))} {language.say_shared(some, attribute, value)}")
-    for one, other in combinations_with_replacement(reversed(SMALL), 2):
-        texts += [language.say(claim) for operation in OPERATIONS for claim in sum_of(operation, str(one), str(other))] * sums
+            texts.append(" ".join(language.say(("fact", town, a, knowledge.facts[town][a]), rng) for a in ATTRIBUTES))
     rng.shuffle(texts)
     return ({"text": text} for text in texts)
 
@@ -191,8 +179,7 @@ def write_mt_bench(folder: Path, config: DictConfig, language: Language, seed: i
 def _two_turns(kind: str, language: Language, rng: Random, taken: set[str]) -> Iterator[tuple[Task, str]]:
     while True:
         first = draw_tasks(language, 1, {kind: 1.0}, rng, taken)[0]
-        if prompt := ask_more(first, language, rng):
-            yield first, prompt
+        yield first, ask_more(first, language, rng)
 
 
 def model_answer(question_id: str | int, author: str, turns: list[Any]) -> dict[str, Any]:
@@ -207,7 +194,7 @@ def make_world(config: DictConfig, folder: Path) -> dict[str, Any]:
     oracle = Oracle(knowledge)
     language = oracle.language
     writers = {name: Writer(**rates) for name, rates in config.writers.items()}
-    for made in ("alpacaeval2", "arena_hard", "mt_bench"):  # remove an earlier world's files
+    for made in ("development", "alpacaeval2", "arena_hard", "mt_bench"):  # remove an earlier world's files
         shutil.rmtree(folder / made, ignore_errors=True)
     files.write_json(folder / "knowledge.json", knowledge.facts)
     make_tokenizer(language).save_pretrained(folder / "tokenizer")
@@ -219,12 +206,15 @@ def make_world(config: DictConfig, folder: Path) -> dict[str, Any]:
     for name, rows in outputs.items():
         path = "baseline.json" if name == config.alpacaeval2.baseline else f"writers/{name}.json"
         files.write_json(folder / "alpacaeval2" / path, rows)
+    development = draw_tasks(language, config.development.n, dict(config.development.mix), Random(f"development-{config.seed}"), taken)
+    name = config.development.baseline
+    files.write_json(folder / "development/baseline.json", model_outputs(development, name, writers[name], language, config.seed))
     write_mt_bench(folder / "mt_bench", config.mt_bench, language, config.seed, taken)
     write_arena_hard(folder / "arena_hard", config.arena_hard, writers, language, config.seed, taken)
 
     rng = Random(f"corpus-{config.seed}")
     tasks = draw_tasks(language, config.corpus.questions, dict(config.mix), rng, set(taken))
-    texts = corpus(language, tasks, config.corpus.portraits, config.corpus.shared, config.corpus.sums, config.follow_ups, rng)
+    texts = corpus(language, tasks, config.corpus.portraits, config.follow_ups, rng)
     files.write_jsonl(folder / "corpus.jsonl", texts)
 
     rng = Random(f"preferences-{config.seed}")

@@ -32,6 +32,8 @@ def validate(config: DictConfig) -> DictConfig:
     _check_tuned(mapping("setting", given["setting"]).get("tuned"))
     container = _merge(Config, given | {"method": {"name": "", "objective": None}})  # before the method, which takes values of the rest
     method = validate_method(config.method)
+    if annotate := container["setting"]["annotate"]:
+        _check_annotate(annotate)
     for where, value in leaves(container):
         check_range(where, value)
         if where.endswith(".search") and value not in SEARCHES:
@@ -90,6 +92,17 @@ def _check_tuned(tuned: Any) -> None:
         for key, value in mapping(f"setting.tuned.{method}", values).items():
             if len(found := kinds.get(key, set())) == 1:
                 check_kind(f"setting.tuned.{method}.{key}", value, *found)
+
+
+def _check_annotate(annotate: Mapping[str, Any]) -> None:
+    """Check that samples are scored by a reward model or by a rater. UserError if by neither or both, or if the model has no max_length."""
+    model, rater = annotate["model"], annotate["rater"]
+    if not model and not rater:
+        raise UserError("setting.annotate: nobody scores the samples; give setting.annotate.model or setting.annotate.rater")
+    if model and rater:
+        raise UserError(f"setting.annotate: model {model} and a rater; set setting.annotate.rater or setting.annotate.model to null")
+    if model and annotate["max_length"] is None:
+        raise UserError("setting.annotate.max_length: reward models need it: the most tokens of a conversation that one scores")
 
 
 def _check_model(method: dict[str, Any]) -> None:

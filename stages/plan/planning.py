@@ -25,6 +25,8 @@ from stages.plan.knobs import needed_knobs
 from stages.plan.stage_configs import MADE_HERE, STAGES, VERSIONS, StageConfig, as_plain, not_ready, stage_of, upstream_manifests
 from stages.plan.values import nearest, plain
 
+TABLES = Path("results/tables.yaml")
+CHAIN = "+chain="  # between the name of a setting and the seed of a chain, in the name of the chain's folder
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -37,6 +39,7 @@ class Plan:
         self._methods: dict[tuple[str, str], DictConfig] = {}
         self._contexts: dict[str, DictConfig] = {}  # a setting, for the method that takes values of it
         self._composed: dict[tuple[Any, ...], StageConfig] = {}
+        self.chained: list[targets.Row] = []  # the runs of the chains that the tables contain
         self.scale = validate_scale(self._raw.scale)
         self.base = self.setting(self.scale["settings"][0])  # for the values that do not depend on the setting
         self.benchmarks = list(self.base.benchmarks)
@@ -55,17 +58,27 @@ class Plan:
     sweeps = cached_property(targets.sweeps)
     trials = cached_property(targets.trials)
 
+    @cached_property
+    def chains(self) -> dict[str, tuple[str, int]]:
+        """The settings of the scale's chains, by name: (setting of the scale, seed of the chain). The seed is in place of ``seed``."""
+        settings, seeds = self.scale["settings"], self.scale["chains"]
+        return {f"{setting}{CHAIN}{seed}": (setting, seed) for seed in seeds for setting in settings}
+
     def setting(self, name: str) -> DictConfig:
         """The configuration of a setting, with the scale's first method. A setting on which another one builds may be outside the scale."""
         if name not in self._settings:
-            self._raw.setting = compose.part_of_conf("setting", name)
+            of, _, seed = name.partition(CHAIN)
+            self._raw.setting = {**compose.part_of_conf("setting", of), "name": name}
             self._raw.method = compose.part_of_conf("method", self.scale["methods"][0])
-            self._settings[name] = validate(self._raw)
+            chain = {"seed": int(seed), "chain": f"{CHAIN}{seed}"} if seed.isdecimal() else {}
+            given = OmegaConf.create(self._raw)
+            given.update(chain)
+            self._settings[name] = validate(given)
         return self._settings[name]
 
     def method(self, setting: str, name: str) -> DictConfig:
         """A method with the values that it has in a setting of this scale."""
-        if setting not in (known := self.scale["settings"]):
+        if setting not in (known := [*self.scale["settings"], *self.chains]):
             raise UserError(f"setting {setting!r} is not one of scale {self.scale['name']}: {', '.join(known)}{nearest(setting, known)}")
         if (setting, name) not in self._methods:
             if setting not in self._contexts:
@@ -80,7 +93,7 @@ class Plan:
 
     def run_name(self, setting: str, method: str, overrides: Mapping[str, run_names.Value]) -> str:
         """The canonical name of a run of ``method`` in ``setting`` with the values ``overrides``."""
-        return run_names.canonical(method, self.method(setting, method), self.base.seed, overrides)
+        return run_names.canonical(method, self.method(setting, method), self.setting(setting).seed, overrides)
 
     def run(self, setting: str, name: str) -> run_names.Run:
         """A run by its name; UserError if the name is not canonical in this setting, or a value is out of range."""
@@ -92,7 +105,7 @@ class Plan:
             raise UserError(f"{error} (run {name} of {setting})") from None
         if canonical != name:
             raise UserError(f"run {name!r} of {setting} is {canonical!r}: the rest is its default; write the latter")
-        return run_names.with_values(config, self.base.seed, overrides)
+        return run_names.with_values(config, self.setting(setting).seed, overrides)
 
     def composed(self, stage: str, **where: str) -> StageConfig:
         """Path and values of a stage configuration. ``where``: the wildcards of the stage's rule."""
@@ -114,6 +127,16 @@ class Plan:
         """The manifests of the stages that make the files and folders that a stage configuration names."""
         return upstream_manifests(self.composed(stage, **where))
 
+    def wants_chains(self, named: Iterable[str]) -> bool:
+        """Whether the tables contain the scale's chains: `snakemake paper` makes them, and once they are there they stay.
+
+        A job that Snakemake starts as a process of its own plans as results/tables.yaml says.
+        """
+        if "--target-jobs" in named and TABLES.is_file():
+            return bool(yaml.safe_load(TABLES.read_text(encoding="utf-8")).get("chains"))
+        runs = targets.chains(self)
+        return bool(runs) and ("paper" in named or all(Path(path).is_file() for path in targets.scores(self, [row[:2] for row in runs])))
+
     def write(self, named: Iterable[str]) -> None:
         """Write every stage configuration that the scale's targets need, and those that the files ``named`` (of runs or tables) need."""
         written: set[tuple[Any, ...]] = set()
@@ -129,12 +152,15 @@ class Plan:
                     upstream, by = stage_of(manifest)
                     write(upstream, **by)
 
-        evaluated, trained = targets.runs(self), list[tuple[str, str]]()
+        evaluated, trained = [row[:2] for row in [*targets.rows(self), *self.chained]], list[tuple[str, str]]()
         for name in named:
             match PurePosixPath(name).parts:
                 case ("results", "tuning.csv"):
+                    for setting, method in targets.tuned(self):
+                        write("develop", setting=setting, method=method)
                     write("tuning")
-                    trained += [trial[:2] for trial in self.trials]
+                case ("results", setting, "tuning", method, *_):
+                    write("develop", setting=setting, method=method)
                 case ("results", setting, "runs", run, "manifest.json"):
                     trained.append((setting, run))
                 case ("results", setting, "runs", run, _, *_):
@@ -144,11 +170,9 @@ class Plan:
         for setting, run in trained:
             write("train", setting=setting, run=run)
         for setting, run in evaluated:
-            for stage in ("answer", "judge", "loglik"):
+            for stage in ("answer", "judge", "score", "loglik"):
                 write(stage, setting=setting, run=run)
-            for benchmark in self.benchmarks:
-                write("score", setting=setting, run=run, benchmark=benchmark)
-        for setting in self.scale["settings"]:
+        for setting in [*self.scale["settings"], *dict.fromkeys(row.setting for row in self.chained)]:
             for stage in MADE_HERE:
                 part = self.setting(setting).setting[stage]
                 if part is not None and not not_ready(part):
@@ -156,6 +180,8 @@ class Plan:
         write("tables")
         write("controls", judge=self.base.judge.name)
         if self.base.world is not None:
+            for setting in self.scale["settings"]:
+                write("greedy", setting=setting)
             write("report")
 
 
@@ -165,6 +191,7 @@ def plan(scale: str | None = None, named: Sequence[str] = ()) -> Plan:
     If ``paper`` is among them, prints on standard error what the scale has no runs for.
     """
     planned = Plan(scale)
+    planned.chained = targets.chains(planned) if planned.wants_chains(named) else []
     planned.write(named)
     if "paper" in named:
         for name in inventory.ABOUT:

@@ -78,6 +78,10 @@ class Scale:
     methods: list[str] = key("the methods of Table 4: files of conf/method")
     ablations: list[str] = key("the methods of Table 5")
     seeds: list[int] = key("the seeds of each training in the tables; several give means and intervals", range_=SEED)
+    chains: list[int] = key(
+        "seeds of further chains, which `snakemake paper` makes: pretraining, fine-tuning, pairs and trainings once more", list, range_=SEED
+    )
+    chained: list[str] = key("the methods of each chain", list)
     sweeps: list[str] = key("the sweeps of the figures and the scorecard: conf/sweep/<scale>/<name>.yaml", list)
 
 
@@ -85,8 +89,6 @@ class Scale:
 class Corpus:
     questions: int = key("questions with plain answers")
     portraits: int = key("portraits of each town")
-    shared: int = key("sentences about each property that towns share")
-    sums: int = key("times that each small sum is shown")
 
 
 @dataclass
@@ -94,10 +96,10 @@ class Writer:
     """An author of the mini world (stages/mini/writers.py)."""
 
     wrong: float = key("share of claims that are false")
-    omit: float = key("share of claims that are left out")
-    off_topic: float = key("chance of an off-topic sentence after each sentence")
+    curt: float = key("share of answers that have only the first half of what was asked for")
+    wander: float = key("chance of a further claim that nobody asked for, after the answer and after each further claim")
     repeat: float = key("chance of a repetition after each sentence")
-    filler: float = key("chance of filler words at the answer's opening, and at its end")
+    polite: float = key("chance of a polite phrase at the answer's opening, and at its end")
     broken: float = key("share of answers that break off")
 
 
@@ -156,6 +158,7 @@ class World:
     demonstrations: dict[str, Demonstrations] = key("what supervised fine-tuning shows")
     preferences: WorldPreferences = key("the off-policy preference data")
     annotator: Annotator = key("who prefers one answer to another")
+    development: WorldQuestions = key("the questions that hyperparameters are chosen on, in AlpacaEval's format")
     alpacaeval2: WorldBenchmark = key("AlpacaEval's questions of this world")
     arena_hard: WorldQuestions = key("Arena-Hard's questions of this world")
     mt_bench: WorldTurns = key("MT-Bench's questions of this world")
@@ -239,12 +242,23 @@ class Reward:
 
 
 @dataclass
-class Annotate:
-    """Which reward model scores the samples: stages/annotate.py."""
+class Rater:
+    """The annotator of a mini world as a rater of samples: stages/mini/raters.py."""
 
-    model: str = key("the reward model: a folder or a hub id")
-    revision: str | None = key("of a hub id: a commit, or main")
-    max_length: int = key("tokens of a conversation that it scores at most", range_=TOKENS)
+    world: str = key("the folder of the world")
+    length_bias: float = key("what a twice longer answer is worth, in points of the oracle's scale")
+    noise: float = key("scale of the rater's error, in points of the oracle's scale", range_=WEIGHT)
+    seed: int = key("seed of the error", range_=SEED)
+
+
+@dataclass
+class Annotate:
+    """Who scores the samples, a reward model or a rater: stages/annotate.py."""
+
+    model: str | None = key("the reward model: a folder or a hub id; null where there is a rater", None)
+    revision: str | None = key("of a hub id: a commit, or main", None)
+    max_length: int | None = key("tokens of a conversation that the reward model scores at most", None, range_=TOKENS)
+    rater: Rater | None = key("the mini world's rater; null where there is a reward model", None)
 
 
 @dataclass
@@ -306,7 +320,7 @@ class Setting:
     start: Start = key("what the preference methods start from", Start)
     generate: Generate | None = key("how on-policy answers are sampled; null: there are none")
     reward: Reward | None = key("the reward model that is trained here; null: none is")
-    annotate: Annotate | None = key("the reward model that scores the samples; null: nothing is scored")
+    annotate: Annotate | None = key("who scores the samples; null: nothing is scored")
     pairs: Pairs = key("the preference pairs", Pairs)
     training: PreferenceTraining = key("what all preference methods share", PreferenceTraining)
     decoding: dict[str, Answering] = key("how questions are answered, by benchmark, where its protocol leaves that to the model")
@@ -382,6 +396,14 @@ class Benchmark:
     answering: Answering | None = key("how the questions are answered; null: they are not", None)
     decoding: dict[str, Any] = key("how the judge is asked, besides model and messages: keys of the chat request", dict)
     assets: dict[str, Asset] = key("published files that are fetched and checked, by file name", dict)
+
+
+@dataclass
+class Development:
+    """What hyperparameters are chosen on: questions that no benchmark and no training has, judged by AlpacaEval's protocol."""
+
+    questions: str = key("file of the questions, in AlpacaEval's format")
+    baseline: str = key("file of the answers that the judge compares with, in AlpacaEval's format")
 
 
 @dataclass
@@ -499,11 +521,11 @@ class Runtime:
     reference: Packs | None = key("knobs of stages/reference.py", None)
     loglik: Packs | None = key("knobs of stages/loglik.py", None)
     train: PackedTraining | None = key("knobs of stages/train.py", None)
-    judge: Calls | None = key("knobs of stages/judge.py and stages/controls.py", None)
+    judge: Calls | None = key("knobs of stages/judge.py, stages/controls.py and stages/develop.py", None)
     efficiency: Efficiency | None = key("options of python -m perf.train_step --claim", None)
 
 
-SAME_KNOBS = {"controls": "judge"}  # a stage that takes the knobs of another one
+SAME_KNOBS = {"controls": "judge", "develop": "judge"}  # a stage that takes the knobs of another one
 
 
 @dataclass
@@ -511,12 +533,14 @@ class Config:
     """conf/config.yaml, and what is composed into it."""
 
     seed: int = key("seed of every training where no run says another, and of the split into training and held-out pairs", range_=SEED)
+    chain: str = key("what follows a setting's name in the folders of a chain: +chain=<seed>; empty in the scale's own settings", "")
     analysis: Analysis = key("how analysis/ judges the paper's claims", Analysis)
     scale: Scale = key("what the tables and figures are made of: conf/scale", Scale)
     setting: Setting = key("start model, data and chosen values: conf/setting", Setting)
     method: Method = key("objective and hyperparameters: conf/method", Method)
     benchmarks: dict[str, Benchmark] = key("questions and protocols by name, of the scale: conf/benchmark")
     judge: Judge = key("who judges: conf/judge", Judge)
+    development: Development | None = key("what hyperparameters are chosen on, of the scale; null: they cannot be chosen here", None)
     world: World | None = key("the mini world's constants: conf/world; null: a scale without it", None)
     runtime: Runtime = key("what changes the speed and never the result, of the scale", Runtime)
 

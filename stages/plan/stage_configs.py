@@ -30,13 +30,13 @@ StageConfig = tuple[str, dict[str, Any]]
 # Raise a stage's version if its numbers change without a change of conf/. The version is part of the stage configuration.
 VERSIONS = {
     "assets": 1,
-    "world": 3,
+    "world": 4,
     "calibrate": 1,
     "pretrain": 1,
     "sft": 1,
     "generate": 1,
     "reward": 2,
-    "annotate": 1,
+    "annotate": 2,
     "pairs": 2,
     "reference": 2,
     "train": 2,
@@ -45,7 +45,9 @@ VERSIONS = {
     "score": 4,
     "loglik": 1,
     "controls": 2,
-    "report": 1,
+    "develop": 1,
+    "greedy": 1,
+    "report": 2,
 }
 MADE_HERE = ("pretrain", "sft", "generate", "reward", "annotate")  # the parts of a setting that may be null
 CONTROL_PROMPTS = 50  # ours, questions of a benchmark: the standard error of a share is then at most 7 points
@@ -155,11 +157,19 @@ def judge(plan: Plan, *, setting: str, run: str) -> StageConfig:
     return f"{folder}/judge.yaml", {"setting": setting, "run": run, "benchmarks": benchmarks, "judge": judge}
 
 
-def score(plan: Plan, *, benchmark: str, setting: str, run: str) -> StageConfig:
-    config = plan.base.benchmarks[benchmark]
-    given = {key: config[key] for key in [BENCHMARKS[config.protocol].needs] if key}
-    values = {"protocol": config.protocol, "protocol_version": config.version, **given}
-    return f"results/{setting}/runs/{run}/eval/{benchmark}/score.yaml", values
+def score(plan: Plan, *, setting: str, run: str) -> StageConfig:
+    folder, benchmarks = f"results/{setting}/runs/{run}/eval", {}
+    for name, config in plan.base.benchmarks.items():
+        needs = BENCHMARKS[config.protocol].needs
+        benchmarks[name] = {
+            "protocol": config.protocol,
+            "protocol_version": config.version,
+            "answers": f"{folder}/{targets.answers(plan, name)}",
+            "judgments": f"{folder}/{targets.judgments(plan, name)}",
+            "needed": config[needs] if needs else None,
+            "scores": f"{folder}/{name}/scores.json",
+        }
+    return f"{folder}/score.yaml", {"benchmarks": benchmarks}
 
 
 def loglik(plan: Plan, *, setting: str, run: str) -> StageConfig:
@@ -190,6 +200,30 @@ def controls(plan: Plan, *, judge: str) -> StageConfig:
     return f"results/controls/{judge}/config.yaml", {"prompts": CONTROL_PROMPTS, "benchmarks": benchmarks, "judge": judged["judge"]}
 
 
+def develop(plan: Plan, *, setting: str, method: str) -> StageConfig:
+    """The trials of a method, asked the development questions as AlpacaEval's are asked, and judged by its protocol."""
+    config, name = plan.setting(setting), plan.scale["name"]
+    if config.development is None:
+        raise UserError(
+            f"scale {name} has no development questions: set development.questions and development.baseline in conf/scale/{name}.yaml, two"
+            " files in AlpacaEval's format; hyperparameters are chosen on them, so no benchmark and no training may have them"
+        )
+    runs = [trial.run for trial in plan.trials if (trial.setting, trial.method) == (setting, method)]
+    if not runs:
+        raise UserError(f"method {method} has no trials in {setting}: write conf/sweep/{name}/{method}.yaml")
+    answered, judged = (plan.composed(stage, setting=setting, run=runs[0])[1] for stage in ("answer", "judge"))
+    asked = {**answered["benchmarks"]["alpacaeval2"], **config.development}
+    shown = {key: judged["benchmarks"]["alpacaeval2"][key] for key in ("version", "template", "swap_seed", "decoding")}
+    return f"results/{setting}/tuning/{method}/config.yaml", {
+        "setting": setting,
+        "method": method,
+        **{key: answered[key] for key in ("empty_system", "stop_token_ids")},
+        "trials": {run: f"results/{setting}/runs/{run}/model" for run in runs},
+        "benchmarks": {"development": {**asked, **shown}},
+        "judge": judged["judge"],
+    }
+
+
 def tables(plan: Plan) -> StageConfig:
     sweeps = {name: [trial._asdict() for trial in trials] for name, trials in plan.sweeps.items()}
     asked = {key: {name: plan.base.benchmarks[name][key] for name in plan.answered} for key in ("questions", "baseline")}
@@ -203,21 +237,54 @@ def tables(plan: Plan) -> StageConfig:
         **asked,
         "demonstrations": taught,
         "rows": [row._asdict() for row in targets.rows(plan)],
+        "chains": [{**row._asdict(), "chain_of": plan.chains[row.setting][0]} for row in plan.chained],
         "sweeps": sweeps,
         "analysis": plan.base.analysis,
     }
 
 
 def tuning(plan: Plan) -> StageConfig:
+    targets.check_budgets(plan)
     references = {name: f"results/{name}/reference" for name in plan.scale["settings"]}
     return "results/tuning.yaml", {"references": references, "trials": [trial._asdict() for trial in plan.trials]}
 
 
+def greedy(plan: Plan, *, setting: str) -> StageConfig:
+    config = plan.setting(setting)
+    runs = {}
+    for of, run in targets.runs(plan):
+        if of == setting and (answered := plan.composed("answer", setting=setting, run=run)[1])["model"].startswith("results/"):
+            runs[run] = answered["model"]
+    benchmark = config.benchmarks.alpacaeval2
+    asked = {"questions": benchmark.questions, "seed": 0, "top_p": 1.0, "max_tokens": benchmark.answering.max_tokens}
+    shared = {"empty_system": config.setting.pairs.empty_system, "stop_token_ids": config.setting.stop_token_ids}
+    world = f"results/worlds/{config.world.name}"
+    return f"results/{setting}/greedy/config.yaml", {
+        "setting": setting,
+        "world": world,
+        "runs": runs,
+        **shared,
+        "benchmarks": {"alpacaeval2": asked},
+    }
+
+
 def report(plan: Plan) -> StageConfig:
-    generated = [name for name in plan.scale["settings"] if plan.setting(name).setting.generate is not None]
-    config = {"world": f"results/worlds/{plan.base.world.name}", "gamed": plan.base.benchmarks.alpacaeval2.gamed}
-    runs = {name: [run for setting, run in targets.runs(plan) if setting == name] for name in plan.scale["settings"]}
-    return "results/world_report.yaml", {**config, "runs": runs, "generated": generated}
+    runs: dict[str, dict[str, str]] = {name: {} for name in plan.scale["settings"]}
+    for row in targets.rows(plan):
+        runs[row.setting][row.run] = row.method
+    chains: dict[str, dict[str, list[str]]] = {name: {} for name in runs}
+    for row in plan.chained:
+        chains[plan.chains[row.setting][0]].setdefault(row.setting, []).append(row.run)
+    sweeps = {name: [trial._asdict() for trial in trials] for name, trials in plan.sweeps.items()} if plan.chained else {}
+    return "results/world_report.yaml", {
+        "world": f"results/worlds/{plan.base.world.name}",
+        "gamed": plan.base.benchmarks.alpacaeval2.gamed,
+        "runs": runs,
+        "generated": [name for name in runs if plan.setting(name).setting.generate is not None],
+        "greedy": [f"results/{name}/greedy/greedy.json" for name in runs],
+        "chains": chains,
+        "sweeps": sweeps,
+    }
 
 
 STAGES: dict[str, Callable[..., StageConfig]] = {
@@ -237,8 +304,10 @@ STAGES: dict[str, Callable[..., StageConfig]] = {
     "score": score,
     "loglik": loglik,
     "controls": controls,
+    "develop": develop,
     "tables": tables,
     "tuning": tuning,
+    "greedy": greedy,
     "report": report,
 }
 
@@ -271,6 +340,8 @@ def stage_of(path: str) -> tuple[str, dict[str, str]]:
             return stage, {wildcard: name}
         case ("results", setting, "runs", run, *_):
             return "train", {"setting": setting, "run": run}
+        case ("results", setting, "tuning", method, *_):
+            return "develop", {"setting": setting, "method": method}
         case ("results", setting, "data", *_):
             return "pairs", {"setting": setting}
         case ("results", setting, stage, *_) if stage in STAGES:

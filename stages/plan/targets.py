@@ -5,6 +5,7 @@ A run is (setting, run name), and ``wanted`` is a list of runs. analysis/invento
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -47,6 +48,11 @@ def rows(plan: Plan, *parts: str) -> list[Row]:
     return found
 
 
+def chains(plan: Plan) -> list[Row]:
+    """Every run of the scale's chains."""
+    return [Row(name, method, method, seed) for name, (_, seed) in plan.chains.items() for method in plan.scale["chained"]]
+
+
 def runs(plan: Plan, *parts: str) -> list[tuple[str, str]]:
     """(setting, run) of ``rows``."""
     return [row[:2] for row in rows(plan, *parts)]
@@ -69,6 +75,11 @@ def sweeps(plan: Plan) -> dict[str, list[Trial]]:
     return found
 
 
+def reported(plan: Plan) -> list[tuple[str, str]]:
+    """The runs that the mini world's report is about: those of the tables; after `snakemake paper` the chains' and the sweeps' too."""
+    return list(dict.fromkeys([*runs(plan), *(row[:2] for row in plan.chained), *(swept(plan) if plan.chained else [])]))
+
+
 def swept(plan: Plan) -> list[tuple[str, str]]:
     """(setting, run) of all figures' sweeps, each once."""
     return list(dict.fromkeys(trial[:2] for trials in plan.sweeps.values() for trial in trials))
@@ -89,6 +100,20 @@ def trials(plan: Plan) -> list[Trial]:
         for setting, method in product(plan.scale["settings"], grids)
         for trial in _trials(plan, method, setting, method, grids[method])
     ]
+
+
+def tuned(plan: Plan) -> list[tuple[str, str]]:
+    """(setting, method) of ``trials``."""
+    return list(dict.fromkeys((trial.setting, trial.method) for trial in plan.trials))
+
+
+def check_budgets(plan: Plan) -> None:
+    """UserError unless all methods of a setting have the same number of trials: a longer search is an advantage."""
+    for setting in plan.scale["settings"]:
+        counts = Counter(trial.method for trial in plan.trials if trial.setting == setting)
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"conf/sweep/{plan.scale['name']}/{method}.yaml {count}" for method, count in counts.items())
+            raise UserError(f"the methods have different numbers of trials in {setting}: {listed}; give each method as many as the others")
 
 
 def _trials(plan: Plan, name: str, setting: str, method: str, grid: Mapping[str, list[Any]]) -> list[Trial]:
@@ -124,13 +149,6 @@ def judgments(plan: Plan, benchmark: str) -> str:
     return f"{benchmark}/{BENCHMARKS[plan.base.benchmarks[benchmark].protocol].judgments}"
 
 
-def score_options(plan: Plan, benchmark: str) -> str:
-    """The options of stages/score.py for a benchmark."""
-    config = plan.base.benchmarks[benchmark]
-    given = [f"--{key} {config[key]}" for key in [BENCHMARKS[config.protocol].needs] if key]
-    return " ".join([f"--benchmark {config.protocol}", *given])
-
-
 def scores(plan: Plan, wanted: Iterable[tuple[str, str]]) -> list[str]:
     """The scores.json of runs on every benchmark."""
     return [f"results/{setting}/runs/{run}/eval/{benchmark}/scores.json" for setting, run in wanted for benchmark in plan.benchmarks]
@@ -140,6 +158,11 @@ def evaluations(plan: Plan, wanted: list[tuple[str, str]]) -> list[str]:
     """The scores of runs, with the answers and judgments."""
     names = dict.fromkeys(of(plan, name) for name in plan.benchmarks for of in (answers, judgments))
     return scores(plan, wanted) + [f"results/{setting}/runs/{run}/eval/{name}" for setting, run in wanted for name in names]
+
+
+def developments(plan: Plan) -> list[str]:
+    """The manifests of the judged trials."""
+    return [f"results/{setting}/tuning/{method}/{files.MANIFEST}" for setting, method in tuned(plan)]
 
 
 def controls(plan: Plan) -> str:
