@@ -32,7 +32,7 @@ from stages.lib.errors import UserError
 from stages.plan.values import leaves
 
 # As the stages depend on one another; ``data`` is the folder of the stage pairs.
-ORDER = ["worlds", "assets", "calibration", "pretrain", "sft", "generate", "reward", "annotate", "data", "reference", "runs"]
+ORDER = ["worlds", "assets", "calibration", "pretrain", "sft", "generate", "reward", "annotate", "data", "reference", "runs", "greedy"]
 ORDER += ["answers", "judgments", "scores", "controls", "loglik", "tables"]
 SHARED = ("worlds", "assets", "calibration", "controls")  # the folders below results/ that belong to no setting
 ANSWERS = {benchmark.format.file for benchmark in BENCHMARKS.values()}

@@ -427,6 +427,37 @@ def test_trials_are_judged_on_the_scale_s_development_questions(plan: Plan) -> N
         paper.write(["results/tuning.csv"])
 
 
+def test_the_tables_have_the_chains_that_paper_asks_for_and_keep_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan.wants_chains. A chain has its own seed and its own base model; a job of Snakemake's own process plans as tables.yaml says."""
+    monkeypatch.chdir(tmp_path)
+    plan = Plan()
+    assert not plan.wants_chains(["results/table4.csv"])
+    assert plan.wants_chains(["paper"])
+    plan.chained = targets.chains(plan)
+    assert {row.setting for row in plan.chained} == {
+        "mini_base+chain=1",
+        "mini_base+chain=2",
+        "mini_instruct+chain=1",
+        "mini_instruct+chain=2",
+    }
+    assert plan.composed("sft", setting="mini_instruct+chain=2")[1]["model"] == "results/mini_base+chain=2/pretrain/model"
+    trained = plan.composed("train", setting="mini_base+chain=1", run="simpo")[1]
+    assert (trained["seed"], trained["model"]) == (1, "results/mini_base+chain=1/sft/model")
+    assert plan.composed("train", setting="mini_base", run="simpo")[1]["seed"] == 42
+    plan.stage_config("tables")
+    assert plan.wants_chains(["results/x", "--target-jobs"]) and not plan.wants_chains(["results/x"])
+    *most, last = map(Path, targets.scores(plan, [row[:2] for row in plan.chained]))
+    for path in (*most, last):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    for path in most:
+        path.touch()
+    assert not plan.wants_chains(["results/table4.csv"])
+    last.touch()
+    assert plan.wants_chains(["results/table4.csv"])
+    Plan().stage_config("tables")  # without chains
+    assert not plan.wants_chains(["paper", "--target-jobs"])
+
+
 def test_what_a_stage_configuration_names_is_an_input(plan: Plan) -> None:
     def made(stage: str, setting: str = "mini_base", run: str = "simpo") -> list[str]:
         return plan.upstream_manifests(stage, setting=setting, **({"run": run} if stage in RUN_STAGES else {}))

@@ -71,7 +71,7 @@ def both(tmp_path: Path) -> tuple[Path, Path]:
         rows = [{"question_id": f"q{i}", "choices": [{"turns": [f"Town {i} grows hops."]}]} for i in range(4)]
         files.write_jsonl(folder / "arena_hard/model_answer.jsonl", rows)
         files.write_jsonl(folder / "arena_hard/model_judgment.jsonl", [{"question_id": "q0", "games": [{"score": "A>B"}]}])
-        OmegaConf.save(OmegaConf.create({"protocol": "arena_hard"}), folder / "arena_hard/score.yaml")
+        OmegaConf.save(OmegaConf.create({"benchmarks": {"arena_hard": {"protocol": "arena_hard"}}}), folder / "score.yaml")
         files.write_json(folder / "arena_hard/scores.json", {"win_rate": 20.5})
     files.write_text(ours / "table4.csv", "setting,method,win_rate\ns,dpo,20.5\ns,simpo,20.5\n")
     shutil.copytree(ours, theirs)
@@ -168,9 +168,9 @@ def test_the_first_question_judgment_and_score_that_differ_are_named(both: tuple
     answers, judgments, scores = found.values()
     assert answers.first == "arena_hard/model_answer.jsonl: question_id q2: choices[0].turns[0] (Town 2 grows hops. / Town 2 grows maize.)"
     assert judgments.first == "arena_hard/model_judgment.jsonl: question_id q0: games[0].score (A>B / A=B)"
-    assert scores.first == "scores.json: row 1: win_rate (20.5 / 19.5)"
+    assert scores.first == "arena_hard/scores.json: row 1: win_rate (20.5 / 19.5)"
     assert not answers.inputs and judgments.inputs == ["arena_hard/model_answer.jsonl"]
-    assert scores.inputs == ["model_answer.jsonl", "model_judgment.jsonl"]
+    assert scores.inputs == ["arena_hard/model_answer.jsonl", "arena_hard/model_judgment.jsonl"]
 
 
 def test_damage_and_what_one_folder_lacks_are_told(
@@ -181,7 +181,7 @@ def test_damage_and_what_one_folder_lacks_are_told(
     status, text = told(both, monkeypatch, capsys)
     assert status == 1 and "8 stages are in both folders, and they are equal." in text
     assert f"Only {both[0]} has s/runs/dpo (unfinished in {both[1]})." in text
-    assert f"Only {both[1]} has s/runs/simpo/eval, s/runs/simpo/eval/arena_hard." in text
+    assert f"Only {both[1]} has s/runs/simpo/eval." in text
     for damage, sentence in (("{", "is not whole JSON"), ('{"config": {}}', "is damaged: it lacks config, inputs or outputs")):
         (both[0] / "s/pretrain" / files.MANIFEST).write_text(damage)
         status, text = told(both, monkeypatch, capsys)

@@ -50,6 +50,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.stats import pooled, spearman
 from stages.benchmarks.paired import Difference, difference
 from stages.benchmarks.rows import read_rows
 from stages.lib import files
@@ -198,8 +199,8 @@ def between_chains(results: Path, setting: str, chains: dict[str, list[str]]) ->
     """The standard deviation between chains of a method's win rate minus SFT's, pooled over the chains' methods; 0 without chains."""
     folders = [results / name / "runs" for name in (setting, *chains)]
     methods = [run for run in next(iter(chains.values()), []) if run != START]
-    values = np.array([[won(folder / run, folder / START).mean for folder in folders] for run in methods])
-    return float(np.sqrt(values.var(axis=1, ddof=1).mean())) if chains and methods else 0.0
+    noise = pooled([won(folder / run, folder / START).mean for folder in folders] for run in methods)
+    return noise.s if noise else 0.0
 
 
 def report_effects(results: Path, runs: dict[str, str], setting: str, chains: dict[str, list[str]]) -> list[Row]:
@@ -224,7 +225,9 @@ def report_effects(results: Path, runs: dict[str, str], setting: str, chains: di
 
 
 def report_greedy(scores: dict[str, list[float]], runs: dict[str, str], setting: str) -> list[Row]:
-    """The largest gain at temperature 0. ``scores``: of stages/mini/greedy.py."""
+    """The largest gain at temperature 0. ``scores``: of stages/mini/greedy.py, which answers with the models that are made here."""
+    if START not in scores:
+        return []
     start, ratios = np.array(scores[START]), []
     for run, method in runs.items():
         if method != START and method not in VARIANTS and run in scores:
@@ -236,12 +239,10 @@ def report_greedy(scores: dict[str, list[float]], runs: dict[str, str], setting:
 
 def report_order(results: Path, setting: str, chains: dict[str, list[str]]) -> list[Row]:
     """Whether the methods come in the same order in the setting and in its chains."""
-    from scipy.stats import spearmanr
-
     found = []
     for chain, runs in chains.items():
-        ours, theirs = ([lc(results / name / "runs" / run) for run in runs] for name in (setting, chain))
-        found.append(float(spearmanr(ours, theirs).statistic))
+        ours, theirs = (np.array([lc(results / name / "runs" / run) for run in runs]) for name in (setting, chain))
+        found.append(spearman(ours, theirs))
     if not found:
         return []
     enough = min(map(len, chains.values())) >= MANY

@@ -68,7 +68,8 @@ class Plan:
         """The configuration of a setting, with the scale's first method. A setting on which another one builds may be outside the scale."""
         if name not in self._settings:
             of, _, seed = name.partition(CHAIN)
-            self._raw.setting = {**compose.part_of_conf("setting", of), "name": name}
+            self._raw.setting = compose.part_of_conf("setting", of)
+            self._raw.setting.name = name
             self._raw.method = compose.part_of_conf("method", self.scale["methods"][0])
             chain = {"seed": int(seed), "chain": f"{CHAIN}{seed}"} if seed.isdecimal() else {}
             given = OmegaConf.create(self._raw)
