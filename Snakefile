@@ -13,6 +13,7 @@ from snakemake.exceptions import WorkflowError
 
 from analysis import inventory
 from analysis.inventory import EFFICIENCY, FIGURES, TABLES
+from stages.lib import warm
 from stages.lib.errors import UserError
 from stages.plan import plan, targets
 
@@ -38,6 +39,11 @@ wildcard_constraints:
     run=r"[\w+=.-]+",
     table="|".join(TABLES),
     figure="|".join(FIGURES),
+
+
+onstart:
+    if PLAN.warm:
+        warm.start()
 
 
 rule all:

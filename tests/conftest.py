@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from stages.lib import warm
+
 
 def pytest_configure() -> None:
+    warm.start()  # for the stages that the tests start as processes, in whichever folder
     gc.disable()  # torch and Transformers make a million objects that stay
 
 

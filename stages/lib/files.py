@@ -31,6 +31,7 @@ from typing import IO, Any
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
+from stages.lib import warm
 from stages.lib.errors import UserError
 from stages.plan.knobs import read_knobs
 
@@ -292,8 +293,10 @@ def first_process() -> bool:
 def run(main: Callable[[], None]) -> None:
     """Run a command's ``main``. A UserError ends it with a sentence on standard error, any other exception with a traceback.
 
-    SIGTERM runs the ``finally`` blocks and ends it with status 143.
+    SIGTERM runs the ``finally`` blocks and ends it with status 143. Where there is a warm process (stages/lib/warm.py), its worker runs it.
     """
+    if (status := warm.call()) is not None:
+        sys.exit(status)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         main()

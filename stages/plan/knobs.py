@@ -45,7 +45,7 @@ def check_knobs(stage: str, given: Mapping[str, Any], where: str = "--runtime ")
         if key not in known:
             meant = nearest(key, known) if known else "; it has none"
             wrong.append(f"{where}{key}: {stage} has no such runtime knob{meant}")
-        elif not (_kind_of(known[key]).holds(value) and known[key].metadata["range"].holds(value)):
+        elif not (_kind_of(known[key]).holds(value) and ((range_ := known[key].metadata["range"]) is None or range_.holds(value))):
             wrong.append(f"{where}{key}={shown(value)}: expected {_expected(known[key])}")
     missing = [key for key in needed_knobs(stage) if key not in given]
     wrong += [f"{where}{key}=… is missing: expected {_expected(known[key])}" for key in missing]
@@ -66,7 +66,8 @@ def read_knobs(stage: str | None, texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _expected(knob: Field[Any]) -> str:
-    return f"{_kind_of(knob).expected}, {knob.metadata['range'].expected} ({knob.metadata['words']})"
+    range_ = knob.metadata["range"]
+    return f"{_kind_of(knob).expected}{f', {range_.expected}' if range_ else ''} ({knob.metadata['words']})"
 
 
 def _kind_of(knob: Field[Any]) -> Kind:

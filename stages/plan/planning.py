@@ -51,6 +51,7 @@ class Plan:
         given = {stage: " ".join(f"{key}={value}" for key, value in knobs.items()) for stage, knobs in runtime.items()}
         self.knobs = {stage: f"--runtime {given.get(stage, '')}" for stage in VERSIONS}
         self.efficiency = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in runtime.get("efficiency", {}).items())
+        self.warm = bool(runtime.get("workflow", {}).get("warm"))
         processes = runtime.get("train", {}).get("processes", 1)
         # Torch's launcher starts a training of several processes.
         self.launcher = f"torch.distributed.run --standalone --nproc-per-node {processes} -m " if processes > 1 else ""

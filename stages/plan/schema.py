@@ -509,6 +509,13 @@ class Efficiency:
 
 
 @dataclass
+class Workflow:
+    """How the Snakefile starts the stages."""
+
+    warm: bool | None = key("one process imports the libraries, and forks for each job (stages/lib/warm.py)", None)
+
+
+@dataclass
 class Runtime:
     """What changes the speed and never the result: the knobs of each stage that has any. A scale leaves out the stages that it lacks.
 
@@ -523,6 +530,7 @@ class Runtime:
     train: PackedTraining | None = key("knobs of stages/train.py", None)
     judge: Calls | None = key("knobs of stages/judge.py, stages/controls.py and stages/develop.py", None)
     efficiency: Efficiency | None = key("options of python -m perf.train_step --claim", None)
+    workflow: Workflow | None = key("how the Snakefile starts the stages", None)
 
 
 SAME_KNOBS = {"controls": "judge", "develop": "judge"}  # a stage that takes the knobs of another one
