@@ -161,8 +161,8 @@ def test_both_doors_name_the_same_runs_of_a_figure_s_sweep(snakemake_gets: Any, 
 
 def test_the_command_line_s_value_takes_the_place_of_the_sweep_s(snakemake_gets: Any) -> None:
     """stages/run.py with hydra.sweeper.params: of a key given twice the command line's."""
-    got = snakemake_gets("+sweep=mini/dpo", "setting=mini_base", "method.beta=0.3", "method.learning_rate=1e-5,3e-5")
-    runs = [f"results/mini_base/runs/dpo+beta=0.3+learning_rate={rate}/manifest.json" for rate in ("1e-5", "3e-5")]
+    got = snakemake_gets("+sweep=mini/dpo", "setting=mini_base", "method.beta=0.3", "method.learning_rate=1e-5,1e-4")
+    runs = [f"results/mini_base/runs/dpo+beta=0.3+learning_rate={rate}/manifest.json" for rate in ("1e-5", "0.0001")]
     assert got == [*runs, "scale=mini"]
 
 
@@ -315,7 +315,8 @@ def test_the_smallest_learning_rate_within_one_standard_error_of_the_best_is_cho
     [
         ([{"beta": 1}, {"beta": 2}, {"beta": 3}], 1, []),
         ([{"beta": 3}, {"beta": 1}, {"beta": 2}], 0, ["beta"]),  # by size, whatever the order of the grid
-        ([{"beta": 1, "gamma": 5}, {"beta": 2, "gamma": 5}], 0, ["beta"]),  # what is not varied has no edge
+        ([{"beta": b, "gamma": 5} for b in (1, 2, 3)], 0, ["beta"]),  # what is not varied has no edge
+        ([{"beta": 1}, {"beta": 2}], 0, []),  # two values are two edges
         ([{"beta": b, "gamma": g} for b in (1, 2, 3) for g in (0, 1, 2)], 4, []),
         ([{"beta": b, "gamma": g} for b in (1, 2, 3) for g in (0, 1, 2)], 2, ["beta", "gamma"]),
         ([{"loss_type": "hinge"}, {"loss_type": "sigmoid"}], 0, []),  # a word has none, and neither have true and false

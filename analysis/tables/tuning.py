@@ -10,7 +10,7 @@ In: tuning.yaml, which names the trials of conf/sweep/; development.json of each
 hundred questions is best by chance too. It looks at the trials whose win rate is at most one standard error, the best trial's, below the
 best one. It takes the one with the smallest learning rate, which moves the model least. Between equal learning rates the higher win rate
 decides, then the order of the grid. ``edge`` names the keys whose chosen value is the smallest or largest of its grid: a better one may lie
-outside.
+outside. A grid of two values has nothing but edges, and is left out.
 
 Accuracy is the share of held-out pairs whose chosen answer has the higher implicit reward, by each method's own reward. ``chosen_logp`` is
 the chosen answers' mean log-probability a token, and ``start_logp`` the start model's. They decide nothing: a margin may grow while both
@@ -73,11 +73,11 @@ def choose(trials: list[dict[str, Any]]) -> int:
 
 
 def edges(trials: list[dict[str, Any]], chosen: int) -> list[str]:
-    """The keys with several numbers in the grid of ``trials``, of which the chosen trial has the smallest or the largest."""
+    """The keys with more than two numbers in the grid of ``trials``, of which the chosen trial has the smallest or the largest."""
     found = []
     for key, value in trials[chosen]["varied"].items():
         grid = {trial["varied"][key] for trial in trials}
-        if len(grid) > 1 and type(value) in (int, float) and value in (min(grid), max(grid)):
+        if len(grid) > 2 and type(value) in (int, float) and value in (min(grid), max(grid)):
             found.append(key)
     return found
 
