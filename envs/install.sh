@@ -15,7 +15,8 @@ if [ "$(cat .venv/.built 2>/dev/null)" = "$built" ] && .venv/bin/python -c '' 2>
 
 python=$(sh envs/check.sh "$env")
 echo "set-up: building .venv for $env with $python"
-"$python" -m venv --clear .venv
+rm -rf .venv # and not what a link points to
+"$python" -m venv .venv
 pip() {
     .venv/bin/python -m pip --disable-pip-version-check install "$@"
 }
