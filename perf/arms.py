@@ -1,13 +1,13 @@
-"""The arms that perf compares. An arm trains some pairs while its time or its peak memory is measured.
+"""The arms that perf compares. An arm trains on some pairs while perf measures its time or its peak memory.
 
-Every arm gets the same Llama with the same random weights, the same token ids in the same global batches in the same order, AdamW with
-the same learning rate, the same precision and the same checkpointing. Nothing is logged, evaluated or saved meanwhile.
+All arms share the Llama with its random weights, the token ids, the global batches and their order, AdamW and its learning rate, the
+precision and the gradient checkpointing. An arm logs, evaluates and saves nothing.
 
-``ours`` is stages/preference/trainer.py. ``trl`` is TRL's own trainer: CPOTrainer for SimPO, DPOTrainer for DPO. ``vanilla`` is
-CPOTrainer's padded batches and full logits with a live reference: DPO as the SimPO paper's authors trained it. TRL's trainers get token
-ids in place of texts and, with a cached reference, its sums. Everything else is theirs.
+``ours`` is stages/preference/trainer.py. ``trl`` is TRL's own trainer: CPOTrainer for SimPO, DPOTrainer for DPO. ``vanilla`` is DPO as the
+SimPO paper's authors trained it: CPOTrainer's padded batches and full logits, with a live reference. TRL's trainers get token ids instead
+of texts and, with a cached reference, its sums. Everything else is TRL's.
 
-The weights are larger than usual initial weights. The log-probabilities of policy and reference differ then, and the loss can be compared.
+The random weights are larger than usual. Policy and reference then give different log-probabilities, so that the losses can be compared.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SHAPES = {
 }
 SIMPO = {"beta": 2.5, "gamma": 1.375}  # paper Table 8, Llama-3-Instruct: γ/β = 0.55
 DPO = {"beta": 0.1}
-# For a process that measures its memory: a freed tensor leaves resident memory at once if each tensor is a mapping of its own.
+# For a process that measures its memory: a tensor with its own memory mapping leaves resident memory as soon as it is freed.
 OWN_PROCESS = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
 POLICY, REFERENCE = 0, 1  # seeds of the weights
 
@@ -76,15 +76,15 @@ class World:
 class Run:
     """The measurements of an arm."""
 
-    loss: float = float("nan")  # of the first step, a mean over pairs
-    tokens: list[int] = field(default_factory=lambda: [0])  # through the policy, a step
-    seconds: list[float] = field(default_factory=list)  # a step, without the first
+    loss: float = float("nan")  # the first step's, a mean over pairs
+    tokens: list[int] = field(default_factory=lambda: [0])  # tokens through the policy, per step
+    seconds: list[float] = field(default_factory=list)  # per step, without the first step
     memory: dict[str, float] = field(default_factory=dict)
     configuration: dict[str, Any] = field(default_factory=dict)
 
 
 def build(world: World, seed: int) -> LlamaForCausalLM:
-    """A Llama with fp32 weights from ``seed`` on the device; logits with a standard deviation near 1.6."""
+    """A Llama on the device, with fp32 weights drawn from ``seed``. Its logits have a standard deviation near 1.6."""
     config = LlamaConfig(
         **asdict(world.shape),
         initializer_range=1.6 / world.shape.hidden_size**0.5,
@@ -101,7 +101,7 @@ def build(world: World, seed: int) -> LlamaForCausalLM:
 
 @torch.no_grad()
 def reference_sums(world: World, pairs: Sequence[Pair]) -> list[tuple[float, float]]:
-    """The reference's log-probabilities of each pair's answers, by full logits of one sequence at a time."""
+    """The reference's log-probabilities of each pair's answers, from full logits of one sequence at a time."""
     model, sums = build(world, REFERENCE).eval(), []
     with torch.autocast(world.device, torch.bfloat16, enabled=world.bf16):
         for pair in pairs:
@@ -117,12 +117,12 @@ def reference_sums(world: World, pairs: Sequence[Pair]) -> list[tuple[float, flo
 def train(
     arm: Arm, world: World, pairs: Sequence[Pair], sums: Sequence[tuple[float, float]], *, epochs: int = 1, memory: bool = False
 ) -> Run:
-    """Train ``arm`` from the start on ``pairs``, a step a global batch.
+    """Train a new model of ``arm`` on ``pairs``, one step per global batch.
 
-    arm, world: what trains, and the settings that all arms share
+    arm, world: the trainer, and the settings that all arms share
     pairs:      token ids
     sums:       the reference's log-probabilities of each pair's answers, for a cached reference
-    epochs:     how often the pairs are trained on
+    epochs:     passes over the pairs
     memory:     measure the last step's peak memory instead of times
     """
     run = Run()
@@ -136,7 +136,7 @@ def train(
             "lr_scheduler_type": "constant",
             "optim": "adamw_torch_fused" if world.device == "cuda" else "adamw_torch",
             "bf16": world.bf16,
-            "gradient_checkpointing": True,  # as TRL and the paper have it
+            "gradient_checkpointing": True,  # as in TRL and the paper
             "train_sampling_strategy": "batch_rebalance" if arm.rebalance else "sequential",
             "logging_strategy": "no",
             "save_strategy": "no",
@@ -167,9 +167,9 @@ def _count(run: Run, module: Any, inputs: tuple[Tensor, ...], output: Tensor) ->
 
 
 class Clock(TrainerCallback):
-    """Seconds from the end of one optimizer step to the end of the next, which includes the making of the batches. The first step has none.
+    """Seconds from the end of one optimizer step to the end of the next. They include the making of batches. The first step has none.
 
-    A GPU takes the wall clock. A CPU takes the processor's time on its one thread, which other users of the machine do not change.
+    A GPU run reads the wall clock. A CPU run reads the CPU time of its one thread, which other users of the machine do not change.
     """
 
     def __init__(self, device: str, run: Run) -> None:
@@ -186,8 +186,8 @@ class Clock(TrainerCallback):
 
 
 class Memory(TrainerCallback):
-    """The last step's peak memory in bytes. ``peak`` is over the memory before the arm's models were made; ``step`` is over the memory at
-    the step's beginning, which holds weights, optimizer state and a live reference."""
+    """The last step's peak memory in bytes. ``peak`` subtracts the memory before the arm's models were made. ``step`` subtracts the memory
+    at the start of the step: weights, optimizer state and a live reference."""
 
     def __init__(self, device: str, before: int, steps: int, run: Run) -> None:
         self.device, self.before, self.steps, self.run = device, before, steps, run
@@ -199,7 +199,7 @@ class Memory(TrainerCallback):
                 torch.cuda.reset_peak_memory_stats()
                 self.began = torch.cuda.memory_allocated()
             else:
-                Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+                Path("/proc/self/clear_refs").write_text("5")  # reset the peak
                 self.began = _status("VmHWM")
         elif state.global_step == self.steps:
             peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else _status("VmHWM")
@@ -213,12 +213,12 @@ def wait(device: str) -> None:
 
 
 def allocated(device: str) -> int:
-    """Bytes in tensors on the GPU, or this process's resident memory."""
+    """Bytes of tensors on the GPU; on a CPU, this process's resident memory."""
     return torch.cuda.memory_allocated() if device == "cuda" else _status("VmRSS")
 
 
 def in_a_process(module: str, *words: str) -> Any:
-    """Run ``python -m module`` with ``words`` and measurable memory; the JSON in its last line. RuntimeError with its last error."""
+    """Run ``python -m module`` with ``words`` and measurable memory. Return the JSON in its last line. RuntimeError has its last error."""
     command = [sys.executable, "-m", module, *words]
     done = subprocess.run(command, env=os.environ | OWN_PROCESS, capture_output=True, text=True)
     if done.returncode:
@@ -234,7 +234,7 @@ def _status(key: str) -> int:
 def ours(
     arm: Arm, world: World, pairs: Sequence[Pair], sums: Sequence[tuple[float, float]], arguments: dict[str, Any], run: Run
 ) -> Trainer:
-    """The project's trainer. It shuffles, so the pairs are arranged to come out of its shuffle in their order."""
+    """The project's trainer. It shuffles its rows, so the rows are placed to come out in the order of ``pairs``."""
     from stages.preference import objectives
     from stages.preference.trainer import PreferenceTrainer, Shuffled, TrainingPair
 
@@ -328,7 +328,7 @@ def trls(
     compute, counted, total = trainer.compute_loss, 0, torch.zeros((), device=world.device)
 
     def recorded(model: Any, inputs: dict[str, Any], *others: Any, **named: Any) -> Any:
-        """The first step's loss as a mean over pairs. TRL's own is a mean over micro-batches, whose numbers of pairs differ."""
+        """Record the first step's loss as a mean over pairs. TRL's own loss is a mean over micro-batches, which differ in size."""
         nonlocal counted, total
         loss = compute(model, inputs, *others, **named)
         if counted < world.batch_size:
@@ -343,7 +343,7 @@ def trls(
 
 
 class _Ordered:
-    """Global batches in the data's order. The rebalancing sampler would shuffle them before it sorts within each."""
+    """Keep the data's order of global batches. The rebalancing sampler would shuffle the data before it sorts each batch."""
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         sampler = super()._get_train_sampler(*args, **kwargs)  # type: ignore[misc]
@@ -354,10 +354,10 @@ class _Ordered:
 
 @contextmanager
 def plain_head() -> Iterator[None]:
-    """TRL's DPO head without its tiled kernel: plain logits of the trained positions alone.
+    """Replace the tiled kernel of TRL's DPO head by plain logits of the trained positions.
 
-    Without Triton the kernel of TRL 1.16 projects every position. It is several times slower than plain logits, and no setting changes
-    that. This patch gives TRL the fastest head on a CPU.
+    Without Triton, the kernel of TRL 1.16 projects every position. It is several times slower than plain logits, and no setting changes
+    that. This patch gives TRL its fastest head on a CPU.
     """
     from trl.trainer import utils
 
@@ -365,7 +365,7 @@ def plain_head() -> Iterator[None]:
         @staticmethod
         def apply(hidden: Tensor, weight: Tensor, bias: Any, labels: Tensor, *_: Any) -> tuple[Tensor, ...]:
             logps = -torch.nn.functional.cross_entropy(torch.nn.functional.linear(hidden, weight, bias).float(), labels, reduction="none")
-            rest = torch.zeros_like(logps)  # entropy, squared probabilities, mean logit and top-1: metrics, here at no cost
+            rest = torch.zeros_like(logps)  # metrics (entropy, squared probabilities, mean logit, top-1), here at no cost
             return logps, rest, rest, rest, rest.bool()
 
     with mock.patch.object(utils, "_use_triton", lambda device: True), mock.patch.object(utils, "_ChunkedLogProbFunction", Plain):
@@ -373,7 +373,7 @@ def plain_head() -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Turn off the libraries' progress bars and notices, so that standard error has perf's own lines alone."""
+    """Turn off the libraries' progress bars and notices, so that only perf writes to standard error."""
     import warnings
 
     import datasets

@@ -2,7 +2,7 @@
 
     python -m stages.pretrain --config results/mini_base/pretrain/config.yaml
 
-In: a text a line (``corpus.jsonl``), a tokenizer, the architecture and the training's numbers. Out: model/, manifest.json.
+In: one text per line (``corpus.jsonl``), a tokenizer, the architecture and the training values. Out: model/, manifest.json.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stages.plan.values import plain
 
 
 def texts(rows: list[dict[str, Any]], path: str) -> list[dict[str, str]]:
-    """``{"text"}`` of each row; UserError names the line without one."""
+    """``{"text"}`` of each row; UserError names a line without text."""
     return [{"text": text_of(value_of(row, "text", where), f"{where}: 'text'")} for where, row in numbered(rows, path)]
 
 

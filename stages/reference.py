@@ -1,8 +1,8 @@
-"""The reference model's log-probabilities of the preference pairs, computed once a setting for every method, beta and gamma.
+"""The reference model's log-probabilities of the preference pairs, computed once per setting for every method, beta and gamma.
 
     python -m stages.reference --config results/mini_base/reference/config.yaml --runtime token_budget=2048
 
-In: the start model; train.jsonl and heldout.jsonl of the pairs. Each prompt is also read with the answers of another row, for KTO.
+In: the start model; train.jsonl and heldout.jsonl of the pairs. For KTO, the model also reads each prompt with another row's answers.
 Out: logps.parquet (stages/preference/refcache.py) and a manifest with the identity of its inputs.
 """
 

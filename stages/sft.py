@@ -1,10 +1,10 @@
-"""Supervised fine-tuning on demonstrations with TRL's SFTTrainer: the model that every preference method starts from.
+"""Supervised fine-tuning on demonstrations with TRL's SFTTrainer. Every preference method starts from this model.
 
     python -m stages.sft --config results/mini_base/sft/config.yaml
 
 In: a start model (folder or hub id), conversations in UltraChat's schema (a JSON file or a hub id with its split).
-Out: model/, manifest.json. Every token of a conversation is trained, as the authors did (princeton-nlp/SimPO issue 71). Before the
-training starts every row is checked: its messages must be well-formed, and the chat template must render each of them.
+Out: model/, manifest.json. The loss covers every token of a conversation, as in the authors' training (princeton-nlp/SimPO issue 71). The
+stage checks all rows before it trains: a row's messages must be well-formed, and the chat template must render each of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 
 def conversations(rows: list[Row], path: str, tokenizer: PreTrainedTokenizerBase) -> list[Row]:
-    """``{"messages"}`` of each row; UserError names the line without messages, or with one that the chat template leaves out."""
+    """``{"messages"}`` of each row; UserError names a line without messages, or with a message that the chat template leaves out."""
     read = []
     for where, row in numbered(rows, path):
         if "messages" not in row:

@@ -3,10 +3,10 @@
     python -m stages.train --config results/mini_base/runs/simpo/config.yaml --runtime token_budget=1024
 
 In: the start model, the pairs, and the reference's log-probabilities if the method has ``reference: cached``. With ``reference: live`` the
-start model computes them during training. Out: model/, train.jsonl (a row an optimizer step), and a manifest with the metrics on the
-held-out pairs. A training that is killed resumes at its last checkpoint (stages/lib/checkpoints.py). A loss that is not finite ends it with
-exit status 3 and keeps the last checkpoint. Several processes: ``python -m torch.distributed.run --standalone --nproc-per-node 4 -m
-stages.train …``; rank 0 writes.
+start model computes them during training. Out: model/, train.jsonl (one row per optimizer step), and a manifest with the metrics on the
+held-out pairs. A killed training resumes at its last checkpoint (stages/lib/checkpoints.py). A loss that is not finite ends the training
+with exit status 3; the last checkpoint stays. For several processes use ``python -m torch.distributed.run --standalone --nproc-per-node 4
+-m stages.train …``; rank 0 writes the files.
 """
 
 from __future__ import annotations

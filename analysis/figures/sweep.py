@@ -4,11 +4,11 @@
     python -m analysis.figures.sweep --results results --out report --setting mini_base --method simpo --metric lc_win_rate
 
 Without --setting and --method it draws one figure for every setting and method whose runs vary. In: the runs in results/<setting>/runs/.
-Their names say what varies; a value that a name leaves out is read from the configuration in the run's manifest.json. Runs that differ only
-in the seed are averaged. Out: figures/sweep_<setting>_<method>.png, .pdf, .txt, and .csv with one row a point and all metrics with their
-bounds, which are empty where a run has no score.
+A run's name gives the values that vary. The configuration in its manifest.json gives those that the name leaves out. Runs that differ only
+in the seed are averaged. Out: figures/sweep_<setting>_<method>.png, .pdf, .txt and .csv. The .csv has one row per point, with all metrics
+and their bounds. They are empty for a point without a score.
 
-One key that varies gives a line. Two keys give a heat map where some run differs from the others in both. Otherwise each key gives a line
+One varying key gives a line. Two keys give a heat map if some run has neither key's most frequent value. Otherwise each key gives a line
 through the runs that have the most frequent value of every other key.
 """
 
@@ -36,7 +36,7 @@ LABELS = {name: metric.label for name, (_, metric) in draw.METRICS.items()} | {A
 
 
 def groups(study: Study) -> dict[tuple[str, str], list[Run]]:
-    """The trained runs of each setting and method. ``varied`` is read from their names."""
+    """The trained runs of each setting and method. Their names give ``varied``."""
     found: dict[tuple[str, str], list[Run]] = {}
     for path in sorted(study.results.glob(f"*/runs/*/{files.MANIFEST}")):
         setting, run = path.parts[-4], path.parts[-2]
@@ -49,16 +49,16 @@ def value_of(study: Study, run: Run, config: dict[str, Any], key: str) -> Any:
     """The value of ``key`` in a run.
 
     config: the run's configuration, from its manifest
-    key:    a key by which other runs of this method are named
+    key:    a key in the name of some run of this method
     """
     for part in (run.varied, config["method"]["hyperparameters"], config["method"], config):
         if key in part:
             return part[key]
-    raise UserError(f"{study.folder(run) / files.MANIFEST} has no {key!r}, which other runs of {run.method} in {run.setting} are named by")
+    raise UserError(f"{study.folder(run) / files.MANIFEST} has no {key!r}, a key in the names of other {run.method} runs in {run.setting}")
 
 
 def merits(study: Study, run: Run, manifest: dict[str, Any]) -> dict[str, Measured]:
-    """Every metric of a run, NaN where the run was not evaluated."""
+    """Every metric of a run; NaN if the run was not evaluated."""
     found = {}
     for name, (benchmark, _) in draw.METRICS.items():
         is_scored = study.evaluated(run, f"{benchmark}/scores.json").is_file()
@@ -68,7 +68,7 @@ def merits(study: Study, run: Run, manifest: dict[str, Any]) -> dict[str, Measur
 
 
 def points(study: Study, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
-    """(table, keys that vary). The table has a row a point: the keys, ``runs``, ``seeds``, and every metric with _low, _high and _n."""
+    """(table, keys that vary). The table has one row per point: the keys, ``runs``, ``seeds``, and every metric with _low, _high and _n."""
     manifests = [study.manifest(run) for run in runs]
     named = sorted({key for run in runs for key in run.varied} - {"seed"})
     settled = [{key: value_of(study, run, each["config"], key) for key in named} for run, each in zip(runs, manifests, strict=True)]
@@ -90,11 +90,11 @@ def points(study: Study, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
 
 
 def line(axes: Axes, table: pd.DataFrame, key: str, method: str, metric: str) -> None:
-    """Draw a metric against a key, with intervals. The axis is logarithmic where the largest value is ten times the smallest.
+    """Draw a metric against a key, with intervals. The x axis is logarithmic if its values are positive and span a factor of ten.
 
     table:  the rows of ``points`` to draw
     key:    the column on the x axis
-    method: whose look the line has
+    method: the method whose style the line has
     metric: the column on the y axis
     """
     rows = table.rename(columns={metric: "value", f"{metric}_low": "low", f"{metric}_high": "high"}).sort_values(key)
@@ -113,7 +113,7 @@ def line(axes: Axes, table: pd.DataFrame, key: str, method: str, metric: str) ->
 
 
 def heat(axes: Axes, table: pd.DataFrame, keys: list[str], metric: str) -> None:
-    """Draw a metric over two keys, as a number in each cell. A cell without a run stays empty."""
+    """Draw a heat map of a metric over two keys, with the number in each cell. A cell without a run stays empty."""
     cells = table.pivot(index=keys[0], columns=keys[1], values=metric).sort_index(ascending=False)
     image = axes.imshow(np.ma.masked_invalid(cells.to_numpy(float)), cmap="cividis", aspect="auto")
     for (row, column), value in np.ndenumerate(cells.to_numpy(float)):
@@ -141,7 +141,7 @@ def text(value: Any) -> str:
 
 
 def picture(study: Study, runs: list[Run], metric: str) -> Drawn | None:
-    """A sweep's figure, table and caption. None where no two points have the metric."""
+    """A sweep's figure, table and caption. None if fewer than two points have the metric."""
     table, keys = points(study, runs)
     scored = table[table[metric].notna()]
     varied = [key for key in keys if scored[key].astype(str).nunique() > 1]

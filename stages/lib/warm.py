@@ -1,10 +1,10 @@
 """A warm process: it imports the stages' libraries once, and forks a worker for each job.
 
-Torch, TRL and vLLM take 5 to 9 seconds of a job to import, as long as a judge's whole work at mini scale. The Snakefile starts the warm
-process where ``runtime.workflow.warm`` is true, and names its socket in the variable ``WARM``. A stage that finds this variable
-(stages/lib/files.py:run) has its work done by a worker. The worker has the stage's arguments, environment, folder and standard streams,
-gets its signals, and gives it its exit status. A worker ends with its caller. Where the warm process is gone, and where a variable that
-the libraries read at their import (``READ``) has another value, the stage does its work itself.
+A job needs 5 to 9 seconds to import Torch, TRL and vLLM, as long as a judge's whole work at mini scale. The Snakefile starts the warm
+process if ``runtime.workflow.warm`` is true, and names its socket in the environment variable ``WARM``. If a stage finds this variable
+(stages/lib/files.py:run), a worker does its work. The worker has the stage's arguments, environment, folder and standard streams. It gets
+the stage's signals and returns its exit status to the stage. It ends with the stage. A stage does its own work if the warm process is gone,
+or if a variable that the libraries read at import (``READ``) has another value.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ LIBRARIES = {
 
 
 def imported_with(environment: Mapping[str, str]) -> list[str | None]:
-    """What the imported libraries are: the Python that has them, and the variables that they read."""
+    """What identifies the imported libraries: the Python that has them, and the variables that they read."""
     return [sys.prefix, *map(environment.get, READ)]
 
 
 def start() -> None:
-    """Start the warm process of this process, which ends with it, and name its socket in ``WARM``; if there is one already, use that."""
+    """Start a warm process that ends with this process, and name its socket in ``WARM``. If ``WARM`` is set, do nothing."""
     if WARM not in os.environ:
         path = Path(tempfile.mkdtemp(prefix="warm")) / "socket"
         command = [sys.executable, "-m", "stages.lib.warm", str(path), str(os.getpid())]
@@ -66,7 +66,7 @@ def start() -> None:
 
 
 def serve(path: Path, parent: int) -> None:
-    """Fork a worker for each caller, until the process that started this one is gone."""
+    """Fork a worker for each caller, until the parent process is gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a worker
     os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"  # vLLM reads it at its import; as in stages/lib/engine.py
     with socket.socket(socket.AF_UNIX) as listener:
@@ -100,7 +100,7 @@ def answer(caller: socket.socket, listener: socket.socket) -> None:
 
 
 def work(job: dict[str, Any], streams: list[int], caller: socket.socket) -> NoReturn:
-    """Be the process that the caller asked for."""
+    """Run the caller's stage in this process, and send the caller its exit status."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -141,7 +141,7 @@ def end_with(caller: socket.socket) -> None:
 
 
 def call() -> int | None:
-    """Have this command's stage run by a worker of the warm process, and return its exit status; None if it must run here."""
+    """Run this command's stage in a worker of the warm process. Return its exit status, or None if the stage must run here."""
     stage = sys.modules["__main__"].__spec__
     if stage is None or stage.name not in LIBRARIES or "RANK" in os.environ or WARM not in os.environ:
         return None

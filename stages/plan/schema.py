@@ -1,10 +1,10 @@
-"""Every key of conf/: its type, the values it may have, and what it means. All of them, in the order of conf/:
+"""Every key of conf/: its type, its allowed values and its meaning. Print all of them, in the order of conf/, or some:
 
     python -m stages.plan.schema
     python -m stages.plan.schema | grep learning_rate
 
-A dataclass is a part of the configuration, a field of it a key: ``key`` gives the meaning and the range. stages/plan/check.py and
-stages/plan/knobs.py hold values to it. Hyperparameters are parameters of the functions in stages/preference/objectives.py.
+A dataclass is a part of the configuration. Each of its fields is a key, and ``key`` gives its meaning and range. stages/plan/check.py and
+stages/plan/knobs.py check values. Hyperparameters are parameters of the functions in stages/preference/objectives.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OBJECTIVES = Path(__file__).resolve().parents[1] / "preference/objectives.py"
 
 
 class Range(NamedTuple):
-    """The numbers from ``low`` to ``high``, with ``low`` itself if ``inclusive``; only multiples of ``multiple`` unless it is 0."""
+    """The numbers from ``low`` to ``high``. ``inclusive`` includes ``low``. ``multiple`` admits only its multiples, unless it is 0."""
 
     low: float
     inclusive: bool = True
@@ -38,13 +38,13 @@ class Range(NamedTuple):
 
     @property
     def expected(self) -> str:
-        """The end of an error's sentence."""
+        """What an error says after "expected"."""
         high = f" and at most {self.high:g}" if self.high < math.inf else ""
         multiple = f" and a multiple of {self.multiple}" if self.multiple else ""
         return f"{'at least' if self.inclusive else 'more than'} {self.low:g}{high}{multiple}"
 
     def holds(self, value: float) -> bool:
-        """Whether ``value`` is one of the numbers."""
+        """Whether ``value`` is in the range."""
         is_within = self.low <= value <= self.high and (self.inclusive or value != self.low)
         return is_within and not (self.multiple and value % self.multiple)
 
@@ -52,10 +52,10 @@ class Range(NamedTuple):
 def key(words: str, default: Any = MISSING, *, range_: Range | None = None, choices: tuple[Any, ...] = ()) -> Any:
     """A key of the configuration.
 
-    words: its meaning, with its unit
-    default: its value if conf/ does not give it; a class stands for a new object of it; without a default the key is required
-    range_: the numbers that it may have
-    choices: all values that it may have; only for the reader
+    words: its meaning and its unit
+    default: its value if conf/ does not give it; a class makes a new object; a key without a default is required
+    range_: the allowed numbers
+    choices: all allowed values, for the printed reference only
     """
     metadata = {"words": words, "range": range_, "choices": choices}
     if isinstance(default, type):
@@ -71,15 +71,15 @@ SEARCHES, REFERENCES = ("sample", "width_1_beam"), (None, "cached", "live")
 
 @dataclass
 class Scale:
-    """What the tables and figures are made of."""
+    """The settings, methods, seeds and sweeps of the tables and figures."""
 
-    name: str = key("the scale's name, that of its file")
+    name: str = key("name of the scale and of its file")
     settings: list[str] = key("the settings: files of conf/setting")
     methods: list[str] = key("the methods of Table 4: files of conf/method")
     ablations: list[str] = key("the methods of Table 5")
-    seeds: list[int] = key("the seeds of each training in the tables; several give means and intervals", range_=SEED)
+    seeds: list[int] = key("seeds of each training in the tables; several seeds give means and intervals", range_=SEED)
     chains: list[int] = key(
-        "seeds of further chains, which `snakemake paper` makes: pretraining, fine-tuning, pairs and trainings once more", list, range_=SEED
+        "seeds of further chains for `snakemake paper`; each repeats pretraining, fine-tuning, pairs and trainings", list, range_=SEED
     )
     chained: list[str] = key("the methods of each chain", list)
     sweeps: list[str] = key("the sweeps of the figures and the scorecard: conf/sweep/<scale>/<name>.yaml", list)
@@ -87,8 +87,8 @@ class Scale:
 
 @dataclass
 class Corpus:
-    questions: int = key("questions with plain answers")
-    portraits: int = key("portraits of each town")
+    questions: int = key("number of questions with plain answers")
+    portraits: int = key("number of portraits of each town")
 
 
 @dataclass
@@ -96,72 +96,72 @@ class Writer:
     """An author of the mini world (stages/mini/writers.py)."""
 
     wrong: float = key("share of claims that are false")
-    curt: float = key("share of answers that have only the first half of what was asked for")
-    wander: float = key("chance of a further claim that nobody asked for, after the answer and after each further claim")
+    curt: float = key("share of answers with only the first half of the requested claims")
+    wander: float = key("chance of an unrequested claim after the answer, and after each such claim")
     repeat: float = key("chance of a repetition after each sentence")
-    polite: float = key("chance of a polite phrase at the answer's opening, and at its end")
-    broken: float = key("share of answers that break off")
+    polite: float = key("chance of a polite phrase at the answer's start, and at its end")
+    broken: float = key("share of answers that end in mid-sentence")
 
 
 @dataclass
 class Demonstrations:
-    n: int = key("demonstrations", range_=COUNT)
-    writers: dict[str, float] = key("how often each writer writes one, as weights")
+    n: int = key("number of demonstrations", range_=COUNT)
+    writers: dict[str, float] = key("relative frequency of each writer")
 
 
 @dataclass
 class WorldPreferences:
-    n: int = key("preference pairs", range_=COUNT)
-    candidates: int = key("answers to a prompt, of which the annotator picks the pair")
-    writers: list[str] = key("who writes the answers")
+    n: int = key("number of preference pairs", range_=COUNT)
+    candidates: int = key("answers per prompt; the pair is the annotator's best and a random other one")
+    writers: list[str] = key("the writers of the answers")
 
 
 @dataclass
 class Annotator:
-    length_bias: float = key("what a twice longer answer is worth, in points of the oracle's scale")
-    noise: float = key("standard deviation of the annotator's error, in points of the oracle's scale", range_=WEIGHT)
+    length_bias: float = key("points of the oracle's scale for each doubling of an answer's length")
+    noise: float = key("scale of the annotator's Gumbel error, in points of the oracle's scale", range_=WEIGHT)
 
 
 @dataclass
 class WorldBenchmark:
-    n: int = key("instructions", range_=COUNT)
-    baseline: str = key("the writer whose answers the judge compares with")
+    n: int = key("number of instructions", range_=COUNT)
+    baseline: str = key("the writer of the baseline's answers")
     concise: str = key("the writer of the baseline's concise variant, for the length-controlled fit")
-    verbose: str = key("the writer of its verbose variant")
-    mix: dict[str, float] = key("how often each kind of task is asked, as weights")
+    verbose: str = key("the writer of the baseline's verbose variant")
+    mix: dict[str, float] = key("relative frequency of each kind of task")
 
 
 @dataclass
 class WorldQuestions:
-    n: int = key("questions", range_=COUNT)
-    baseline: str = key("the writer whose answers the judge compares with")
-    mix: dict[str, float] = key("how often each kind of task is asked, as weights")
+    n: int = key("number of questions", range_=COUNT)
+    baseline: str = key("the writer of the baseline's answers")
+    mix: dict[str, float] = key("relative frequency of each kind of task")
 
 
 @dataclass
 class WorldTurns:
-    each: int = key("questions of a category")
-    categories: dict[str, str] = key("MT-Bench's categories, and the kind of task in each")
+    each: int = key("questions per category")
+    categories: dict[str, str] = key("the kind of task in each of MT-Bench's categories")
 
 
 @dataclass
 class World:
-    """The mini world's constants: stages/mini, stages/mini/world.py."""
+    """The mini world's constants: stages/mini/world.py."""
 
-    name: str = key("the world's name, that of its file and its folder in results/worlds")
-    seed: int = key("seed of all that is drawn: towns, texts, preferences, questions", range_=SEED)
-    n_towns: int = key("invented towns")
-    mix: dict[str, float] = key("how often each kind of task is asked, as weights (stages/mini/tasks.py)")
-    follow_ups: float = key("share of conversations that go on to a second turn, in all that a model learns from", range_=SHARE)
-    writers: dict[str, Writer] = key("the authors, from best to worst, each with its own rates of error")
-    corpus: Corpus = key("what a model is pretrained on")
-    demonstrations: dict[str, Demonstrations] = key("what supervised fine-tuning shows")
+    name: str = key("name of the world, of its file and of its folder in results/worlds")
+    seed: int = key("seed of all random draws: towns, texts, preferences, questions", range_=SEED)
+    n_towns: int = key("number of invented towns")
+    mix: dict[str, float] = key("relative frequency of each kind of task (stages/mini/tasks.py)")
+    follow_ups: float = key("share of conversations with a second turn, in all training data", range_=SHARE)
+    writers: dict[str, Writer] = key("the writers, each with its own error rates")
+    corpus: Corpus = key("the pretraining data")
+    demonstrations: dict[str, Demonstrations] = key("the data of supervised fine-tuning, by name")
     preferences: WorldPreferences = key("the off-policy preference data")
-    annotator: Annotator = key("who prefers one answer to another")
-    development: WorldQuestions = key("the questions that hyperparameters are chosen on, in AlpacaEval's format")
-    alpacaeval2: WorldBenchmark = key("AlpacaEval's questions of this world")
-    arena_hard: WorldQuestions = key("Arena-Hard's questions of this world")
-    mt_bench: WorldTurns = key("MT-Bench's questions of this world")
+    annotator: Annotator = key("the annotator of the preference data")
+    development: WorldQuestions = key("questions for choosing hyperparameters, in AlpacaEval's format")
+    alpacaeval2: WorldBenchmark = key("this world's questions for AlpacaEval")
+    arena_hard: WorldQuestions = key("this world's questions for Arena-Hard")
+    mt_bench: WorldTurns = key("this world's questions for MT-Bench")
 
 
 @dataclass
@@ -170,11 +170,11 @@ class Architecture:
 
     hidden_size: int = key("width of the hidden states")
     intermediate_size: int = key("width of the MLP's inner layer")
-    num_hidden_layers: int = key("decoder layers")
-    num_attention_heads: int = key("attention heads of a layer")
-    num_key_value_heads: int = key("heads of keys and values, which attention heads share")
-    max_position_embeddings: int = key("tokens of the longest text")
-    tie_word_embeddings: bool = key("whether the output layer is the input embedding")
+    num_hidden_layers: int = key("number of decoder layers")
+    num_attention_heads: int = key("attention heads per layer")
+    num_key_value_heads: int = key("key-value heads per layer, which the attention heads share")
+    max_position_embeddings: int = key("maximum length of a sequence, in tokens")
+    tie_word_embeddings: bool = key("whether the output layer shares the input embedding's weights")
 
 
 @dataclass
@@ -183,21 +183,21 @@ class Supervised:
 
     learning_rate: float = key("highest learning rate of AdamW", range_=RATE)
     epochs: int = key("passes over the data", range_=EPOCHS)
-    batch_size: int = key("rows of an optimizer step", range_=BATCH)
-    max_length: int = key("tokens of a row at most", range_=TOKENS)
-    scheduler: str = key("course of the learning rate after the warm-up, by Transformers' name")
-    warmup_ratio: float = key("share of the steps in which the learning rate rises", range_=SHARE)
+    batch_size: int = key("rows per optimizer step", range_=BATCH)
+    max_length: int = key("maximum tokens per row", range_=TOKENS)
+    scheduler: str = key("learning-rate schedule after the warm-up, by its name in Transformers")
+    warmup_ratio: float = key("share of the steps that are warm-up", range_=SHARE)
     weight_decay: float = key("AdamW's weight decay")
-    max_grad_norm: float = key("norm to which larger gradients are clipped")
-    precision: str = key("fp32; bf16 for autocast to bfloat16 over fp32 weights")
+    max_grad_norm: float = key("gradient norm above which gradients are clipped")
+    precision: str = key("fp32, or bf16: fp32 weights with autocast to bfloat16")
 
 
 @dataclass
 class Pretrain:
     tokenizer: str = key("folder of the tokenizer")
     data: str = key("the corpus: a JSON-lines file of texts")
-    architecture: Architecture = key("the model's shape", Architecture)
-    training: Supervised = key("how it trains", Supervised)
+    architecture: Architecture = key("the model's architecture", Architecture)
+    training: Supervised = key("the training values", Supervised)
 
 
 @dataclass
@@ -205,17 +205,17 @@ class Data:
     """Rows: a JSON-lines file, or a data set on the hub with its revision and split (stages/lib/records.py)."""
 
     data: str = key("a JSON-lines file, or the id of a data set on the hub")
-    revision: str | None = key("of a hub id: a commit, or main", None)
-    split: str | None = key("of a hub id: its split", None)
+    revision: str | None = key("revision of a hub id: a commit, or main", None)
+    split: str | None = key("split of a data set on the hub", None)
 
 
 @dataclass
 class Sft:
     model: str = key("the model to fine-tune: a folder or a hub id")
-    revision: str | None = key("of a hub id: a commit, or main")
-    chat_template: str | None = key("chat template in place of the tokenizer's own", None)
+    revision: str | None = key("revision of a hub id: a commit, or main")
+    chat_template: str | None = key("chat template that replaces the tokenizer's own", None)
     data: Data = key("the demonstrations", Data)
-    training: Supervised = key("how it trains", Supervised)
+    training: Supervised = key("the training values", Supervised)
 
 
 @dataclass
@@ -223,10 +223,10 @@ class Generate:
     """On-policy samples: stages/generate.py."""
 
     prompts: Data = key("the prompts that the start model answers", Data)
-    n: int = key("samples of a prompt", range_=COUNT)
+    n: int = key("samples per prompt", range_=COUNT)
     temperature: float = key("sampling temperature; 0: greedy", range_=Range(0, True, 10))
-    top_p: float = key("probability mass that is sampled from", range_=RATE)
-    max_tokens: int = key("tokens of a sample at most", range_=BATCH)
+    top_p: float = key("probability mass of nucleus sampling", range_=RATE)
+    max_tokens: int = key("maximum tokens per sample", range_=BATCH)
     seed: int = key("seed of the samples", range_=SEED)
 
 
@@ -234,11 +234,11 @@ class Generate:
 class Reward:
     """A reward model trained here: stages/reward.py."""
 
-    model: str = key("the model that it starts from: a folder or a hub id")
-    revision: str | None = key("of a hub id: a commit, or main")
-    data: Data = key("the preferences that it learns", Data)
-    heldout: int = key("pairs held out of the training, by whole prompts", range_=COUNT)
-    training: Supervised = key("how it trains", Supervised)
+    model: str = key("the model that its training starts from: a folder or a hub id")
+    revision: str | None = key("revision of a hub id: a commit, or main")
+    data: Data = key("the preference data", Data)
+    heldout: int = key("number of held-out pairs; pairs of one prompt stay together", range_=COUNT)
+    training: Supervised = key("the training values", Supervised)
 
 
 @dataclass
@@ -246,30 +246,30 @@ class Rater:
     """The annotator of a mini world as a rater of samples: stages/mini/raters.py."""
 
     world: str = key("the folder of the world")
-    length_bias: float = key("what a twice longer answer is worth, in points of the oracle's scale")
-    noise: float = key("scale of the rater's error, in points of the oracle's scale", range_=WEIGHT)
+    length_bias: float = key("points of the oracle's scale for each doubling of an answer's length")
+    noise: float = key("scale of the rater's Gumbel error, in points of the oracle's scale", range_=WEIGHT)
     seed: int = key("seed of the error", range_=SEED)
 
 
 @dataclass
 class Annotate:
-    """Who scores the samples, a reward model or a rater: stages/annotate.py."""
+    """What scores the samples, a reward model or a rater: stages/annotate.py."""
 
-    model: str | None = key("the reward model: a folder or a hub id; null where there is a rater", None)
-    revision: str | None = key("of a hub id: a commit, or main", None)
-    max_length: int | None = key("tokens of a conversation that the reward model scores at most", None, range_=TOKENS)
-    rater: Rater | None = key("the mini world's rater; null where there is a reward model", None)
+    model: str | None = key("the reward model: a folder or a hub id; null if there is a rater", None)
+    revision: str | None = key("revision of a hub id: a commit, or main", None)
+    max_length: int | None = key("maximum tokens per conversation for the reward model", None, range_=TOKENS)
+    rater: Rater | None = key("the mini world's rater; null if there is a reward model", None)
 
 
 @dataclass
 class Pairs:
-    """The pairs, and how much of them is held out: a number of rows, or the rows of another split."""
+    """The preference pairs. A number of them, or another split, is held out."""
 
     train: Data = key("the preference pairs", Data)
-    heldout: int | None = key("pairs held out, by whole prompts; null where heldout_split has them", range_=COUNT)
-    heldout_split: str | None = key("the split that is held out", None)
-    max_length: int = key("tokens of a prompt with an answer at most; longer ones are cut", range_=TOKENS)
-    max_prompt_length: int = key("tokens of the prompt that stay where a pair is too long", range_=TOKENS)
+    heldout: int | None = key("number of held-out pairs; pairs of one prompt stay together; null if heldout_split is given", range_=COUNT)
+    heldout_split: str | None = key("the held-out split", None)
+    max_length: int = key("maximum tokens of a prompt with its answer; longer ones are cut", range_=TOKENS)
+    max_prompt_length: int = key("prompt tokens that are kept if a pair is too long", range_=TOKENS)
     empty_system: bool = key("whether a conversation without a system turn gets an empty one")
 
 
@@ -278,176 +278,176 @@ class PreferenceTraining:
     """What all preference methods of a setting share: stages/preference/trainer.py."""
 
     epochs: int = key("passes over the pairs", range_=EPOCHS)
-    batch_size: int = key("pairs of an optimizer step", range_=BATCH)
-    scheduler: str = key("course of the learning rate after the warm-up, by Transformers' name")
-    warmup_ratio: float = key("share of the steps in which the learning rate rises", range_=SHARE)
+    batch_size: int = key("pairs per optimizer step", range_=BATCH)
+    scheduler: str = key("learning-rate schedule after the warm-up, by its name in Transformers")
+    warmup_ratio: float = key("share of the steps that are warm-up", range_=SHARE)
     weight_decay: float = key("AdamW's weight decay")
-    max_grad_norm: float = key("norm to which larger gradients are clipped")
-    adam_beta1: float = key("decay of AdamW's mean of gradients")
-    adam_beta2: float = key("decay of AdamW's mean of squared gradients")
-    adam_epsilon: float = key("what AdamW adds to its divisor")
-    precision: str = key("fp32; bf16 for autocast to bfloat16 over fp32 weights")
+    max_grad_norm: float = key("gradient norm above which gradients are clipped")
+    adam_beta1: float = key("decay rate of AdamW's mean of gradients")
+    adam_beta2: float = key("decay rate of AdamW's mean of squared gradients")
+    adam_epsilon: float = key("AdamW's ε, added to the divisor")
+    precision: str = key("fp32, or bf16: fp32 weights with autocast to bfloat16")
 
 
 @dataclass
 class Answering:
     """How a benchmark's questions are answered."""
 
-    search: str = key("sample at the temperatures, or search greedily and without regard to them", "sample", choices=SEARCHES)
-    temperature: float = key("sampling temperature of a category that temperatures does not name", range_=Range(0, True, 10))
-    top_p: float = key("probability mass that is sampled from", range_=RATE)
-    max_tokens: int = key("tokens of an answer at most", range_=BATCH)
+    search: str = key("sample with the temperatures, or width_1_beam: search greedily without them", "sample", choices=SEARCHES)
+    temperature: float = key("sampling temperature of a category that is not in temperatures", range_=Range(0, True, 10))
+    top_p: float = key("probability mass of nucleus sampling", range_=RATE)
+    max_tokens: int = key("maximum tokens per answer", range_=BATCH)
     seed: int = key("seed of the answers", range_=SEED)
     temperatures: dict[str, float] = key("sampling temperature by the question's category", dict)
 
 
 @dataclass
 class Start:
-    """What the preference methods start from."""
+    """The start model of the preference methods."""
 
     model: str = key("the start model: a folder or a hub id")
-    revision: str | None = key("of a hub id: a commit, or main")
-    chat_template: str | None = key("chat template in place of the tokenizer's own; models trained from it keep it", None)
+    revision: str | None = key("revision of a hub id: a commit, or main")
+    chat_template: str | None = key("chat template that replaces the tokenizer's own; trained models keep it", None)
 
 
 @dataclass
 class Setting:
-    """A start model, its preference data, and the values chosen for each method. A part that is null is not made here."""
+    """A start model, its preference data, and the values chosen for each method. Parts that are null are not made here."""
 
-    name: str = key("the setting's name, that of its file and its folder in results/")
-    pretrain: Pretrain | None = key("how the base model is pretrained here; null: it is not")
-    sft: Sft | None = key("how the start model is fine-tuned here; null: it is not")
-    start: Start = key("what the preference methods start from", Start)
-    generate: Generate | None = key("how on-policy answers are sampled; null: there are none")
-    reward: Reward | None = key("the reward model that is trained here; null: none is")
-    annotate: Annotate | None = key("who scores the samples; null: nothing is scored")
+    name: str = key("name of the setting, of its file and of its folder in results/")
+    pretrain: Pretrain | None = key("pretraining of the base model; null: none here")
+    sft: Sft | None = key("fine-tuning of the start model; null: none here")
+    start: Start = key("the start model of the preference methods", Start)
+    generate: Generate | None = key("sampling of on-policy answers; null: none")
+    reward: Reward | None = key("training of a reward model; null: none here")
+    annotate: Annotate | None = key("scoring of the samples; null: none")
     pairs: Pairs = key("the preference pairs", Pairs)
     training: PreferenceTraining = key("what all preference methods share", PreferenceTraining)
-    decoding: dict[str, Answering] = key("how questions are answered, by benchmark, where its protocol leaves that to the model")
+    decoding: dict[str, Answering] = key("how questions are answered, by benchmark, if its protocol leaves this to the model")
     stop_token_ids: list[int] = key("token ids that end an answer, besides the tokenizer's own", list)
-    tuned: dict[str, dict[str, Any]] = key("the values chosen for each method: its keys that differ between settings")
+    tuned: dict[str, dict[str, Any]] = key("chosen values of each method, for its keys that differ between settings")
 
 
 @dataclass
 class Method:
-    """A method: its objective and how it is trained. Its further keys are the objective's hyperparameters.
+    """A method: its objective and its training. All keys that are not listed here are the objective's hyperparameters.
 
-    Without an objective nothing is trained: the setting's start model is evaluated, or ``model`` in its place. A run may vary every
-    further key, learning_rate, epochs and batch_size; what it varies is part of its name.
+    Without an objective nothing is trained. The evaluated model is then ``model``, or the setting's start model. A run may vary
+    learning_rate, epochs, batch_size and every hyperparameter. Its name gives what it varies.
     """
 
-    name: str = key("the method's name, that of its file and its runs")
+    name: str = key("name of the method, of its file and of its runs")
     objective: str | None = key("a function of stages/preference/objectives.py; null: nothing is trained")
-    reference: str | None = key("the reference's log-probabilities: none, made once a setting, or in training", None, choices=REFERENCES)
-    mismatched: bool = key("whether questions with the answers of others are scored too, for KTO's estimate of the KL divergence", False)
-    model: str | None = key("without an objective: the model to evaluate, a folder or a hub id; null: the start model", None)
-    revision: str | None = key("of a hub id in model: a commit, or main", None)
-    chat_template: str | None = key("chat template in place of the tokenizer's own, of model", None)
+    reference: str | None = key("null: no reference; cached: computed once per setting; live: during training", None, choices=REFERENCES)
+    mismatched: bool = key("whether to score prompts with other prompts' answers too, for KTO's KL estimate", False)
+    model: str | None = key("the model to evaluate without an objective: a folder or a hub id; null: the start model", None)
+    revision: str | None = key("revision of model, if it is a hub id: a commit, or main", None)
+    chat_template: str | None = key("chat template of model that replaces its tokenizer's own", None)
     learning_rate: float | None = key("highest learning rate of AdamW", None, range_=RATE)
     epochs: int | None = key("passes over the pairs", None, range_=EPOCHS)
-    batch_size: int | None = key("pairs of an optimizer step", None, range_=BATCH)
+    batch_size: int | None = key("pairs per optimizer step", None, range_=BATCH)
 
 
 @dataclass
 class Hyperparameters:
-    """Meaning and range of the shipped objectives' hyperparameters; their types stand in objectives.py."""
+    """Meaning and range of the shipped objectives' hyperparameters. objectives.py gives their types."""
 
     beta: float = key("β: scale of the implicit reward; with a reference, the strength of the KL constraint", range_=POSITIVE)
     gamma: float = key("γ: target reward margin, absolute as in the paper", range_=WEIGHT)
     length_normalization: bool = key("whether |y| divides the sum of an answer's log-probabilities")
-    label_smoothing: float = key("ε: share of the labels that are taken for flipped", range_=Range(0, True, 0.5))
-    loss_type: str = key("-log σ(h) of the margin h, or max(0, 1 - h)")
+    label_smoothing: float = key("ε: share of labels assumed to be flipped", range_=Range(0, True, 0.5))
+    loss_type: str = key("sigmoid: -log σ(h) of the margin h; hinge: max(0, 1 - h)")
     sft_weight: float = key("λ: weight of the chosen answers' cross-entropy, a mean over all their tokens", range_=WEIGHT)
     nll_weight: float = key("λ: weight of the chosen answer's cross-entropy", range_=WEIGHT)
-    nll: str = key("what the chosen answer's cross-entropy is divided by: nothing, its length, or the batch's mean length")
-    odds_weight: float = key("λ: weight of the odds ratio beside the cross-entropy", range_=WEIGHT)
+    nll: str = key("divisor of the chosen answer's cross-entropy: 1, its length, or the batch's mean length")
+    odds_weight: float = key("λ: weight of the odds-ratio term", range_=WEIGHT)
     chosen_weight: float = key("λ_w: weight of the desirable answers", range_=WEIGHT)
     rejected_weight: float = key("λ_l: weight of the undesirable answers", range_=WEIGHT)
     delta: float = key("δ: margin between the answers' log-probabilities", range_=WEIGHT)
-    tau: float = key("τ: strength of the KL constraint; the margin is drawn to 1/(2τ)", range_=POSITIVE)
-    alpha: float = key("α: what a token costs, in units of the reward", range_=WEIGHT)
+    tau: float = key("τ: strength of the KL constraint; the loss pulls the margin to 1/(2τ)", range_=POSITIVE)
+    alpha: float = key("α: cost of a token, in units of the reward", range_=WEIGHT)
 
 
 @dataclass
 class Asset:
-    """A file that somebody else published: at an address, or in an installed Python package."""
+    """A file that others published, at a URL or in an installed Python package."""
 
     sha256: str = key("the file's SHA-256; any other file is refused")
     licence: str = key("the file's licence")
-    url: str | None = key("the file's address", None)
+    url: str | None = key("the file's URL", None)
     package: str | None = key("the installed Python package that has the file", None)
     path: str | None = key("the file's path in the package", None)
 
 
 @dataclass
 class Benchmark:
-    """Questions, and how answers to them are judged. The files that a benchmark does not read are null."""
+    """A benchmark's questions, and how the answers are judged. Files that a benchmark does not read are null."""
 
-    protocol: str = key("a benchmark of stages/benchmarks")
-    version: str = key("the state of the protocol, as stages/benchmarks has it")
+    protocol: str = key("the protocol's name in stages/benchmarks")
+    version: str = key("the protocol's version in stages/benchmarks")
     answers: str = key("the benchmark whose answers are judged: itself, or another one")
     questions: str | None = key("file of the questions", None)
-    baseline: str | None = key("file of the answers that the judge compares with", None)
-    references: str | None = key("file of the reference answers that the judge is shown", None)
+    baseline: str | None = key("file of the baseline's answers", None)
+    references: str | None = key("file of the reference answers that the judge sees", None)
     template: str | None = key("file of the judge's prompts", None)
     gamed: str | None = key("file with the rows of the length-controlled fit (AlpacaEval's df_gamed.csv)", None)
     world: str | None = key("folder of the mini world, for its oracle", None)
-    swap_seed: int | None = key("seed that decides which answer the judge is shown first", None)
-    answering: Answering | None = key("how the questions are answered; null: they are not", None)
-    decoding: dict[str, Any] = key("how the judge is asked, besides model and messages: keys of the chat request", dict)
-    assets: dict[str, Asset] = key("published files that are fetched and checked, by file name", dict)
+    swap_seed: int | None = key("seed that decides which answer the judge sees first", None)
+    answering: Answering | None = key("how the questions are answered; null: not at all", None)
+    decoding: dict[str, Any] = key("keys of the chat request to the judge, besides model and messages", dict)
+    assets: dict[str, Asset] = key("published files to fetch and check, by file name", dict)
 
 
 @dataclass
 class Development:
-    """What hyperparameters are chosen on: questions that no benchmark and no training has, judged by AlpacaEval's protocol."""
+    """Questions for choosing hyperparameters, judged by AlpacaEval's protocol. No benchmark and no training has them."""
 
     questions: str = key("file of the questions, in AlpacaEval's format")
-    baseline: str = key("file of the answers that the judge compares with, in AlpacaEval's format")
+    baseline: str = key("file of the baseline's answers, in AlpacaEval's format")
 
 
 @dataclass
 class Server:
-    """A judge that runs here, for as long as the judge stage does: a module, and its temperament (stages/mini/raters.py)."""
+    """A judge that runs here during the judge stage: its module and its temperament (stages/mini/raters.py)."""
 
     module: str = key("the server's Python module")
-    world: str = key("folder of the mini world that it judges by")
-    sharpness: float = key("log-odds for a point of the oracle's scale")
-    length_bias: float = key("what a twice longer answer is worth, in points of the oracle's scale")
-    position_bias: float = key("log-odds in favour of what is shown first")
-    noise: float = key("standard deviation of its error, in log-odds", range_=WEIGHT)
-    tie: float = key("log-odds within which it calls a tie")
-    strong: float = key("log-odds from which on it calls an answer much better")
-    silence: float = key("share of comparisons that it ends without a verdict", range_=SHARE)
-    seed: int = key("seed of its errors", range_=SEED)
+    world: str = key("folder of the mini world, for its oracle")
+    sharpness: float = key("log-odds per point of the oracle's scale")
+    length_bias: float = key("points of the oracle's scale for each doubling of an answer's length")
+    position_bias: float = key("log-odds in favour of the answer shown first")
+    noise: float = key("standard deviation of the judge's error, in log-odds", range_=WEIGHT)
+    tie: float = key("largest log-odds of a tie")
+    strong: float = key("smallest log-odds of the verdict that an answer is much better")
+    silence: float = key("share of comparisons in which the first reply has no verdict", range_=SHARE)
+    seed: int = key("seed of the judge's errors", range_=SEED)
 
 
 @dataclass
 class Price:
-    input: float = key("dollars for a million tokens that the judge reads", range_=DOLLARS)
-    output: float = key("dollars for a million tokens that it writes", range_=DOLLARS)
+    input: float = key("dollars per million input tokens", range_=DOLLARS)
+    output: float = key("dollars per million output tokens", range_=DOLLARS)
 
 
 @dataclass
 class Judge:
-    """Who judges: an endpoint, or a server that the judge stage starts."""
+    """The judge: an endpoint, or a server that the judge stage starts."""
 
     name: str = key("the judge's name, in scores and in results/controls")
-    model: str = key("the model, as its endpoint calls it")
-    base_url: str | None = key("address of an OpenAI-compatible endpoint; null: that of server")
-    api_key_env: str | None = key("environment variable that holds the endpoint's key; null: it asks for none")
-    server: Server | None = key("a judge that runs here; null: base_url has one")
-    price: Price = key("what a call costs", Price)
-    budget: float | None = key("dollars for all that the cache's file pays for; null: no limit", range_=DOLLARS)
-    cache: bool = key("whether responses are kept in results/judgments.sqlite, and asked for once")
+    model: str = key("the model's name at its endpoint")
+    base_url: str | None = key("address of an OpenAI-compatible endpoint; null: the address of server")
+    api_key_env: str | None = key("environment variable with the endpoint's key; null: the endpoint needs no key")
+    server: Server | None = key("a judge that runs here; null: the judge is at base_url")
+    price: Price = key("the price of a call", Price)
+    budget: float | None = key("dollars that all calls in the cache's file may cost together; null: no limit", range_=DOLLARS)
+    cache: bool = key("whether to keep responses in results/judgments.sqlite, so that none is asked for twice")
 
 
 @dataclass
 class Collapse:
-    """What a training that went wrong shows, in its answers to AlpacaEval's questions."""
+    """The signs of a collapsed training, in its answers to AlpacaEval's questions."""
 
-    ended: float = key("share of answers that end by themselves, below which it collapsed", range_=SHARE)
-    repeated_3grams: float = key("share of 3-grams that came before in the same answer, above which it collapsed", range_=SHARE)
+    ended: float = key("the training collapsed if a smaller share of answers ends by itself", range_=SHARE)
+    repeated_3grams: float = key("the training collapsed if a larger share of 3-grams came before in the same answer", range_=SHARE)
 
 
 @dataclass
@@ -455,17 +455,17 @@ class Analysis:
     """How analysis/ judges the paper's claims. No measured number depends on it."""
 
     level: float = key("confidence level of every interval", range_=RATE)
-    resamples: int = key("resamples of the bootstrap", range_=BATCH)
+    resamples: int = key("number of bootstrap resamples", range_=BATCH)
     seed: int = key("seed of the bootstrap", range_=SEED)
-    about: float = key('how far "about" reaches: "about half" is 0.5, more or less this', range_=SHARE)
-    collapse: Collapse = key("when a training went wrong", Collapse)
+    about: float = key('tolerance of "about": "about half" is 0.5 ± this value', range_=SHARE)
+    collapse: Collapse = key("the signs of a collapsed training", Collapse)
 
 
 @dataclass
 class MicroBatches:
     """The knobs of supervised training: stages/lib/models.py, stages/lib/checkpoints.py."""
 
-    micro_batch: int = key("rows of a forward pass", range_=ONE_ON)
+    micro_batch: int = key("rows per forward pass", range_=ONE_ON)
     save_steps: int | None = key("optimizer steps between two checkpoints", None, range_=ONE_ON)
 
 
@@ -473,16 +473,16 @@ class MicroBatches:
 class Packs:
     """The knobs of a forward pass over all texts: stages/preference/refcache.py."""
 
-    token_budget: int = key("tokens of a pack", range_=ONE_ON)
+    token_budget: int = key("maximum tokens per pack", range_=ONE_ON)
 
 
 @dataclass
 class PackedTraining:
     """The knobs of a preference method's training: stages/train.py."""
 
-    token_budget: int = key("tokens of a pack", range_=ONE_ON)
-    gradient_checkpointing: int | None = key("1: compute activations again in the backward pass", None, range_=Range(0, True, 1))
-    processes: int | None = key("one a GPU", None, range_=Range(1, True, 4096))
+    token_budget: int = key("maximum tokens per pack", range_=ONE_ON)
+    gradient_checkpointing: int | None = key("1: recompute activations in the backward pass", None, range_=Range(0, True, 1))
+    processes: int | None = key("number of processes, one per GPU", None, range_=Range(1, True, 4096))
     save_steps: int | None = key("optimizer steps between two checkpoints", None, range_=ONE_ON)
 
 
@@ -490,36 +490,36 @@ class PackedTraining:
 class Calls:
     """The knobs of the calls to a judge: stages/judging/client.py."""
 
-    concurrency: int | None = key("calls at a time", None, range_=ONE_ON)
-    timeout: float | None = key("seconds a try", None, range_=Range(1e-3))
-    max_retries: int | None = key("further tries of a call", None, range_=Range(0))
-    rpm: int | None = key("calls a minute; 0: as many as the endpoint takes", None, range_=Range(0))
-    budget: float | None = key("dollars; planning takes it from judge.budget", None, range_=Range(0))
+    concurrency: int | None = key("concurrent calls", None, range_=ONE_ON)
+    timeout: float | None = key("seconds per try", None, range_=Range(1e-3))
+    max_retries: int | None = key("retries per call", None, range_=Range(0))
+    rpm: int | None = key("calls per minute; 0: no limit", None, range_=Range(0))
+    budget: float | None = key("dollars, which planning takes from judge.budget", None, range_=Range(0))
 
 
 @dataclass
 class Efficiency:
     """The options of ``python -m perf.train_step --claim``."""
 
-    steps: int | None = key("timed steps a round", None, range_=ONE_ON)
-    warmup: int | None = key("steps before them", None, range_=ONE_ON)
-    rounds: int | None = key("rounds through all arms", None, range_=ONE_ON)
-    batch: int | None = key("pairs of a global batch", None, range_=Range(4, multiple=4))
-    token_budget: int | None = key("tokens of a pack", None, range_=ONE_ON)
+    steps: int | None = key("timed steps per round", None, range_=ONE_ON)
+    warmup: int | None = key("untimed steps before the timed ones", None, range_=ONE_ON)
+    rounds: int | None = key("number of rounds through all arms", None, range_=ONE_ON)
+    batch: int | None = key("pairs per global batch", None, range_=Range(4, multiple=4))
+    token_budget: int | None = key("maximum tokens per pack", None, range_=ONE_ON)
 
 
 @dataclass
 class Workflow:
     """How the Snakefile starts the stages."""
 
-    warm: bool | None = key("one process imports the libraries, and forks for each job (stages/lib/warm.py)", None)
+    warm: bool | None = key("whether one process imports the libraries and forks for each job (stages/lib/warm.py)", None)
 
 
 @dataclass
 class Runtime:
-    """What changes the speed and never the result: the knobs of each stage that has any. A scale leaves out the stages that it lacks.
+    """The knobs of the stages. They change the speed and never the result. A scale leaves out the stages that it lacks.
 
-    A knob that is null has the stage's own default.
+    A knob that is null takes the stage's own default.
     """
 
     pretrain: MicroBatches | None = key("knobs of stages/pretrain.py", None)
@@ -540,21 +540,21 @@ SAME_KNOBS = {"controls": "judge", "develop": "judge"}  # a stage that takes the
 class Config:
     """conf/config.yaml, and what is composed into it."""
 
-    seed: int = key("seed of every training where no run says another, and of the split into training and held-out pairs", range_=SEED)
-    chain: str = key("what follows a setting's name in the folders of a chain: +chain=<seed>; empty in the scale's own settings", "")
+    seed: int = key("seed of the split into training and held-out pairs, and of all trainings whose run names no other seed", range_=SEED)
+    chain: str = key("suffix of a chain's folder, after the setting's name: +chain=<seed>; empty for the scale's own settings", "")
     analysis: Analysis = key("how analysis/ judges the paper's claims", Analysis)
-    scale: Scale = key("what the tables and figures are made of: conf/scale", Scale)
+    scale: Scale = key("the settings, methods, seeds and sweeps of the tables and figures: conf/scale", Scale)
     setting: Setting = key("start model, data and chosen values: conf/setting", Setting)
     method: Method = key("objective and hyperparameters: conf/method", Method)
-    benchmarks: dict[str, Benchmark] = key("questions and protocols by name, of the scale: conf/benchmark")
-    judge: Judge = key("who judges: conf/judge", Judge)
-    development: Development | None = key("what hyperparameters are chosen on, of the scale; null: they cannot be chosen here", None)
-    world: World | None = key("the mini world's constants: conf/world; null: a scale without it", None)
-    runtime: Runtime = key("what changes the speed and never the result, of the scale", Runtime)
+    benchmarks: dict[str, Benchmark] = key("the scale's benchmarks, by name: conf/benchmark")
+    judge: Judge = key("the judge: conf/judge", Judge)
+    development: Development | None = key("the scale's questions for choosing hyperparameters; null: none", None)
+    world: World | None = key("the mini world's constants: conf/world; null: the scale has no mini world", None)
+    runtime: Runtime = key("the scale's knobs, which change the speed and never the result", Runtime)
 
 
 class Kind(NamedTuple):
-    """What a key holds: a type among float, int, bool and str (None: any of them), one of ``choices`` if there are any, or null."""
+    """What a key holds: a float, int, bool or str (None: any of these), one of ``choices`` if there are any, or null if ``optional``."""
 
     type: type | None = None
     choices: tuple[Any, ...] = ()
@@ -562,7 +562,7 @@ class Kind(NamedTuple):
 
     @property
     def expected(self) -> str:
-        """The end of an error's sentence."""
+        """What an error says after "expected"."""
         return (" or ".join(map(shown, self.choices)) or WORDS[self.type]) + (" or null" if self.optional else "")
 
     def holds(self, value: Any) -> bool:
@@ -581,10 +581,10 @@ TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
 ANY = "a number, a word, true or false"
 WORDS: dict[type | None, str] = {float: "a number", int: "a whole number", bool: "true or false", str: "a word", None: ANY}
 
-# The keys of a method that no run may vary: with other values it would be another method.
-MODEL_KEYS = ("model", "revision", "chat_template")  # what is evaluated where nothing is trained
+# No run may vary these keys of a method. Other values would make it another method.
+MODEL_KEYS = ("model", "revision", "chat_template")  # the model to evaluate if nothing is trained
 FIXED_KEYS = ("name", "objective", "reference", "mismatched", *MODEL_KEYS)
-# The keys of every method that trains, and what they hold.
+# The keys that every trained method has, and what they hold.
 TRAINED = {"learning_rate": Kind(float), "epochs": Kind(int), "batch_size": Kind(int)}
 
 
@@ -592,13 +592,13 @@ TRAINED = {"learning_rate": Kind(float), "epochs": Kind(int), "batch_size": Kind
 
 
 class Objective(NamedTuple):
-    """A function of objectives.py: its docstring, and its keyword-only parameters with what their annotations allow."""
+    """A function of objectives.py: its docstring, and the kinds that its keyword-only parameters are annotated with."""
 
     doc: str
     kinds: dict[str, Kind]
 
     def words(self, parameter: str) -> str:
-        """The meaning of a parameter: from ``Hyperparameters``, or the docstring's sentence that names it, or its first sentence."""
+        """The meaning of a parameter: from ``Hyperparameters``, else the docstring's sentence that names it, else its first sentence."""
         known = {each.name: each.metadata["words"] for each in fields(Hyperparameters)}
         sentences = re.split(r"(?<=[.:])\s+", " ".join(self.doc.split()))
         naming = [sentence for sentence in sentences if f"``{parameter}``" in sentence]
@@ -607,7 +607,7 @@ class Objective(NamedTuple):
 
 @cache
 def objectives() -> dict[str, Objective]:
-    """The objectives by name, read from their source: planning imports no torch."""
+    """The objectives by name. They are read from the source, because planning imports no torch."""
     tree = ast.parse(OBJECTIVES.read_text(encoding="utf-8"))
     functions = (node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"))
     return {
@@ -626,7 +626,7 @@ def objective_kinds(objective: str) -> dict[str, Kind]:
 
 
 def _annotated(annotation: ast.expr | None) -> Kind:
-    """The kind that an annotation names: a type, ``Literal[…]``, or one of these ``| None``; for any other annotation, any kind."""
+    """The kind of an annotation: a type, ``Literal[…]``, or one of these ``| None``. Any other annotation gives ``Kind()``."""
     match annotation:
         case ast.Name(id=name) if name in TYPES:
             return Kind(TYPES[name])
@@ -643,7 +643,7 @@ def _annotated(annotation: ast.expr | None) -> Kind:
 
 
 def keys(part: type, where: str = "") -> Iterator[tuple[str, Field[Any]]]:
-    """(dotted key, field) of a dataclass and of all dataclasses in it, in order; ``<name>`` stands for a name that conf/ gives."""
+    """(dotted key, field) of a dataclass and of all dataclasses in it, in order. ``<name>`` stands for a name that conf/ gives."""
     hints = get_type_hints(part)
     for each in fields(part):
         yield where + each.name, each
@@ -652,7 +652,7 @@ def keys(part: type, where: str = "") -> Iterator[tuple[str, Field[Any]]]:
                 yield from keys(inner, f"{where}{each.name}.{'<name>.' if get_origin(hints[each.name]) is dict else ''}")
 
 
-# The range of each key that has one, by the last part of the key; a runtime knob has its own (knobs.py).
+# The ranges, by the last part of the key. Runtime knobs have their own ranges (knobs.py).
 RANGES: dict[str, Range] = {
     each.name: each.metadata["range"]
     for where, each in (*keys(Config), *keys(Hyperparameters))
@@ -663,12 +663,12 @@ RANGES: dict[str, Range] = {
 Row = tuple[str, str, str, str, str]  # key, type, values, default, meaning
 LEGEND = """Every key of conf/, in its order.
 
-Values: [0, 1] are the numbers from 0 to 1, (0, 1] those without 0. Default: what holds where conf/ does not give the key.
-<name> stands for a name that conf/ gives, as of a benchmark or a writer. A key of type "keys" holds the keys that follow it."""
+Values: [0, 1] means the numbers from 0 to 1; (0, 1] excludes 0. Default: the value if conf/ does not give the key.
+<name> stands for a name that conf/ gives, such as a benchmark or a writer. A key of type "keys" holds the keys that follow it."""
 
 
 def reference() -> str:
-    """All keys in the order of conf/, a line each, in Markdown; each objective's hyperparameters after the method's keys."""
+    """All keys in the order of conf/, one per line, in Markdown. Each objective's hyperparameters follow the method's keys."""
     text, parts = [LEGEND], get_type_hints(Config)
     for top, rows in groupby((_row(where, each) for where, each in keys(Config)), lambda row: row[0].partition(".")[0]):
         about = [each.__doc__ for each in (parts[top], *get_args(parts[top])) if is_dataclass(each)]
