@@ -97,13 +97,23 @@ def swept(study: Study, name: str, key: str) -> dict[str, dict[float, list[Run]]
     if not runs:
         told = f"write {conf} and name it among the sweeps of conf/scale/{scale}.yaml"
         raise UserError(f"{study.results / 'tables.yaml'} has no sweep {name}; {told}")
+    values = {name: {run.varied.get(name) for run in runs} for run in runs for name in run.varied}
+    varied = [name for name, found in values.items() if len(found) > 1]
+    if None in values.get(key, {None}) or {*varied} - {key, "seed"}:
+        raise UserError(f"{conf} varies {', '.join(varied)}; this figure draws {key}, and averages over seed")
     found: dict[str, dict[float, list[Run]]] = {}
-    for run in sorted(runs, key=lambda run: float(run.varied.get(key, 0))):
-        if key not in run.varied or run.varied.keys() - {key, "seed"}:
-            raise UserError(f"{conf} varies {', '.join(run.varied)}; this figure draws {key}, and averages over seed")
+    for run in sorted(runs, key=lambda run: float(run.varied[key])):
         found.setdefault(run.setting, {}).setdefault(float(run.varied[key]), []).append(run)
     order = study.config["settings"]
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+
+
+def fixed(study: Study, *names: str) -> list[str]:
+    """A caption's sentence on the values that the sweeps ``names`` give to all of their runs; none if there are none."""
+    runs = [run for name in names for run in study.sweep(name)]
+    values = {key: {run.varied.get(key) for run in runs} for run in runs for key in run.varied}
+    told = [f"{key} = {found.pop()}" for key, found in values.items() if len(found) == 1 < len(runs)]
+    return [f"All runs have {', '.join(told)}."] if told else []
 
 
 def seeded(study: Study, runs: Iterable[Run]) -> list[Run]:

@@ -467,7 +467,7 @@ def test_one_chain_is_said_to_be_one(drawn: dict[str, Drawn]) -> None:
 def test_a_sweep_over_seeds_too_is_averaged(seeded: Path) -> None:
     study = Study(seeded)
     study.config["sweeps"]["beta_dpo"] = [
-        {"setting": "mini_instruct", "run": run, "method": "dpo", "varied": {"beta": 0.05, "seed": seed}}
+        {"setting": "mini_instruct", "run": run, "method": "dpo", "varied": {"learning_rate": 1e-4, "beta": 0.05, "seed": seed}}
         for run, seed in (("dpo", 42), ("dpo+seed=0", 0))
     ] + study.config["sweeps"]["beta_dpo"][2:]
     with mpl.style.context(STYLE):

@@ -166,6 +166,7 @@ def over_chains(effect: Callable[[Plain], float]) -> Callable[[Plain, Plain], fl
     return lambda p, _: float(np.mean([effect(Plain(p.results, p.runs.parent.name + chain)) for chain in CHAINS]))
 
 
+FAST = "+learning_rate=0.0001"  # of the figures' sweeps
 EXPECTED: dict[str, Callable[[Plain, Plain], float]] = {
     "S1a": lambda p, _: p.lc("simpo") - max(p.lc(run) for run in METHODS[:-1]),
     "S1b": lambda p, _: p.arena("simpo") - max(p.arena(run) for run in METHODS[:-1]),
@@ -183,23 +184,24 @@ EXPECTED: dict[str, Callable[[Plain, Plain], float]] = {
     "S6b": over_chains(lambda p: float(stats.spearmanr(p.margins("simpo_no_ln"), p.longer("simpo_no_ln"))[0])),
     "S7a": over_chains(lambda p: p.rho("simpo_no_ln") - p.rho("dpo")),
     "S7b": over_chains(lambda p: p.rho("dpo") - p.rho("simpo")),
-    "S8a": lambda p, _: p.accuracy("simpo+gamma=8") - p.accuracy("simpo+gamma=0"),
+    "S8a": lambda p, _: p.accuracy(f"simpo+gamma=8{FAST}") - p.accuracy(f"simpo+gamma=0{FAST}"),
     "S8b": lambda p, _: (
-        max(map(p.lc, ("simpo", *(f"simpo+gamma={g}" for g in (0.5, 2, 4))))) - max(p.lc("simpo+gamma=0"), p.lc("simpo+gamma=8"))
+        max(map(p.lc, (f"simpo{FAST}", *(f"simpo+gamma={g}{FAST}" for g in (0.5, 2, 4)))))
+        - max(p.lc(f"simpo+gamma=0{FAST}"), p.lc(f"simpo+gamma=8{FAST}"))
     ),
-    "S9a": lambda p, _: float(np.std(p.margins("simpo+gamma=8"), ddof=1) - np.std(p.margins("simpo+gamma=0"), ddof=1)),
+    "S9a": lambda p, _: float(np.std(p.margins(f"simpo+gamma=8{FAST}"), ddof=1) - np.std(p.margins(f"simpo+gamma=0{FAST}"), ddof=1)),
     "S9b": lambda p, _: float(
-        p.average("simpo+gamma=0", "heldout", "chosen").mean() - p.average("simpo+gamma=8", "heldout", "chosen").mean()
+        p.average(f"simpo+gamma=0{FAST}", "heldout", "chosen").mean() - p.average(f"simpo+gamma=8{FAST}", "heldout", "chosen").mean()
     ),
     "S10a": over_chains(lambda p: p.wrong("dpo")),
     "S10b": lambda p, _: 0.0,
     "S11": over_chains(lambda p: p.accuracy("simpo") - p.accuracy("dpo")),
-    "S12a": lambda p, _: p.ratio("dpo+beta=0.01", "heldout", "chosen") - p.ratio("dpo+beta=0.5", "heldout", "chosen"),
-    "S12b": lambda p, _: p.ratio("simpo+beta=0.5", "heldout", "chosen") - p.ratio("simpo+beta=8", "heldout", "chosen"),
-    "S12c": lambda p, _: p.ratio("dpo+beta=0.01", "answers", "answer") - p.ratio("dpo+beta=0.5", "answers", "answer"),
-    "S12d": lambda p, _: p.ratio("simpo+beta=0.5", "answers", "answer") - p.ratio("simpo+beta=8", "answers", "answer"),
-    "S12e": lambda p, _: p.lc("dpo+beta=0.01") - p.lc("dpo+beta=0.5"),
-    "S12f": lambda p, _: p.lc("simpo+beta=0.5") - p.lc("simpo+beta=8"),
+    "S12a": lambda p, _: p.ratio(f"dpo+beta=0.01{FAST}", "heldout", "chosen") - p.ratio(f"dpo+beta=0.5{FAST}", "heldout", "chosen"),
+    "S12b": lambda p, _: p.ratio(f"simpo+beta=0.5{FAST}", "heldout", "chosen") - p.ratio(f"simpo+beta=8{FAST}", "heldout", "chosen"),
+    "S12c": lambda p, _: p.ratio(f"dpo+beta=0.01{FAST}", "answers", "answer") - p.ratio(f"dpo+beta=0.5{FAST}", "answers", "answer"),
+    "S12d": lambda p, _: p.ratio(f"simpo+beta=0.5{FAST}", "answers", "answer") - p.ratio(f"simpo+beta=8{FAST}", "answers", "answer"),
+    "S12e": lambda p, _: p.lc(f"dpo+beta=0.01{FAST}") - p.lc(f"dpo+beta=0.5{FAST}"),
+    "S12f": lambda p, _: p.lc(f"simpo+beta=0.5{FAST}") - p.lc(f"simpo+beta=8{FAST}"),
     "S14a": over_chains(lambda p: 100 * p.length("simpo") / p.length("sft") - 100),
     "S14b": over_chains(lambda p: 100 * p.length("simpo") / p.length("dpo") - 100),
     "S15a": lambda p, _: float(np.mean([np.nanmean(p.wins(run)) - p.arena(run) for run in METHODS])),

@@ -114,6 +114,7 @@ def make(study: Study) -> Drawn:
         f"β = {', '.join(f'{beta:g}' for beta in betas)}; n = {n['reward_accuracy']:,} pairs, {n['lc_win_rate']:,} instructions;"
         " densities by a Gaussian kernel (Scott's rule).",
         draw.told(study),
+        *draw.fixed(study, "gamma"),
         *(["Means over training seeds where a γ has several."] if any(len(r) > 1 for g in sweep.values() for r in g.values()) else []),
     )
     return drawn, out, caption

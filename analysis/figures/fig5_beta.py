@@ -112,6 +112,7 @@ def make(study: Study) -> Drawn:
         f"Bars: {level:.0%} intervals, of accuracy Wilson's, else from standard errors; n = {sizes[CHOSEN]} chosen responses,"
         f" {sizes[OWN]} answers, {sizes[ACCURACY]} pairs, {sizes[RATE]} judged instructions a model.",
         draw.told(study, " of accuracy and win rate"),
+        *draw.fixed(study, *there),
         *(["Means over training seeds where a β has several."] if (frame["seeds"] > 1).any() else []),
     )
     return drawn, frame, caption
