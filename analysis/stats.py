@@ -77,18 +77,20 @@ class Noise(NamedTuple):
 
 
 def pooled(methods: Iterable[Iterable[float]]) -> Noise | None:
-    """The noise that several methods share: s² = Σ (x - mean of its method)² / df, df = Σ (k - 1) over methods of k chains each.
+    """The noise that several methods share: s² = Σ (x - mean of its method)² / Σ (k - 1), over methods of k chains each.
 
-    methods: a method's figures, one a chain; those that are NaN are left out
+    methods: a method's figures, one for each chain; those that are NaN are left out
 
-    None where no method has two. The methods of a chain start from one model, so df is at most this.
+    None where no method has two. The methods of a chain start from one model, and their figures move together. So more methods add no
+    degrees of freedom: df is the largest k - 1.
     """
-    squares, df = 0.0, 0
+    squares, dfs = 0.0, [0]
     for values in methods:
         found = np.asarray([value for value in values if not math.isnan(value)], dtype=float)
         if len(found) > 1:
-            squares, df = squares + float(((found - found.mean()) ** 2).sum()), df + len(found) - 1
-    return Noise(math.sqrt(squares / df), df) if df else None
+            squares += float(((found - found.mean()) ** 2).sum())
+            dfs.append(len(found) - 1)
+    return Noise(math.sqrt(squares / sum(dfs)), max(dfs)) if sum(dfs) else None
 
 
 def expected(value: float, noise: Noise, level: float = 0.95) -> tuple[float, float]:

@@ -328,7 +328,7 @@ def test_a_claim_about_methods_with_one_chain_has_the_others_noise(made: Path, r
     chains = [Plain(made, BASE + chain) for chain in CHAINS]
     four = ("dpo", "simpo", "simpo_no_ln", "simpo_no_margin")
     gaps = np.array([[p.lc(run) - p.lc("sft") for p in chains] for run in four])
-    reach = stats.t.ppf(1 - 0.05 / 18, 8) * np.sqrt(gaps.var(axis=1, ddof=1).mean())
+    reach = stats.t.ppf(1 - 0.05 / 18, 2) * np.sqrt(gaps.var(axis=1, ddof=1).mean())
     row = rows.loc[("S2a", BASE)]
     assert (row["effect"] - row["chain_low"], row["chain_high"] - row["effect"]) == pytest.approx((reach, reach))
 

@@ -171,7 +171,7 @@ def test_where_there_are_chains_another_one_is_expected_within_low_and_high(tmp_
 
     table, caption = table4.make(Study(results))
     table = table.set_index("method")
-    t = stats.t.ppf(0.975, 6)
+    t = stats.t.ppf(0.975, 2)
     for column, benchmark, key in (("length", "alpacaeval2", "avg_length"), ("arena_hard_win_rate", "arena_hard", "win_rate")):
         s = np.sqrt(np.mean([score(method, benchmark, key).var(ddof=1) for method in ("sft", "dpo", "simpo")]))
         for method in ("kto", "simpo"):
@@ -182,7 +182,7 @@ def test_where_there_are_chains_another_one_is_expected_within_low_and_high(tmp_
     s, row = np.sqrt(np.mean([gap.var(ddof=1) for gap in gaps])), table.loc["kto"]
     assert row["win_rate_minus_sft_between_chains"] == pytest.approx(s)
     both = np.hypot(row["win_rate_minus_sft_standard_error"], s)
-    df = both**4 / (row["win_rate_minus_sft_standard_error"] ** 4 / 58 + s**4 / 4)  # 59 instructions judged; two methods of three chains
+    df = both**4 / (row["win_rate_minus_sft_standard_error"] ** 4 / 58 + s**4 / 2)  # 59 instructions judged; three chains
     assert row["win_rate_minus_sft_p"] == pytest.approx(2 * stats.t.sf(abs(row["win_rate_minus_sft"]) / both, df))
     assert "is expected (95%; from 3 chains" in caption and "with the spread between chains" in caption
     ablations, caption = table5.make(Study(results))
