@@ -101,15 +101,14 @@ def _check_judged(name: str, benchmark: Mapping[str, Any], judge: Mapping[str, A
             continue
         of = protocol.form_of or benchmark["protocol"]
         forms = [form for form, known in BENCHMARKS.items() if of in (form, known.form_of) and form != benchmark["protocol"]]
-        other = (
-            f"take another form of the benchmark, `- /benchmark@benchmarks.{name}: FORM` with FORM {' or '.join(forms)}; " if forms else ""
-        )
-        left_out = (
-            "" if key in ("logprobs", "tools") else f", or set benchmarks.{name}.decoding.{key} to null: the endpoint's own then holds"
-        )
+        ways = ["take another judge"]
+        if forms:
+            ways.append(f"take `- /benchmark@benchmarks.{name}: {'` or `'.join(forms)}`, another form of the benchmark")
+        if key not in ("logprobs", "tools"):
+            ways.append(f"set benchmarks.{name}.decoding.{key} to null, so that the endpoint's own holds")
         raise UserError(
             f"judge.refuses: judge {judge['name']} takes no {key}, and {protocol.version} needs it (benchmarks.{name}.decoding.{key}). In"
-            f" conf/scale/{scale}.yaml {other}take another judge{left_out}"
+            f" conf/scale/{scale}.yaml {', or '.join(ways)}"
         )
 
 
