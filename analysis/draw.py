@@ -42,7 +42,7 @@ SIDES = {"chosen": ("#56B4E9", "o"), "rejected": ("#CC79A7", "^")}  # no method'
 
 
 # The metrics that figures and sweeps draw, by name: (the benchmark whose scores.json has it, the metric).
-METRICS = {metric.name: (protocol, metric) for protocol, benchmark in BENCHMARKS.items() for metric in benchmark.metrics}
+METRICS = {metric.name: (name, metric) for name, known in BENCHMARKS.items() if not known.form_of for metric in known.metrics}
 
 
 def z_of(study: Study) -> float:

@@ -117,7 +117,7 @@ def main() -> None:
     works = {run: (benchmark.tokens, partial(judging.annotate, rows)) for run, rows in left.items()}
     for run, rows in judgments(works, wanted, cache, folder / "config.yaml", f"develop: {wanted['setting']}") if works else ():
         files.write_rows(annotations[run], rows)
-    table = [measure(run, path, conf["protocol"]) for run, path in annotations.items()]
+    table = [measure(run, path, benchmark.form_of or conf["protocol"]) for run, path in annotations.items()]
     files.write_json(folder / "development.json", table)
     trained = [str(Path(model).parent / files.MANIFEST) for model in wanted["trials"].values()]
     files.write_manifest(folder, config, inputs=[*dict.fromkeys(conf[key] for key in READ), *trained])

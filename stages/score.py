@@ -97,6 +97,8 @@ def score(protocol: str, answered: Path, judged: Path, needed: Path | None, out:
     check_answers(answers, benchmark.format, str(answered))
     benchmark.check(judgments, str(judged))
     scores = benchmark.score(answers, judgments, needed)
+    if settings := judgments[0].get("judge_settings"):  # what is special about the judge (stages/judging/client.py)
+        scores["protocol"]["judge_settings"] = settings
     files.write_json(out, plain(scores | shape(answers)))
     failed = f", {scores['n_failed']} judgments failed" if "n_failed" in scores else ""
     told = [scores["protocol"]["version"], *(f"{key} {scores[key]}" for key in ("judge", "baseline") if scores.get(key))]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import csv
 import gzip
+import importlib.util
 import json
 import math
 import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,13 +22,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from published import REFERENCE, needed
 
 from stages import score as score_stage
-from stages.benchmarks import alpacaeval2, oracle
+from stages.benchmarks import BENCHMARKS, alpacaeval2, oracle
 from stages.benchmarks.rows import read_rows
 from stages.judging.client import Outcome
+from stages.lib import files
 from stages.lib.errors import UserError
+from stages.plan.compose import CONF
 
 ALPACA = REFERENCE / "alpaca_eval"
 GAMED = ALPACA / "glm/df_gamed_surrogate.csv.gz"
@@ -194,6 +199,132 @@ def test_annotations_show_the_seeded_order_and_spend_no_call_on_identical_output
     assert [text.split("|")[1] == "model" for text in seen] == swapped
     with pytest.raises(UserError, match="row 0"):
         alpacaeval2.annotate(answers, baseline[1:], template=template, swap_seed=0, decoding={}, ask=ask, annotator="j", judge="j")
+
+
+# -- the judge ranks ------------------------------------------------------------------------------------------------------
+
+FORMS = {"alpacaeval2_fn": "alpaca_eval_gpt4_turbo_fn", "alpacaeval2_ranking": "alpaca_eval_llama3_70b_fn"}
+RANKINGS = [
+    '{"ordered_models": [{"model": "m", "rank": 1}, {"model": "M", "rank": 2}]}',
+    '{"ordered_models": [{"model": "M", "rank": 1}, {"model": "m", "rank": 2}]}',
+    'The ranking:\n```json\n{"ordered_models": [{"model": "M", "rank": 2}, {"model": "m", "rank": 1}]}\n```',
+    '{"ordered_models": [{"model": "M", "rank": 1}]}',
+    '{"ordered_models": [{"model": "m", "rank": 3}, {"model": "M", "rank": 1}]}',
+    '{"ordered_models": [{"rank": 1}, {"model": "m", "rank": 2}]}',
+    '{"ordered_models": "m"}',
+    '{"models": []}',
+    '{"ordered_models": [{"model": "m", "rank',
+    "[{'model': 'model_1', 'rank': 1}, {'model': 'model_2', 'rank': 2}]",
+    "[{'model': 'model_2', 'rank': 1}, {'model': 'model_1', 'rank': 2}]",
+    "[{'model': 'model_2', 'rank': 1}, {'model': 'model_1', 'rank': '2'}]",
+    "[{'model': 'model_2', 'rank': 1}, {'rank': 2}]",
+    "The better one is model_1.",
+    "__import__('os').getpid()",
+    "m",
+    "7",
+]
+
+
+def own_config(annotator: str) -> tuple[dict[str, Any], Path]:
+    """The package's configuration of an annotator, and the folder of all."""
+    folder = Path(str(importlib.util.find_spec("alpaca_eval").origin)).parent / "evaluators_configs"  # type: ignore[union-attr]
+    return yaml.safe_load((folder / f"{annotator}/configs.yaml").read_text())[annotator], folder
+
+
+@pytest.mark.parametrize("protocol", FORMS)
+def test_a_form_asks_as_the_package_s_annotator(protocol: str) -> None:
+    """conf/benchmark: the prompt, and every key of the request that the package sends to the endpoint."""
+    conf = yaml.safe_load((CONF / f"benchmark/{protocol}.yaml").read_text())
+    theirs, folder = own_config(FORMS[protocol])
+    sent = {key: value for key, value in theirs["completions_kwargs"].items() if key not in NOT_SENT} | {"top_p": 1.0}
+    assert conf["decoding"] == sent
+    (asset,) = conf["assets"].items()
+    assert (conf["template"], asset[1]["path"]) == (
+        f"results/assets/alpacaeval2/{asset[0]}",
+        f"evaluators_configs/{theirs['prompt_template']}",
+    )
+    assert files.sha256(folder / theirs["prompt_template"]) == asset[1]["sha256"]
+    assert conf["version"] == BENCHMARKS[protocol].version and FORMS[protocol] in conf["version"]
+    assert alpacaeval2.messages((folder / theirs["prompt_template"]).read_text(), "q", "a", "b")[1]["content"].count('"""a"""') == 1
+
+
+NOT_SENT = ("model_name", "requires_chatml", "price_per_token", "client_kwargs")
+
+
+@pytest.mark.parametrize("protocol", FORMS)
+@pytest.mark.slow
+def test_rankings_are_read_as_the_package_reads_them(protocol: str) -> None:
+    """ranked(): the package's parser of that annotator on every text, in both orders; where it fails, a failure says what was written."""
+    from alpaca_eval import completion_parsers
+
+    theirs, _ = own_config(FORMS[protocol])
+    parse = partial(getattr(completion_parsers, theirs["fn_completion_parser"]), **theirs.get("completion_parser_kwargs", {}))
+    read = BENCHMARKS[protocol].controls.prepare.keywords["read"]  # type: ignore[union-attr]
+    found = []
+    for text in RANKINGS:
+        try:
+            (value,) = parse(text)
+        except Exception:  # the package's annotator logs it, and has no preference
+            value = math.nan
+        for message in ({"content": text}, {"content": None, "tool_calls": [{"function": {"name": "f", "arguments": text}}]}):
+            outcome = Outcome(response={"choices": [{"message": message}]})
+            for swapped in (False, True):
+                ours, failure = read(outcome, swapped)
+                assert ours == (None if math.isnan(value) else 3 - value if swapped else value), text
+                assert (failure is None) == (ours is not None) and (ours is not None or str(failure).startswith("no ranking"))
+        found.append(value)
+    assert found.count(1) >= 1 <= found.count(2)
+    assert read(Outcome(failure="HTTP 400"), False) == (None, "HTTP 400")
+    embedded = BENCHMARKS[protocol].controls.verdict  # type: ignore[union-attr]
+    assert [read(Outcome({"choices": [{"message": {"content": text}}]}), False)[0] for text in embedded.split("\n\n")[1::2]] == [1, 2]
+
+
+@pytest.mark.parametrize("protocol", FORMS)
+@pytest.mark.slow
+def test_a_form_judges_controls_and_scores_under_its_own_version(protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole benchmark object, and stages.score: a ranking for the model wins in both orders; the version names the annotator."""
+    known, (theirs, folder) = BENCHMARKS[protocol], own_config(FORMS[protocol])
+    rows, gamed = small_world(tmp_path)
+    for key, name, file in (("output_1", "base", "baseline.json"), ("output_2", "model", "answers.json")):
+        made = [{"instruction": row["instruction"], "output": row[key], "generator": name} for row in rows]
+        (tmp_path / file).write_text(json.dumps(made))
+    template = str(folder / theirs["prompt_template"])
+    conf = {"answers": str(tmp_path / "answers.json"), "baseline": str(tmp_path / "baseline.json"), "template": template, "swap_seed": 0}
+    conf |= {"decoding": {"max_tokens": 100}}
+    first = "m" if protocol == "alpacaeval2_fn" else "model_1"
+
+    def ask(requests: list[dict[str, Any]]) -> list[Outcome]:
+        """Ranks the model's output first."""
+        said = []
+        for request in requests:
+            ranks = [1, 2] if '"""m' in request["messages"][1]["content"].split('"""b')[0] else [2, 1]
+            ranking = [{"model": first, "rank": ranks[0]}, {"model": "other", "rank": ranks[1]}]
+            said.append(json.dumps({"ordered_models": ranking} if protocol == "alpacaeval2_fn" else ranking))
+        return [Outcome({"choices": [{"message": {"content": text}}]}) for text in said]
+
+    judged = known.judge(conf, {"name": "j", "model": "judge-1"}, ask)
+    assert [row["preference"] for row in judged] == [2] * len(rows) and not any(map(known.failure_of, judged))
+    assert known.controls is not None
+    works = {"real": judged, "exchanged": known.controls.prepare(conf, {"name": "j", "model": "judge-1"}, None).exchanged(ask=ask)}  # type: ignore[misc]
+    assert {tuple(sorted(pair)) for pair in known.controls.first(conf, works)} == {(0.0, 1.0)}  # type: ignore[misc]
+    for row in judged[:20]:
+        row["preference"] = 1.0
+    files_ = {
+        "answers": conf["answers"],
+        "judgments": str(tmp_path / "annotations.json"),
+        "gamed": str(gamed),
+        "out": str(tmp_path / "s.json"),
+    }
+    settings = {"chat_template_kwargs": {"enable_thinking": False}}
+    (tmp_path / "annotations.json").write_text(json.dumps([row | {"judge_settings": settings} for row in judged]))
+    monkeypatch.setattr(
+        sys, "argv", ["score", "--benchmark", protocol, *(word for key, path in files_.items() for word in (f"--{key}", path))]
+    )
+    score_stage.main()
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert scores["protocol"]["version"] == known.version != alpacaeval2.VERSION
+    assert scores["protocol"]["judge_settings"] == settings
+    assert (scores["win_rate"], scores["n_improbable"], scores["n_failed"]) == (pytest.approx(100 * 40 / 60), None, 0)
 
 
 # -- the scores ----------------------------------------------------------------------------------------------------------

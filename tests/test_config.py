@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from omegaconf import MISSING, OmegaConf
 
 from stages.lib.errors import UserError
-from stages.plan import Plan, check, compose, targets
+from stages.plan import Plan, check, compose, planning, targets
 from stages.plan.compose import CONF, compose_config
 from stages.plan.stage_configs import MADE_HERE
 
@@ -257,7 +260,7 @@ TABLE: list[tuple[str, set[str]]] = [
     (r"seed$", PRETRAINED),
     (r"world\.", EVERYTHING),
     (r"judge\.server\.", {"calibrate", *BY_JUDGE}),
-    (r"judge\.budget", NOTHING),
+    (r"judge\.(budget|retired|refuses)", NOTHING),
     (r"judge\.", BY_JUDGE),
     (r"development\.", {"develop"}),
     (r"benchmarks\.alpacaeval2\.assets\.", {"assets", *BY_JUDGE}),
@@ -482,3 +485,124 @@ def test_the_configuration_of_a_training_holds_its_method_and_no_other_stage(pla
     composed = OmegaConf.load(plan.stage_config("train", setting="mini_base", run="dpo"))
     assert set(composed.method.hyperparameters) == {"beta", "label_smoothing"}
     assert not {"judge", "decoding", "world", "runtime"} & set(composed)
+
+
+# -- the judge ------------------------------------------------------------------------------------------------------------
+
+OWN = {"defaults": ["vllm", "_self_"], "name": "own", "model": "own-1", "revision": None, "dtype": None}
+PlanOf = Callable[..., Plan]
+
+
+@pytest.fixture
+def paper_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlanOf]:
+    """The paper scale with a judge of one's own, conf/judge/own.yaml, and perhaps another text in its file."""
+    shutil.copytree(CONF, tmp_path / "conf")
+    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    scale = tmp_path / "conf/scale/paper.yaml"
+    given = scale.read_text()
+
+    def plan_of(judge: dict[str, Any], old: str = "", new: str = "") -> Plan:
+        (tmp_path / "conf/judge/own.yaml").write_text(yaml.safe_dump(OWN | judge, sort_keys=False))
+        scale.write_text(given.replace("- /judge: vllm", "- /judge: own").replace(old, new))
+        compose.part_of_conf.cache_clear()
+        return Plan("paper")
+
+    compose.part_of_conf.cache_clear()
+    yield plan_of
+    compose.part_of_conf.cache_clear()
+
+
+def test_a_judge_without_special_keys_has_the_stage_configuration_that_it_had(plan: Plan, paper_of: PlanOf) -> None:
+    """stage_configs.judge: a new key makes nothing again where it is not given; what only planning reads is never part of it."""
+    judge = plan.composed("judge", setting="mini_base", run="sft")[1]["judge"]
+    assert list(judge) == ["name", "model", "base_url", "api_key_env", "server", "price", "cache"]
+    own = paper_of({"retired": "2999-01-01", "refuses": ["tools"]}).composed("judge", setting="llama3_base", run="sft")[1]["judge"]
+    assert own.keys() == judge.keys()
+    given = {"revision": "a1", "dtype": "float16", "chat_template_kwargs": {"enable_thinking": False}, "max_completion_tokens": True}
+    own = paper_of(given).composed("judge", setting="llama3_base", run="sft")[1]["judge"]
+    assert {key: own[key] for key in own.keys() - judge.keys()} == given
+
+
+@pytest.mark.parametrize(
+    ("judge", "message"),
+    [
+        ({"dtype": "int8"}, "judge.dtype=int8: expected null or bfloat16 or float16 or float32"),
+        ({"refuses": ["top_k"]}, "judge.refuses=top_k: expected temperature or top_p or logprobs or tools"),
+        ({"refuses": "logprobs"}, "judge.refuses: "),
+        ({"retired": "soon"}, "judge.retired=soon: expected a day, as 2026-03-26, or null"),
+        ({"max_completion_tokens": "maybe"}, "judge.max_completion_tokens: "),
+        ({"chat_template_kwargs": "enable_thinking"}, "judge.chat_template_kwargs: "),
+        ({"revison": "main"}, "judge.revison: .*did you mean 'revision'"),
+    ],
+)
+@pytest.mark.slow
+def test_a_wrong_key_of_a_judge_is_named_with_its_file(judge: dict[str, Any], message: str, paper_of: PlanOf) -> None:
+    with pytest.raises(UserError, match=rf"(?s)^{message}.* \(conf/judge/own.yaml\)$"):
+        paper_of(judge)
+
+
+@pytest.mark.slow
+def test_what_a_judge_refuses_stops_the_plan_with_the_protocol_and_what_to_take(paper_of: PlanOf) -> None:
+    """check._check_judged: AlpacaEval 2's other forms; a temperature can also be left out."""
+    logprobs = (
+        "judge own takes no logprobs, and AlpacaEval 2.0 .weighted_alpaca_eval_gpt4_turbo.* needs it .benchmarks.alpacaeval2.decoding"
+    )
+    form = "- /benchmark@benchmarks.alpacaeval2: "
+    with pytest.raises(
+        UserError, match=rf"{logprobs}.*conf/scale/paper.yaml .*{form}alpacaeval2_fn` or `alpacaeval2_ranking`, another form"
+    ):
+        paper_of({"refuses": ["logprobs"]})
+    for name in ("alpacaeval2_fn", "alpacaeval2_ranking"):
+        made = paper_of({"refuses": ["logprobs"]}, f"{form}alpacaeval2", f"{form}{name}")
+        asked = made.composed("judge", setting="llama3_base", run="sft")[1]["benchmarks"]["alpacaeval2"]
+        assert asked["protocol"] == name and "logprobs" not in asked["decoding"]
+        assert made.composed("score", setting="llama3_base", run="sft")[1]["benchmarks"]["alpacaeval2"]["protocol"] == name
+        assert set(made.base.benchmarks.alpacaeval2.assets) >= {Path(asked["template"]).name, "df_gamed.csv"}
+    fn = "own takes no tools, and AlpacaEval 2.0 .alpaca_eval_gpt4_turbo_fn"
+    with pytest.raises(UserError, match=rf"{fn}.*{form}alpacaeval2` or `alpacaeval2_ranking`"):
+        paper_of({"refuses": ["tools"]}, f"{form}alpacaeval2", f"{form}alpacaeval2_fn")
+    with pytest.raises(UserError, match="no temperature, and Arena-Hard v0.1 .*or set benchmarks.arena_hard.decoding.temperature to null"):
+        paper_of(
+            {"refuses": ["temperature"]},
+            "\nbenchmarks:\n  alpacaeval2:",
+            "\nbenchmarks:\n  alpacaeval2:\n    decoding: { temperature: null }",
+        )
+
+
+@pytest.mark.slow
+def test_a_judge_that_is_switched_off_stops_the_plan_and_a_day_to_come_is_told(
+    paper_of: PlanOf, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """planning.check_retired: before anything is written; the judges that the scale can take; from the day on, and not before."""
+
+    class Day(date):
+        @classmethod
+        def today(cls) -> date:
+            return date(2026, 11, 28)
+
+    monkeypatch.setattr(planning, "date", Day)
+    paper_of({"model": "gpt-0", "retired": "2026-11-28"})
+    with pytest.raises(UserError) as caught:
+        planning.plan("paper")
+    said = str(caught.value)
+    assert said.startswith(
+        "judge own: gpt-0 was switched off on 2026-11-28 (judge.retired in conf/judge/own.yaml), and scale paper needs it"
+    )
+    assert said.count("- /judge: ") == 2 and "`- /judge: gpt41` until 2027-01-14, `- /judge: vllm`;" in said
+    assert not Path("results").exists()
+    monkeypatch.setattr(Plan, "write", lambda *_: None)
+    paper_of({"model": "gpt-0", "retired": "2026-11-29"})
+    planning.plan("paper")
+    assert capsys.readouterr().err == (
+        "judge own: gpt-0 will be switched off on 2026-11-29 (judge.retired in conf/judge/own.yaml); have all judgments by then\n"
+    )
+    planning.plan("paper", ["snakemake", "--target-jobs"])
+    planning.plan("smoke")
+    assert capsys.readouterr().err == ""
+
+
+def test_the_retired_judges_have_their_days() -> None:
+    found = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "judge").glob("*.yaml")}
+    days = {name: str(judge["retired"]) for name, judge in found.items() if judge.get("retired")}
+    assert days == {"gpt4_turbo": "2026-03-26", "gpt4": "2026-10-23", "gpt41": "2027-01-14"}

@@ -7,6 +7,7 @@ The judge reads the question at the start of the message: FAULTS says what it do
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import signal
@@ -67,6 +68,7 @@ class Judge(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     asked: Counter[str] = Counter()
+    requests: list[dict[str, Any]] = []
     keys: set[str | None] = set()
     status = 200
     seconds = 0.0  # that an answer takes
@@ -76,6 +78,7 @@ class Judge(BaseHTTPRequestHandler):
         text = request["messages"][-1]["content"]
         question = text.split()[0]
         self.asked[question] += 1
+        self.requests.append(request)
         self.keys.add(self.headers["Authorization"])
         if self.status != 200:
             return self.reply(self.status, {"error": {"message": f"no: {self.headers['Authorization']}"}})
@@ -128,7 +131,7 @@ class Server(ThreadingHTTPServer):
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The base URL of a Judge in this process, with counts of its own: a late request of the test before is not counted here."""
-    fresh = type("Judge", (Judge,), {"asked": Counter(), "keys": set()})
+    fresh = type("Judge", (Judge,), {"asked": Counter(), "requests": [], "keys": set()})
     monkeypatch.setattr(sys.modules[__name__], "Judge", fresh)
     server = Server(("127.0.0.1", 0), Judge)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
@@ -422,6 +425,55 @@ def test_an_estimate_calls_and_writes_nothing_and_knows_the_cache(
     before = sorted(tmp_path.rglob("*"))
     assert estimated() == ["alpacaeval2", "3", "3", "0", "0", "0.00", "0.00"]
     assert sum(Judge.asked.values()) == 3 and sorted(tmp_path.rglob("*")) == before
+
+
+SERVED = {"revision": "a" * 40, "dtype": "bfloat16", "reasoning_parser": "qwen3"}
+SPECIAL = SERVED | {"chat_template_kwargs": {"enable_thinking": False}, "max_completion_tokens": True}
+
+
+def test_what_is_special_about_a_judge_is_sent_or_recorded_and_part_of_the_cache_s_identity(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """stages.judge: Dialect's keys, one by one; what was asked of one way of serving is not the answer of another."""
+    from stages import judge
+
+    monkeypatch.setenv("JUDGE_CACHE", str(tmp_path / "cache.sqlite"))
+    config = make_slice(tmp_path, ["a"], base_url=endpoint, cache=True)
+
+    def judged(special: dict[str, Any]) -> Any:
+        """The row that the stage writes, with a null in its decoding."""
+        changed = yaml.safe_load(config.read_text())
+        changed["benchmarks"]["alpacaeval2"]["decoding"] = DECODING | {"temperature": None}
+        changed["judge"] = {key: value for key, value in changed["judge"].items() if key not in SPECIAL} | special
+        config.write_text(yaml.safe_dump(changed))
+        monkeypatch.setattr(sys, "argv", ["judge", "--config", str(config)])
+        judge.main()
+        return json.loads((tmp_path / "eval/alpacaeval2/annotations.json").read_text())[0]
+
+    assert "judge_settings" not in judged({})
+    plain = {key for key in DECODING if key != "temperature"} | {"messages", "model"}
+    assert Judge.requests[0].keys() == plain
+    for times, (key, value) in enumerate(SPECIAL.items(), start=2):
+        assert judged({key: value})["judge_settings"] == {key: value}
+        assert len(Judge.requests) == times, f"the cache took a response without {key} for one with it"
+    assert judged(SPECIAL)["judge_settings"] == SPECIAL
+    asked = Judge.requests[-1]
+    assert asked.keys() == plain - {"max_tokens"} | {"max_completion_tokens", "chat_template_kwargs"}
+    assert (asked["max_completion_tokens"], asked["chat_template_kwargs"]) == (1, {"enable_thinking": False})
+    before = len(Judge.requests)
+    judged(SPECIAL)
+    monkeypatch.setattr(sys, "argv", ["judge", "--config", str(config), "--estimate"])
+    capsys.readouterr()
+    judge.main()
+    assert capsys.readouterr().out.splitlines()[2].split()[1:3] == ["1", "1"]
+    assert len(Judge.requests) == before
+
+
+def test_a_judge_without_special_keys_has_the_cache_s_old_identity() -> None:
+    """request_keys: what earlier versions have paid for is found again."""
+    request = {"messages": [{"role": "user", "content": "q"}], "max_tokens": 1}
+    (made,) = client.request_keys("http://a/v1/", "m", client.Dialect().requests([request]), client.Dialect().served)
+    assert made == hashlib.sha256(b'[["http://a/v1","m",[{"content":"q","role":"user"}],{"max_tokens":1}],0]').hexdigest()
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def test_the_settings_are_the_papers_six(paper: Plan) -> None:
     assert paper.scale["methods"] == Plan().scale["methods"]
     assert (paper.base.world, paper.benchmarks) == (None, list(FILES))
     judge = paper.base.judge
-    assert (judge.name, judge.model, judge.server) == ("weighted_alpaca_eval_gpt4_turbo", "gpt-4-1106-preview", None)
+    assert (judge.name, judge.server, judge.retired) == ("vllm", None, None) and re.fullmatch("[0-9a-f]{40}", judge.revision)
 
 
 @pytest.mark.parametrize("name", AUTHORS)

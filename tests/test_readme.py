@@ -17,7 +17,7 @@ from checkout import ROOT, copy_to
 from analysis import readme
 from analysis.study import Study
 from stages.lib import files
-from stages.plan import Plan, targets
+from stages.plan import Plan, compose, targets
 from stages.plan.stage_configs import CONTROL_PROMPTS
 
 pytestmark = pytest.mark.slow
@@ -216,7 +216,7 @@ def test_the_other_numbers_are_the_configuration_s() -> None:
     """The models of make demo; docs/judges.md's budget, calls and prompts of the controls; tests/test_mini.py has the world's."""
     text, judges = (re.sub(r"\s+", " ", DOCUMENTS[name]) for name in ("README.md", "docs/judges.md"))
     assert f"trains and evaluates {len(targets.runs(Plan('mini')))} models" in text
-    assert f"is {Plan('paper').base.judge.budget:g} dollars" in judges
+    assert f"`conf/judge/gpt41.yaml` is {compose.part_of_conf('judge', 'gpt41').budget:g} dollars" in judges
     assert (
         "about 2,000 calls" in judges and 1900 < 805 + 2 * 500 + 2 * 80 < 2100
     )  # AlpacaEval 2, Arena-Hard's two games, MT-Bench's two turns

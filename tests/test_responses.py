@@ -266,6 +266,18 @@ def test_thoughts_alone_are_no_text(content: Any) -> None:
     assert (text, failure) == ("", "the judge wrote no text, finish_reason 'length'")
 
 
+def test_the_arguments_of_a_function_call_are_the_text(endpoint: Endpoint, tmp_path: Path) -> None:
+    """As alpaca_eval reads them; a call without arguments, and without a text, is nothing."""
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    endpoint.say = lambda _: said(None, "tool_calls", message=message)
+    for _ in range(2):
+        (outcome,) = endpoint.ask(decoding={"tools": [{"type": "function", "function": {"name": "f"}}]}, cache=tmp_path / "cache.sqlite")
+        assert client.content(outcome) == ('{"a": 1}', None)
+    assert endpoint.calls == 1
+    assert client.content(client.Outcome(said(None, message={"content": None, "tool_calls": [{"function": {}}]})))[0] == ""
+
+
 def test_half_a_surrogate_pair_of_the_judges_is_read_as_a_replacement_character(endpoint: Endpoint) -> None:
     """F10: JSON can hold it and no file of ours could."""
     endpoint.say = lambda _: json.dumps(said("a \ud83d b [[7]]"))

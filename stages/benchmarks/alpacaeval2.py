@@ -8,21 +8,27 @@ arXiv 2404.04475; SimPO section 3 reports both win rates). For an instruction, o
     win rate   = 100 mean(preference - 1)
     LC         = 100 mean(sigmoid(w_difficulty difficulty_i + w_model)), the fit's length term set to 0
 
+A judge without log-probabilities has two other forms of the package, each a protocol of its own: the judge ranks the two answers, in the
+arguments of a function call or in its text, and p is 1 or 0.
+
 Judging here needs only the standard library and numpy. Scores come from the package's own functions, imported where they are
 called: alpaca_eval takes seconds to import, sets the root logger's level, and its fit sets scikit-learn's global configuration.
 """
 
 from __future__ import annotations
 
+import ast
 import gzip
 import importlib.metadata
+import json
 import logging
 import math
 import random
 import re
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -32,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 from stages.benchmarks import benchmark
 from stages.benchmarks.benchmark import Benchmark, Column, Conf, Controls, Judged, Judging, Metric, Question, Values
 from stages.benchmarks.rows import ANSWER, Row, as_number, check_same, check_texts, failures_of, of_model, only, placed, read_rows
-from stages.judging.client import Ask, Outcome, kind
+from stages.judging.client import Ask, Outcome, content, kind
 from stages.lib import files
 from stages.lib.errors import UserError
 
@@ -47,6 +53,8 @@ CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 GAPS = ("{instruction}", "{output_1}", "{output_2}")
 JUDGED = ("output_1", "generator_1", "output_2", "generator_2", "annotator")  # texts in the package's annotations
 GAMED_COLUMNS = ("index", "model", "preference", "std_delta_len", "instruction_difficulty", "not_gamed_baseline")
+
+Verdict = Callable[[Outcome, bool], tuple[float | None, str | None]]  # of an outcome, and whether the judge saw output_2 first
 
 
 # -- the judge's side ----------------------------------------------------------------------------------------------------
@@ -109,6 +117,30 @@ def verdict(outcome: Outcome, swapped: bool) -> tuple[float | None, str | None]:
         return None, "the response has no choices[0].logprobs.content[0].top_logprobs with tokens and log-probs"
 
 
+def function_call(said: str) -> Any:
+    """The ranking in the arguments of the package's make_partial_leaderboard, or in a text that holds them."""
+    fenced = re.search(r"```json(.*?)```", said, re.DOTALL)
+    return json.loads(fenced[1] if fenced else said)["ordered_models"]
+
+
+def ranked(outcome: Outcome, swapped: bool, *, read: Callable[[str], Any], first: str) -> tuple[float | None, str | None]:
+    """A ``verdict`` from a ranking, a list of {"model", "rank"}: 1 or 2, by the rank of the answer shown first.
+
+    read: takes the ranking from what the judge wrote
+    first: the prompt's name for the answer shown first
+    """
+    said, failure = content(outcome)
+    if failure:
+        return None, failure
+    try:
+        (rank, *_) = [entry["rank"] for entry in read(said) if entry["model"] == first]
+    except (ValueError, SyntaxError, LookupError, TypeError, RecursionError, MemoryError):
+        rank = None
+    if rank not in (1, 2):
+        return None, f"no ranking of both answers: {said[:100]!r}"
+    return float(3 - rank if swapped else rank), None
+
+
 def annotate(
     answers: list[Row],
     baseline: list[Row],
@@ -119,6 +151,7 @@ def annotate(
     ask: Ask,
     annotator: str,
     judge: str,
+    read: Verdict = verdict,
 ) -> list[Row]:
     """A row for each pair of answers, in the benchmark's order and the package's format.
 
@@ -131,6 +164,7 @@ def annotate(
     ask: sends requests to the judge and returns their outcomes
     annotator: the judge's name in our files
     judge: the judge's model id at the endpoint
+    read: the protocol's form of a verdict
     """
     check_texts(answers, ANSWER, "the answers")
     check_texts(baseline, ANSWER, "the baseline")
@@ -151,7 +185,7 @@ def annotate(
         first, second = (row["output_2"], row["output_1"]) if swapped else (row["output_1"], row["output_2"])
         requests.append({"messages": messages(template, row["instruction"], first, second), **decoding})
     for row, swapped, outcome in zip(differing, swaps, ask(requests), strict=True):
-        row["preference"], row["failure"] = verdict(outcome, swapped)
+        row["preference"], row["failure"] = read(outcome, swapped)
         row["preference_raw_completion"] = _raw_completion(outcome)
     return rows
 
@@ -273,7 +307,7 @@ def length_controlled(annotations: pd.DataFrame, gamed: pd.DataFrame) -> np.ndar
     return fitted
 
 
-def score(answers: list[Row], annotations: list[Row], gamed: pd.DataFrame) -> dict[str, Any]:
+def score(answers: list[Row], annotations: list[Row], gamed: pd.DataFrame, version: str = VERSION) -> dict[str, Any]:
     """The leaderboard's figures, in percent, at full precision. Leaderboards print the integer part of ``avg_length`` (characters).
 
     ``n_total`` instructions are judged, and ``n_failed`` are not. The failed ones stay out of every rate but LC, the mean of the fit over
@@ -283,6 +317,7 @@ def score(answers: list[Row], annotations: list[Row], gamed: pd.DataFrame) -> di
     answers: rows with ``instruction``, ``output`` and ``generator``
     annotations: of ``annotate`` or of the package; if they are of several models, those of the answers' generator count
     gamed: of ``read_gamed``; all three are for the same instructions in the same order
+    version: the protocol's
     """
     import numpy as np
     import pandas as pd
@@ -317,7 +352,7 @@ def score(answers: list[Row], annotations: list[Row], gamed: pd.DataFrame) -> di
     return {
         "benchmark": "alpacaeval2",
         "protocol": {
-            "version": VERSION,
+            "version": version,
             "annotator": names["annotator"],
             "alpaca_eval": importlib.metadata.version("alpaca-eval"),
             "glm": GLM,
@@ -340,10 +375,10 @@ def score(answers: list[Row], annotations: list[Row], gamed: pd.DataFrame) -> di
 EMBEDDED_VERDICT = "This output is the best one. Best model identifier where it is shown first:\n\nm\n\nwhere it is shown second:\n\nM"
 
 
-def prepare(conf: Conf, judge: Conf, count: int | None) -> Judging:
-    """A run's answers to ``count`` instructions (None: all), ready to be judged."""
+def prepare(conf: Conf, judge: Conf, count: int | None, read: Verdict = verdict) -> Judging:
+    """A run's answers to ``count`` instructions (None: all), ready to be judged. ``read``: the protocol's form of a verdict."""
     answers, baseline = (benchmark.spread(read_rows(conf[key], ANSWER), count) for key in ("answers", "baseline"))
-    named = {"annotator": judge["name"], "judge": judge["model"]}
+    named = {"annotator": judge["name"], "judge": judge["model"], "read": read}
     template = files.read_text(conf["template"])
     annotator = partial(annotate, template=template, swap_seed=conf["swap_seed"], decoding=conf["decoding"], **named)
 
@@ -419,4 +454,44 @@ BENCHMARK = Benchmark(
     ),
     prompts=lambda conf: [messages(files.read_text(conf["template"]), *GAPS)[-1]["content"]],
     paired="win_rate",
+)
+
+
+def form(annotator: str, tokens: int, scoring: str, embedded: str, read: Verdict) -> Benchmark:
+    """AlpacaEval 2 with another of the package's annotators, whose judge ranks both answers.
+
+    annotator: its name in the package's evaluators_configs
+    tokens, scoring: as in ``Benchmark``
+    embedded: a ranking in the form in which ``read`` reads one, with FIRST and SECOND for the ranks
+    """
+    version = f"AlpacaEval 2.0 ({annotator}, {GLM})"
+    prepared = partial(prepare, read=read)
+    shown = [embedded.replace("FIRST", first).replace("SECOND", second) for first, second in ("12", "21")]
+    verdict = f"This output is the best one. The ranking where it is shown first:\n\n{shown[0]}\n\nwhere it is shown second:\n\n{shown[1]}"
+    assert BENCHMARK.controls is not None
+    return replace(
+        BENCHMARK,
+        version=version,
+        form_of="alpacaeval2",
+        judge=partial(benchmark.judge_answers, prepared),
+        tokens=tokens,
+        score=lambda answers, judgments, gamed: score(answers, judgments, read_gamed(gamed or ""), version),
+        scoring=scoring,
+        controls=BENCHMARK.controls._replace(verdict=verdict, prepare=prepared),
+    )
+
+
+FUNCTION_CALL = form(
+    "alpaca_eval_gpt4_turbo_fn",
+    40,  # the call's arguments have about 100 characters
+    "pairwise, one order; the judge calls a function with the ranking",
+    '{"ordered_models": [{"model": "m", "rank": FIRST}, {"model": "M", "rank": SECOND}]}',
+    partial(ranked, read=function_call, first="m"),
+)
+RANKING = form(
+    "alpaca_eval_llama3_70b_fn",
+    40,  # the list has about 80 characters
+    "pairwise, one order; the judge writes the ranking",
+    "[{'model': 'model_1', 'rank': FIRST}, {'model': 'model_2', 'rank': SECOND}]",
+    partial(ranked, read=ast.literal_eval, first="model_1"),
 )

@@ -211,6 +211,7 @@ class Benchmark:
     """A benchmark. Its name in conf/ is its ``protocol``.
 
     label:          its name in tables and figures
+    form_of:        the benchmark that it asks in another form; conf/scale has it under that one's name. "" if it is none
     version:        whose protocol it is, and in which state; conf/benchmark and every score carry it
     format:         how its questions and answers are written
     judgments:      the name of the judgments' file; ``judgment_keys`` are the keys of each of its rows
@@ -239,6 +240,7 @@ class Benchmark:
     score: Callable[[list[Row], list[Row], Path | None], dict[str, Any]]
     summary: str
     columns: tuple[Column, ...]
+    form_of: str = ""
     failure_of: Callable[[Any], str | None] = lambda judgment: None
     tokens: int = 0
     needs: str = ""

@@ -26,9 +26,9 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -85,6 +85,44 @@ Ask = Callable[[list[dict[str, Any]]], list[Outcome]]  # ``Client.ask`` with its
 
 
 @dataclass(frozen=True)
+class Dialect:
+    """What is special about a judge's endpoint: keys of conf/judge (schema.py). Without any it takes requests as they are."""
+
+    revision: str | None = None
+    dtype: str | None = None
+    reasoning_parser: str | None = None
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    max_completion_tokens: bool = False
+
+    @classmethod
+    def of(cls, judge: Mapping[str, Any]) -> Dialect:
+        """That of a judge, from its part of the stage configuration, which has the keys that are not the default."""
+        return cls(**{each.name: judge[each.name] for each in fields(cls) if each.name in judge})
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The keys that are not the default; every judgment carries them."""
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name))}
+
+    @property
+    def served(self) -> dict[str, str]:
+        """How the model is served. No request says it, but the answer depends on it."""
+        return {key: self.given[key] for key in ("revision", "dtype", "reasoning_parser") if key in self.given}
+
+    def requests(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The requests as the endpoint takes them. A key that is null is left out."""
+        made = []
+        for request in requests:
+            asked = {key: value for key, value in request.items() if value is not None}
+            if self.max_completion_tokens and "max_tokens" in asked:
+                asked["max_completion_tokens"] = asked.pop("max_tokens")
+            if self.chat_template_kwargs:
+                asked["extra_body"] = {**asked.get("extra_body", {}), "chat_template_kwargs": self.chat_template_kwargs}
+            made.append(asked)
+        return made
+
+
+@dataclass(frozen=True)
 class Try:
     """One call and what follows from it."""
 
@@ -137,6 +175,7 @@ class Client:
     budget: dollars that all calls in the file ``cache`` may cost together, earlier ones included; a judge with a price needs it
     cache: the file of the cache; a judge with a price needs it
     api_key_env: the environment variable with the key; None if the endpoint needs no key
+    dialect: what is special about the endpoint
     concurrency, timeout, max_retries, rpm: calls at a time, seconds a try, further tries, calls a minute (0 for no limit); they change
         the speed and the number of failures, and never a verdict
     """
@@ -150,6 +189,7 @@ class Client:
         budget: float | None = None,
         cache: str | Path | None = None,
         api_key_env: str | None = None,
+        dialect: Dialect = Dialect(),
         concurrency: int = 16,
         timeout: float = 60.0,
         max_retries: int = 5,
@@ -169,7 +209,7 @@ class Client:
             raise UserError(
                 f"the environment variable {api_key_env} is empty; put the key for {base_url} in it (judge.api_key_env names it)"
             )
-        self.model, self.base_url, self.api_key_env = model, base_url, api_key_env
+        self.model, self.base_url, self.api_key_env, self.dialect = model, base_url, api_key_env, dialect
         self.concurrency, self.timeout, self.max_retries, self.rpm = concurrency, timeout, max_retries, rpm
         self.cap = None if budget is None else int(budget * NANO)
         self.cache = Cache(cache, durable=self.is_paid) if cache is not None else None
@@ -201,7 +241,8 @@ class Client:
         requests: ``messages`` and the decoding's keys, as ``chat.completions.create`` takes them (others go into ``extra_body``)
         label: of the progress bar
         """
-        keys = request_keys(self.base_url, self.model, requests)
+        requests = self.dialect.requests(requests)
+        keys = request_keys(self.base_url, self.model, requests, self.dialect.served)
         if self.is_paid:
             for request in requests:
                 worst_tokens(request)
@@ -412,13 +453,17 @@ def checked_price(price: dict[str, float] | None) -> dict[str, float]:
     return price
 
 
-def request_keys(base_url: str, model: str, requests: list[dict[str, Any]]) -> list[str]:
-    """The sha256 of endpoint, model, messages, decoding and sample of each request. Identical requests are samples 0, 1, …"""
+def request_keys(base_url: str, model: str, requests: list[dict[str, Any]], served: dict[str, str] | None = None) -> list[str]:
+    """The sha256 of endpoint, model, messages, decoding and sample of each request. Identical requests are samples 0, 1, …
+
+    served: ``Dialect.served``, a part of the identity unless it is empty
+    """
     seen: Counter[str] = Counter()
     keys = []
     for request in requests:
         decoding = {name: value for name, value in request.items() if name != "messages"}
-        text = json.dumps([base_url.rstrip("/"), model, request.get("messages"), decoding], sort_keys=True, separators=(",", ":"))
+        identity = [base_url.rstrip("/"), model, request.get("messages"), decoding, *([served] if served else [])]
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         keys.append(hashlib.sha256(f"[{text},{seen[text]}]".encode()).hexdigest())
         seen[text] += 1
     return keys
@@ -451,12 +496,15 @@ def kind(reason: str) -> str:
 
 
 def content(outcome: Outcome) -> tuple[str, str | None]:
-    """The text of the judge's message without its thoughts, and None; or "" and the reason why there is no text."""
+    """The text of the judge's message without its thoughts, and None; or "" and the reason why there is no text.
+
+    If the judge called a function, the text is the call's arguments, as in alpaca_eval.
+    """
     if outcome.response is None:
         return "", outcome.failure
     try:
         choice = outcome.response["choices"][0]
-        text, refusal = _text(choice["message"]["content"]), choice["message"].get("refusal")
+        text, refusal = _arguments(choice["message"]) or _text(choice["message"]["content"]), choice["message"].get("refusal")
         finish = choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):
         return "", "the response has no choices[0].message.content"
@@ -479,6 +527,15 @@ def _text(said: Any) -> str:
     if ends and ("[[" in said[ends[-1] :] or "[[" not in said[: ends[-1]]):
         said = said[ends[-1] :].lstrip()
     return said
+
+
+def _arguments(message: dict[str, Any]) -> str:
+    """The arguments of the message's first function call; "" where there is none."""
+    try:
+        arguments = message["tool_calls"][0]["function"]["arguments"]
+    except (KeyError, IndexError, TypeError):
+        return ""
+    return arguments if isinstance(arguments, str) else ""
 
 
 async def _body(response: Any) -> Try:
@@ -569,7 +626,8 @@ def _lack(response: dict[str, Any], request: dict[str, Any]) -> str | None:
         except (KeyError, IndexError, TypeError):
             has = False
         return None if has else "the response has no choices[0].logprobs.content[0].top_logprobs, which the benchmark's decoding asks for"
-    return None if _text(message.get("content")).strip() else f"the judge wrote no text, finish_reason {choice.get('finish_reason')!r}"
+    is_said = (_arguments(message) or _text(message.get("content"))).strip()
+    return None if is_said else f"the judge wrote no text, finish_reason {choice.get('finish_reason')!r}"
 
 
 def _is_token(entry: Any) -> bool:

@@ -83,7 +83,7 @@ def estimate(works: Mapping[str, tuple[int, Work]], judge: dict[str, Any], cache
     judge: the judge's part of the stage configuration
     cache: the file of its cache, or None
     """
-    price = client.checked_price(judge["price"])
+    price, dialect = client.checked_price(judge["price"]), client.Dialect.of(judge)
     lines = [f"{'benchmark':<36}{'calls':>8}{'cached':>8}{'tokens':>12}{'at most':>12}{'dollars':>10}{'at most':>10}"]
     total = [0.0] * 6
 
@@ -99,7 +99,8 @@ def estimate(works: Mapping[str, tuple[int, Work]], judge: dict[str, Any], cache
 
     def asked(rounds: list[list[float]], expected: int, requests: list[dict[str, Any]]) -> list[client.Outcome]:
         """In place of ``Client.ask``: the requests' figures go into ``rounds``. No further round is expected."""
-        keys = client.request_keys(judge["base_url"] or "", judge["model"], requests)
+        requests = dialect.requests(requests)
+        keys = client.request_keys(judge["base_url"] or "", judge["model"], requests, dialect.served)
         bodies = stored(cache, keys) if cache else [None] * len(keys)
         known = [client.cached(body, request) for body, request in zip(bodies, requests, strict=True)]
         most = [client.worst_tokens(request) for request, outcome in zip(requests, known, strict=True) if outcome is None]
@@ -138,7 +139,7 @@ def read_stage_config(config: DictConfig) -> tuple[dict[str, Any], str | None]:
 def judgments(
     works: Mapping[str, tuple[int, Work]], wanted: dict[str, Any], cache: str | None, config: Path, label: str
 ) -> Iterator[tuple[str, list[Row]]]:
-    """The judgments of each work, as soon as it is done, with its name.
+    """The judgments of each work, as soon as it is done, with its name. ``judge_settings`` of each row is what is special about the judge.
 
     First every request is made and none is sent: a request that cannot be made stops the stage before anything is paid for.
 
@@ -150,12 +151,12 @@ def judgments(
     for tokens, work in works.values():
         if tokens:
             work(ask=lambda requests: [SILENT] * len(requests))
-    judge = wanted["judge"]
+    judge, dialect = wanted["judge"], client.Dialect.of(wanted["judge"])
     start: Any = nullcontext((judge["base_url"], lambda: None))
     server = local_server(judge["server"]["module"], config) if judge["server"] else start
-    given = {key: judge[key] for key in ("model", "price", "api_key_env")}
+    given = {key: judge[key] for key in ("model", "price", "api_key_env")} | {"dialect": dialect}
     with server as (base_url, check), client.Client(**given, base_url=base_url, cache=cache, **wanted["runtime"]) as asker:
-        for name, (_, work) in works.items():
+        for name, (tokens, work) in works.items():
             rows = work(ask=partial(asker.ask, label=f"{label} {name}"))
             check()  # if the server has died, its silence is not a failure of the judge
-            yield name, rows
+            yield name, [row | {"judge_settings": dialect.given} for row in rows] if tokens and dialect.given else rows

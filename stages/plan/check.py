@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import Field, fields, is_dataclass
+from datetime import date
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -17,7 +18,20 @@ from omegaconf.errors import OmegaConfBaseException
 from stages.benchmarks import BENCHMARKS
 from stages.lib.errors import UserError
 from stages.plan.knobs import check_runtime
-from stages.plan.schema import MODEL_KEYS, RANGES, REFERENCES, SEARCHES, TRAINED, Config, Kind, Method, Scale, objective_kinds, objectives
+from stages.plan.schema import (
+    MODEL_KEYS,
+    RANGES,
+    REFERENCES,
+    SEARCHES,
+    TRAINED,
+    Config,
+    Judge,
+    Kind,
+    Method,
+    Scale,
+    objective_kinds,
+    objectives,
+)
 from stages.plan.values import finite, leaves, mapping, nearest, plain, shown
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -44,6 +58,9 @@ def validate(config: DictConfig) -> DictConfig:
             raise UserError(f"benchmarks.{name}.protocol={protocol}: no such protocol in stages/benchmarks{nearest(protocol, BENCHMARKS)}")
         if version != (known := BENCHMARKS[protocol].version):
             raise UserError(f"benchmarks.{name}.version={version!r}: stages/benchmarks has {protocol} as {known!r} and no other")
+    validate_judge(config.judge)
+    for name, benchmark in container["benchmarks"].items():
+        _check_judged(name, benchmark, container["judge"], container["scale"]["name"])
     return OmegaConf.create(container | {"method": method, "runtime": runtime})
 
 
@@ -56,6 +73,43 @@ def validate_scale(config: DictConfig) -> dict[str, Any]:
         if not scale[key]:
             raise UserError(f"scale.{key} is empty: expected at least one")
     return scale
+
+
+def validate_judge(config: DictConfig) -> dict[str, Any]:
+    """A judge, checked against the schema, the ranges and the choices. UserError as in ``validate``."""
+    judge = _merge(Judge, _resolved(config), "judge.")
+    for where, value in leaves(judge):
+        check_range(f"judge.{where}", value)
+    for each in fields(Judge):
+        given = judge[each.name] if isinstance(judge[each.name], list) else [judge[each.name]]
+        for value in given if (choices := each.metadata["choices"]) else ():
+            if value not in choices:
+                raise UserError(f"judge.{each.name}={shown(value)}: expected {' or '.join(map(shown, choices))}")
+    if judge["retired"] is not None:
+        try:
+            date.fromisoformat(judge["retired"])
+        except ValueError:
+            raise UserError(f"judge.retired={shown(judge['retired'])}: expected a day, as 2026-03-26, or null") from None
+    return judge
+
+
+def _check_judged(name: str, benchmark: Mapping[str, Any], judge: Mapping[str, Any], scale: str) -> None:
+    """UserError if the judge refuses what a benchmark's protocol asks it for. It names the benchmark's other forms."""
+    protocol = BENCHMARKS[benchmark["protocol"]]
+    for key in judge["refuses"] if protocol.tokens else ():
+        if benchmark["decoding"].get(key) is None:
+            continue
+        of = protocol.form_of or benchmark["protocol"]
+        forms = [form for form, known in BENCHMARKS.items() if of in (form, known.form_of) and form != benchmark["protocol"]]
+        ways = ["take another judge"]
+        if forms:
+            ways.append(f"take `- /benchmark@benchmarks.{name}: {'` or `'.join(forms)}`, another form of the benchmark")
+        if key not in ("logprobs", "tools"):
+            ways.append(f"set benchmarks.{name}.decoding.{key} to null, so that the endpoint's own holds")
+        raise UserError(
+            f"judge.refuses: judge {judge['name']} takes no {key}, and {protocol.version} needs it (benchmarks.{name}.decoding.{key}). In"
+            f" conf/scale/{scale}.yaml {', or '.join(ways)}"
+        )
 
 
 def validate_method(config: DictConfig) -> DictConfig:
@@ -137,7 +191,7 @@ def _fitted(hint: Any, value: Any) -> Any:
     if of is UnionType:  # with None, as every union of the schema
         return None if value is None else _fitted(parts[0], value)
     if is_dataclass(hint) and type(value) is dict and value.keys() <= (hints := _hints(cast(type, hint))).keys():
-        return {each.name: _fitted(hints[each.name], value.get(each.name, _default(each))) for each in fields(hint)}
+        return {each.name: _fitted(hints[each.name], value.get(each.name, default_of(each))) for each in fields(hint)}
     if of is dict and type(value) is dict and all(type(key) is str for key in value):
         return {key: _fitted(parts[1], inner) for key, inner in value.items()}
     if of is list and type(value) is list:
@@ -152,7 +206,8 @@ def _fitted(hint: Any, value: Any) -> Any:
 _hints = cache(get_type_hints)
 
 
-def _default(each: Field[Any]) -> Any:
+def default_of(each: Field[Any]) -> Any:
+    """The value of a key that conf/ does not give."""
     if callable(each.default_factory):
         return {} if is_dataclass(each.default_factory) else each.default_factory()
     return each.default

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,10 +18,11 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from analysis import inventory
+from stages.benchmarks import BENCHMARKS
 from stages.lib import files
 from stages.lib.errors import UserError
 from stages.plan import compose, run_names, targets
-from stages.plan.check import validate, validate_method, validate_scale
+from stages.plan.check import validate, validate_judge, validate_method, validate_scale
 from stages.plan.knobs import needed_knobs
 from stages.plan.stage_configs import MADE_HERE, STAGES, VERSIONS, StageConfig, as_plain, not_ready, stage_of, upstream_manifests
 from stages.plan.values import nearest, plain
@@ -41,6 +43,10 @@ class Plan:
         self._composed: dict[tuple[Any, ...], StageConfig] = {}
         self.chained: list[targets.Row] = []  # the runs of the chains that the tables contain
         self.scale = validate_scale(self._raw.scale)
+        try:
+            validate_judge(self._raw.judge)
+        except UserError as error:
+            raise UserError(f"{error} ({judge_file(self._raw.judge.get('name'))})") from None
         self.base = self.setting(self.scale["settings"][0])  # for the values that do not depend on the setting
         self.benchmarks = list(self.base.benchmarks)
         self.answered = [name for name in self.benchmarks if self.base.benchmarks[name].answers == name]
@@ -187,12 +193,44 @@ class Plan:
             write("report")
 
 
+def judges() -> dict[str, DictConfig]:
+    """The files of conf/judge by their names without .yaml."""
+    return {path.stem: compose.part_of_conf("judge", path.stem) for path in sorted((compose.CONF / "judge").glob("*.yaml"))}
+
+
+def judge_file(name: str | None) -> str:
+    """The file of the judge with this name; conf/judge if none has it."""
+    return next((f"conf/judge/{file}.yaml" for file, judge in judges().items() if judge.get("name") == name), "conf/judge")
+
+
+def check_retired(planned: Plan, today: date) -> None:
+    """UserError if the scale's benchmarks ask a judge that has been switched off; a line on standard error if that day is known."""
+    judge, scale = planned.base.judge, planned.scale["name"]
+    if judge.retired is None or not any(BENCHMARKS[benchmark.protocol].tokens for benchmark in planned.base.benchmarks.values()):
+        return
+    said = f"judge {judge.name}: {judge.model} {{}} switched off on {judge.retired} (judge.retired in {judge_file(judge.name)})"
+    if date.fromisoformat(judge.retired) > today:
+        print(said.format("will be") + "; have all judgments by then", file=sys.stderr)
+        return
+    others = [
+        f"`- /judge: {file}`{f' until {until}' if (until := other.get('retired')) else ''}"
+        for file, other in judges().items()
+        if not (other.get("retired") and date.fromisoformat(other.retired) <= today) and (other.server is None or planned.base.world)
+    ]
+    raise UserError(
+        f"{said.format('was')}, and scale {scale} needs it. Nothing has been made. In conf/scale/{scale}.yaml take another judge:"
+        f" {', '.join(others)}; or correct the date, if your endpoint still has the model"
+    )
+
+
 def plan(scale: str | None = None, named: Sequence[str] = ()) -> Plan:
     """The plan of a scale (None: conf/config.yaml's). Writes its stage configurations, and those that the files ``named`` need.
 
     If ``paper`` is among them, prints on standard error what the scale has no runs for.
     """
     planned = Plan(scale)
+    if "--target-jobs" not in named:  # a job that Snakemake starts goes on with what was planned
+        check_retired(planned, date.today())
     planned.chained = targets.chains(planned) if planned.wants_chains(named) else []
     planned.write(named)
     if "paper" in named:

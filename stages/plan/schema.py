@@ -67,6 +67,7 @@ POSITIVE, COUNT, SHARE, WEIGHT = Range(0, False, 1e4), Range(0, False, 1e9), Ran
 RATE, EPOCHS, BATCH, TOKENS = Range(0, False, 1), Range(0, False, 1000), Range(0, False, 1e6), Range(0, False, 1e7)
 SEED, DOLLARS, ONE_ON = Range(0, True, 2**32 - 1), Range(0, True, 1e6), Range(1)
 SEARCHES, REFERENCES = ("sample", "width_1_beam"), (None, "cached", "live")
+DTYPES, REFUSABLE = (None, "bfloat16", "float16", "float32"), ("temperature", "top_p", "logprobs", "tools")
 
 
 @dataclass
@@ -440,6 +441,15 @@ class Judge:
     price: Price = key("the price of a call", Price)
     budget: float | None = key("dollars that all calls in the cache's file may cost together; null: no limit", range_=DOLLARS)
     cache: bool = key("whether to keep responses in results/judgments.sqlite, so that none is asked for twice")
+    retired: str | None = key("day on which its provider switches the model off, as 2026-03-26; null: none is known", None)
+    revision: str | None = key("commit of the weights that the server has; null: not known", None)
+    dtype: str | None = key("type of the numbers in which the server computes; null: not known", None, choices=DTYPES)
+    reasoning_parser: str | None = key("vLLM's --reasoning-parser, by which the server keeps thoughts out of the text; null: none", None)
+    chat_template_kwargs: dict[str, Any] = key("switches of the model's chat template, sent with each request", dict)
+    max_completion_tokens: bool = key("whether the endpoint takes max_completion_tokens in place of max_tokens", False)
+    refuses: list[str] = key(
+        "keys of a request that the endpoint refuses: planning stops if a benchmark needs one", list, choices=REFUSABLE
+    )
 
 
 @dataclass

@@ -19,7 +19,8 @@ from stages.benchmarks import BENCHMARKS
 from stages.lib import files
 from stages.lib.errors import UserError
 from stages.plan import targets
-from stages.plan.schema import MODEL_KEYS, Method
+from stages.plan.check import default_of
+from stages.plan.schema import MODEL_KEYS, Judge, Method
 from stages.plan.values import leaves, plain
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ VERSIONS = {
     "report": 2,
 }
 MADE_HERE = ("pretrain", "sft", "generate", "reward", "annotate")  # the parts of a setting that may be null
+NO_JUDGMENT = ("budget", "retired", "refuses")  # keys of a judge that say whether it is asked, and never what it says
 CONTROL_PROMPTS = 50  # ours, questions of a benchmark: the standard error of a share is then at most 7 points
 # Models that conf/ may name and that this version cannot run yet: planning stops where one is needed.
 NOT_READY = {"llm-blender/PairRM": "PairRM", "RLHFlow/ArmoRM-Llama3-8B-v0.1": "ArmoRM"}
@@ -153,7 +155,9 @@ def judge(plan: Plan, *, setting: str, run: str) -> StageConfig:
         given = {key: value for key, value in benchmark.items() if value is not None and key not in ("assets", "gamed", "answering")}
         paths = {"answers": f"{folder}/{targets.answers(plan, name)}", "judgments": f"{folder}/{targets.judgments(plan, name)}"}
         benchmarks[name] = given | paths
-    judge = {key: value for key, value in config.judge.items() if key != "budget"}
+    # A key with the schema's default is left out: a judge without it is asked as before there was such a key.
+    asked = [key for key in fields(Judge) if key.name not in NO_JUDGMENT]
+    judge = {key.name: config.judge[key.name] for key in asked if config.judge[key.name] != default_of(key)}
     return f"{folder}/judge.yaml", {"setting": setting, "run": run, "benchmarks": benchmarks, "judge": judge}
 
 
