@@ -101,9 +101,10 @@ def test_every_column_of_table4_stands_in_what_the_benchmark_s_score_gives(tmp_p
     pd.concat(frames).to_csv(tmp_path / "df_gamed.csv", index=False)
     names = {"output_1": "text", "generator_1": "b", "generator_2": "m", "annotator": "a"}
     judgments = [{**row, **names, "output_2": row["output"], "preference": 1 + (i % 10) / 10} for i, row in enumerate(shown)]
-    given["alpacaeval2"] = KNOWN["alpacaeval2"].score(shown, judgments, tmp_path / "df_gamed.csv")
+    for name in ("alpacaeval2", "alpacaeval2_fn", "alpacaeval2_ranking"):
+        given[name] = KNOWN[name].score(shown, judgments, tmp_path / "df_gamed.csv")
     assert {name: [key for key in columns.values() if key not in given[name]] for name, columns in COLUMNS.items()} == {
-        name: [] for name in BENCHMARKS
+        name: [] for name in COLUMNS
     }
 
 
@@ -150,7 +151,7 @@ def test_table5_gives_paired_differences_to_simpo_in_the_same_setting(results: P
         assert (dpo.oracle_minus_simpo, dpo.oracle_minus_simpo_standard_error) == pytest.approx((0, math.sqrt(2 / 3) / 2))
         assert (no_ln.oracle_minus_simpo, no_ln.oracle_minus_simpo_standard_error) == pytest.approx((-2, math.sqrt(8 / 3) / 2))
         assert not simpo[[name for name in table if "minus" in name]].any()
-    shared = [column for columns in COLUMNS.values() for column in columns]
+    shared = [column for name in ("alpacaeval2", "arena_hard", "mt_bench", "oracle") for column in COLUMNS[name]]
     assert list(found) == [
         *("setting", "method", *shared, "ended", "repeated_3grams", "lc_win_rate_minus_simpo", "win_rate_minus_simpo"),
         *("win_rate_minus_simpo_standard_error", "oracle_minus_simpo", "oracle_minus_simpo_standard_error"),
