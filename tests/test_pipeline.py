@@ -150,6 +150,7 @@ def test_snakemake_killed_leaves_one_writer_and_then_the_same_bytes_on_one_core(
             time.sleep(0.1)
         process.kill()
     writer = psutil.Process(int((run / ".config.lock").read_text().split()[0]))
+    writer.suspend()  # so that it is still at work
     assert not (run / "manifest.json").exists()
     assert snakemake(tree, "--unlock", TABLE, *SCALE).returncode == 0
     done = snakemake(tree, TABLE, *SCALE, cores=1)
@@ -157,6 +158,7 @@ def test_snakemake_killed_leaves_one_writer_and_then_the_same_bytes_on_one_core(
     assert f"process {writer.pid} " in done.stdout and "is at work on results/smoke/runs/dpo/config.yaml" in done.stdout, done.stdout[
         -3000:
     ]
+    writer.resume()
     writer.wait(120)
     done = snakemake(tree, TABLE, *SCALE, cores=1)
     assert done.returncode == 0, done.stdout[-5000:]
