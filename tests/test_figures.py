@@ -454,8 +454,9 @@ def test_bars_contain_the_spread_between_chains_and_captions_say_so(chained: Pat
     assert (frame["lc_win_rate_high"] - frame["lc_win_rate"]).tolist() == pytest.approx([half] * len(frame))
     own = "kl_mean_log_ratio_own_answers"  # whose noise at each β is not known
     assert (frame[f"{own}_high"] - frame[own]).tolist() == pytest.approx((Z * frame[f"{own}_standard_error"]).tolist())
-    for picture, _, caption in found.values():
+    for name, (picture, _, caption) in found.items():
         assert "the spread between 3 chains" in caption
+        assert ("All runs have learning_rate = 0.0001." in caption) == (name != "fig1_scores")
         assert_readable(picture, monkeypatch)
 
 

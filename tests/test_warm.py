@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -73,7 +75,17 @@ def test_a_worker_has_what_its_caller_has_and_the_caller_its_status(folder: Path
     assert process.returncode == 1
 
 
-@pytest.mark.parametrize("other", [{"ATEN_CPU_CAPABILITY": "avx2"}, {"OMP_NUM_THREADS": "2"}, {warm.WARM: "gone"}, {"RANK": "0"}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"ATEN_CPU_CAPABILITY": "avx2"},
+        {"OMP_NUM_THREADS": "2"},
+        {"HF_HOME": "x"},
+        {"TQDM_DISABLE": "1"},
+        {warm.WARM: "gone"},
+        {"RANK": "0"},
+    ],
+)
 def test_a_stage_that_reads_other_variables_or_finds_no_warm_process_runs_itself(folder: Path, other: dict[str, str]) -> None:
     process = begin(folder, **other)
     out, _ = process.communicate()
@@ -98,6 +110,22 @@ def test_signals_reach_the_worker_and_no_worker_outlives_its_caller(folder: Path
     worker_of(process).kill()
     _, err = process.communicate()
     assert process.returncode == 128 + signal.SIGKILL and "was killed" in err
+
+
+def test_the_warm_process_outlives_a_caller_that_is_gone_or_speaks_nonsense(folder: Path) -> None:
+    path = Path(os.environ[warm.WARM])
+    libraries = warm.imported_with(os.environ | {"OMP_NUM_THREADS": "1"})
+    job = {"arguments": ["stages.judge"], "environment": {}, "folder": str(folder / "gone"), "libraries": libraries}
+    for said in ("", "no JSON\n", f"{json.dumps(job)}\n"):  # the last one's worker fails before it says who it is
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(str(path))
+            socket.send_fds(caller, [b" "], [0, 1, 2])
+            caller.sendall(said.encode())
+            caller.shutdown(socket.SHUT_WR)
+            assert caller.makefile().read() == ""
+    time.sleep(1.5)  # a worker that served would have found its parent to be another by now, and removed the socket
+    out, _ = begin(folder).communicate()
+    assert " False " in out and path.exists()
 
 
 def test_the_warm_process_ends_with_the_one_that_started_it_and_leaves_nothing() -> None:

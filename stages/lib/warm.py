@@ -4,7 +4,7 @@ A job needs 5 to 9 seconds to import Torch, TRL and vLLM, as long as a judge's w
 process if ``runtime.workflow.warm`` is true, and names its socket in the environment variable ``WARM``. If a stage finds this variable
 (stages/lib/files.py:run), a worker does its work. The worker has the stage's arguments, environment, folder and standard streams. It gets
 the stage's signals and returns its exit status to the stage. It ends with the stage. A stage does its own work if the warm process is gone,
-or if a variable that the libraries read at import (``READ``) has another value.
+or if a variable that the libraries may read at import (``READ``) has another value.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 WARM = "WARM"
-READ = ("ATEN_CPU_CAPABILITY", "CUDA_VISIBLE_DEVICES", "MKL_CBWR", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "PYTHONPATH")
+READ = ("ATEN_", "CUDA_", "HF_", "MKL_CBWR", "OMP_", "ONEDNN_", "PYTHON", "TORCH", "TQDM_", "TRANSFORMERS_", "VLLM_")  # how they begin
 THREADS = {"OMP_NUM_THREADS": "1"}  # as Snakemake sets it for a job of one thread
 MODEL = ("torch", "datasets:Dataset", "pandas", "transformers:Trainer", "transformers:LlamaForCausalLM")
 TRAINING, ENGINE = (*MODEL, "trl:SFTTrainer"), (*MODEL, "vllm:LLM", "vllm:SamplingParams")
@@ -50,9 +50,9 @@ LIBRARIES = {
 }
 
 
-def imported_with(environment: Mapping[str, str]) -> list[str | None]:
-    """What identifies the imported libraries: the Python that has them, and the variables that they read."""
-    return [sys.prefix, *map(environment.get, READ)]
+def imported_with(environment: Mapping[str, str]) -> dict[str, str]:
+    """What identifies the imported libraries: the Python that has them, and the variables that they may read."""
+    return {"": sys.prefix} | {name: value for name, value in environment.items() if name.startswith(READ)}
 
 
 def start() -> None:
@@ -68,35 +68,41 @@ def start() -> None:
 def serve(path: Path, parent: int) -> None:
     """Fork a worker for each caller, until the parent process is gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a worker
+    libraries = imported_with(os.environ)
     os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"  # vLLM reads it at its import; as in stages/lib/engine.py
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
         listener.settimeout(1)
         while os.getppid() == parent:
-            with suppress(OSError):  # nobody has come, or the caller is gone
+            with suppress(OSError, ValueError):  # nobody has come, or the caller is gone
                 caller, _ = listener.accept()
                 with caller:
-                    answer(caller, listener)
+                    answer(caller, libraries)
     shutil.rmtree(path.parent)
     os._exit(0)  # the libraries' own last acts print warnings
 
 
-def answer(caller: socket.socket, listener: socket.socket) -> None:
-    """Import what the caller's stage needs, and fork its worker."""
+def answer(caller: socket.socket, libraries: dict[str, str]) -> None:
+    """Import what the caller's stage needs, and fork its worker, if ``libraries`` are the caller's."""
     caller.setblocking(True)
     _, streams, _, _ = socket.recv_fds(caller, 1, 3)
-    job = json.loads(caller.makefile().readline())
-    if job["libraries"] == imported_with(os.environ):
-        for name in LIBRARIES.get(job["arguments"][0], ()):
-            with suppress(ImportError):  # the stage says it better
+    try:
+        job = json.loads(caller.makefile().readline())
+        if job["libraries"] != libraries:
+            return
+        for name in LIBRARIES[job["arguments"][0]]:
+            with suppress(Exception):  # the stage says it better
                 pkgutil.resolve_name(name)
         gc.freeze()  # what is imported stays shared with the workers
         if os.fork() == 0:
-            listener.close()
-            work(job, streams, caller)
-    for stream in streams:
-        os.close(stream)
+            try:
+                work(job, streams, caller)
+            finally:  # a worker whose caller is gone must not serve
+                os._exit(1)
+    finally:
+        for stream in streams:
+            os.close(stream)
 
 
 def work(job: dict[str, Any], streams: list[int], caller: socket.socket) -> NoReturn:
