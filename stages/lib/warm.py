@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 WARM = "WARM"
-READ = ("ATEN_", "CUDA_", "HF_", "MKL_CBWR", "OMP_", "ONEDNN_", "PYTHON", "TORCH", "TQDM_", "TRANSFORMERS_", "VLLM_")  # how they begin
+READ = ("ATEN_", "CUDA_", "HF_", "MKL_CBWR", "OMP_", "ONEDNN_", "PYTHON", "TQDM_", "TRANSFORMERS_")  # how they begin
 THREADS = {"OMP_NUM_THREADS": "1"}  # as Snakemake sets it for a job of one thread
 MODEL = ("torch", "datasets:Dataset", "pandas", "transformers:Trainer", "transformers:LlamaForCausalLM")
 TRAINING, ENGINE = (*MODEL, "trl:SFTTrainer"), (*MODEL, "vllm:LLM", "vllm:SamplingParams")
