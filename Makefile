@@ -13,7 +13,7 @@ help:
 	@echo "make demo            the mini world from nothing to its tables, results/table4.csv among them"
 	@echo "make readme          the README's numbers from results/: after snakemake --cores all paper"
 	@echo "make check           ruff, and the tests that are not marked slow: less than a minute on two quiet cores"
-	@echo "make test            linters and all tests: about 26 minutes on two cores"
+	@echo "make test            linters and all tests: about 20 minutes on two cores"
 	@echo "make lint            linters alone"
 	@echo "make setup           .venv for CPU; ENV=cuda for NVIDIA GPUs; PYTHON=… names a Python 3.11, CXX=… a C++ compiler"
 	@echo "make lock            the pinned locks from envs/*.in, versions kept; UPGRADE=1 takes the newest"
