@@ -30,7 +30,7 @@ from analysis.study import METHODS, PAGE, Drawn, Run, Study, figure
 SWEEPS = {"beta_dpo": "dpo", "beta_simpo": "simpo"}
 CHOSEN, OWN, ACCURACY, RATE = "kl_mean_log_ratio_heldout_chosen", "kl_mean_log_ratio_own_answers", draw.ACCURACY, "lc_win_rate"
 SPLITS = {CHOSEN: "heldout", OWN: "answers"}  # of Study.log_ratio
-LABELS = {CHOSEN: "Estimated KL (nats)", OWN: "Estimated KL (nats)", ACCURACY: "Reward\naccuracy (%)", RATE: "LC win\nrate (%)"}
+LABELS = {CHOSEN: r"Mean $\log\,\pi/\pi_{ref}$ (nats)", OWN: "Estimated KL (nats)", ACCURACY: "Reward\naccuracy (%)", RATE: "LC win\nrate (%)"}
 TITLES = ("Held-out chosen", "Own answers", "Accuracy and win rate", "Win rate and KL")
 
 
@@ -96,7 +96,7 @@ def make(study: Study) -> Drawn:
         for axes in (chosen, own):
             draw.zero(axes)
         handles = chosen.get_legend_handles_labels()[0]
-        frontier.set(xlabel=LABELS[OWN], ylabel="LC win rate (%)")
+        frontier.set(xlabel="KL, own answers (nats)", ylabel="LC win rate (%)")
         for axes, title in zip((chosen, own, accuracy, frontier), TITLES, strict=True):
             axes.set_title(f"{next(letters)} {title}")
     drawn.legend(handles=handles, loc="outside upper center", ncols=len(sweeps))
