@@ -30,7 +30,12 @@ from analysis.study import METHODS, PAGE, Drawn, Run, Study, figure
 SWEEPS = {"beta_dpo": "dpo", "beta_simpo": "simpo"}
 CHOSEN, OWN, ACCURACY, RATE = "kl_mean_log_ratio_heldout_chosen", "kl_mean_log_ratio_own_answers", draw.ACCURACY, "lc_win_rate"
 SPLITS = {CHOSEN: "heldout", OWN: "answers"}  # of Study.log_ratio
-LABELS = {CHOSEN: r"Mean $\log\,\pi/\pi_{ref}$ (nats)", OWN: "Estimated KL (nats)", ACCURACY: "Reward\naccuracy (%)", RATE: "LC win\nrate (%)"}
+LABELS = {
+    CHOSEN: r"Mean $\log\,\pi/\pi_{ref}$ (nats)",
+    OWN: "Estimated KL (nats)",
+    ACCURACY: "Reward\naccuracy (%)",
+    RATE: "LC win\nrate (%)",
+}
 TITLES = ("Held-out chosen", "Own answers", "Accuracy and win rate", "Win rate and KL")
 
 
